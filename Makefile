@@ -1,0 +1,74 @@
+# The two commands of the README are `make serve` and `make test`; both set up what they need in .venv.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+# Where torch comes from when set, e.g. an index of CPU-only builds: make install TORCH_INDEX=https://...
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Only what .venv holds: nothing from the caller's PYTHONPATH, PYTHONHOME or user site.
+unexport PYTHONPATH PYTHONHOME
+export PYTHONNOUSERSITE := 1
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+BENCHES := io
+
+.PHONY: help install serve test lint format bench $(BENCHES:%=bench-%) clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed-dev  ## everything: service, training, development tools
+
+serve: $(VENV)/.installed-serve  ## start the service with the bundled model (HOST=127.0.0.1 PORT=8000)
+	$(BIN)/fip serve --host $(HOST) --port $(PORT) $(ARGS)
+
+test: $(VENV)/.installed-dev  ## run the tests (ARGS="-k name"); FIP_DATA=folder runs those on real data too
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## formatting, ruff, mypy strict, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev  ## format the code and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(BENCHES:%=bench-%)  ## every benchmark; each writes build/bench/NAME.json
+
+bench-io: $(VENV)/.installed-bench  ## reading and voxelizing against plyfile, numpy and spconv
+	$(BIN)/python tests/bench/bench_io.py
+
+clean:  ## remove .venv, caches and build output
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find models training service tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A venv with Python >= 3.11; python3.11 first, because it is the version that is tested.
+$(BIN)/python:
+	@for python in python3.11 python3.12 python3.13 python3; do \
+	  if $$python -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "creating $(VENV) with $$($$python --version)"; \
+	    $$python -I -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; exit 0; \
+	  fi; \
+	done; echo "no Python 3.11 or later on the PATH" >&2; exit 1
+
+$(VENV)/.installed-serve: pyproject.toml | $(BIN)/python
+	@echo "installing the service into $(VENV) (torch alone is about 200 MB; once, a minute or two)"
+	@$(PIP) -e '.[serve]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing service, training and development tools into $(VENV) (once, a few minutes)"
+	@$(PIP) -e '.[serve,train,dev]'
+	@touch $@ $(VENV)/.installed-serve
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@echo "installing the peers to measure against into $(VENV)"
+	@$(PIP) -e '.[bench]'
+	@touch $@

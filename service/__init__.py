@@ -1,0 +1,1 @@
+"""Online: an HTTP service around models.predictor. Never imports training."""

@@ -1,0 +1,48 @@
+"""What every test shares: the real data where there is some, few threads, and a GPU marker that skips with a reason."""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported anywhere
+os.environ.setdefault("MKL_NUM_THREADS", "2")
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("fip", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+settings.load_profile("fip")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real data, from FIP_DATA. Tests that use it carry the marker `data`."""
+    if not os.environ.get("FIP_DATA"):
+        pytest.skip("FIP_DATA is not set: no real data on this machine")
+    folder = Path(os.environ["FIP_DATA"]).resolve()
+    if not folder.is_dir():
+        pytest.fail(f"FIP_DATA={folder} is not a folder")
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch  # only where a collected test needs to know
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With FIP_REQUIRE_DATA=1 (CI, where the data is present) a skipped data test is a failure."""
+    report = yield
+    required = os.environ.get("FIP_REQUIRE_DATA") == "1"
+    gpu = item.get_closest_marker("gpu") is not None
+    if required and not gpu and report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("data"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: a data test was skipped although FIP_REQUIRE_DATA=1: {report.longrepr}"
+    return report
