@@ -1,0 +1,90 @@
+"""`fip doctor`: what this installation runs on, which sparse engine it chose and why, and whether its models are whole."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Facts = dict[str, str | int | float | bool]
+
+PACKAGES = ("fip-server", "torch", "torchsparse", "numpy", "pydantic", "safetensors", "plyfile", "fastapi", "uvicorn", "h5py")
+DAMAGED = 4
+
+
+@click.command(short_help="Check this installation: engine, device, versions, models.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def doctor(as_json: bool) -> int:
+    """Report Python, torch, device, the sparse engine and why it was chosen, package versions and the bundled models.
+
+    The exit code is 4 when a bundled model is damaged.
+    """
+    from models.registry import bundled_models
+    from models.sparse.backends import describe_engines
+
+    models = [model_facts(folder) for folder in bundled_models()]
+    report: dict[str, Facts | list[Facts]] = {
+        "system": system_facts(),
+        "device": device_facts(),
+        "engines": describe_engines(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "models": models,
+    }
+    click.echo(json.dumps(report, indent=2) if as_json else as_text(report))
+    return 0 if all(facts["ok"] for facts in models) else DAMAGED
+
+
+def system_facts() -> Facts:
+    return {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count() or 0}
+
+
+def device_facts() -> Facts:
+    """The device nets run on by default, and how many threads torch uses."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    name = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
+    return {"kind": "cuda" if cuda else "cpu", "name": name, "threads": torch.get_num_threads()}
+
+
+def model_facts(folder: "Path") -> Facts:
+    """Name, size and whether every digest of the checkpoint holds."""
+    from models.checkpoint import load_checkpoint
+    from models.errors import ModelError
+
+    try:
+        manifest = load_checkpoint(folder).manifest
+    except ModelError as error:
+        return {"name": folder.parent.name, "version": folder.name, "ok": False, "reason": str(error)}
+    return {
+        "name": manifest.name,
+        "version": folder.name,
+        "ok": True,
+        "task": manifest.task,
+        "network": manifest.network.name,
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def as_text(report: dict[str, Facts | list[Facts]]) -> str:
+    """A heading a section; a list prints one line an entry."""
+    lines: list[str] = []
+    for heading, section in report.items():
+        lines.append(heading)
+        if isinstance(section, list):
+            lines += ["  " + ", ".join(f"{key}={value}" for key, value in entry.items()) for entry in section] or ["  none"]
+        else:
+            lines += [f"  {key:<14}{value}" for key, value in section.items()]
+    return "\n".join(lines)
