@@ -1,0 +1,97 @@
+"""What is promised about the distribution, the image and the compose file."""
+
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("models", "service", "training")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel of this tree, built from a copy so that no build output lands in it."""
+    source = tmp_path_factory.mktemp("source")
+    for folder in (*PACKAGES, "tests"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return zipfile.ZipFile(next(out.glob("*.whl")))
+
+
+def test_the_three_top_level_names_are_ours_alone() -> None:
+    owners = importlib.metadata.packages_distributions()
+    assert {name: owners.get(name) for name in PACKAGES} == {name: ["fip-server"] for name in PACKAGES}
+
+
+def test_torch_is_pinned_and_torchsparse_has_an_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "torch==2.13.0" in project["dependencies"]
+    assert {"serve", "train", "dev", "torchsparse"} <= set(project["optional-dependencies"])
+
+
+def test_the_wheel_holds_the_three_packages_and_their_data(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {*PACKAGES, next(top for top in tops if top.endswith(".dist-info"))}
+    for package in PACKAGES:
+        ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
+        assert ours <= set(names), sorted(ours - set(names))
+    data = [*(ROOT / "models/bundled").rglob("*.*"), *(ROOT / "training/recipes").glob("*.yaml"), *ROOT.glob("*/py.typed")]
+    expected = {path.relative_to(ROOT).as_posix() for path in data if path.is_file()}
+    assert expected <= set(names), sorted(expected - set(names))
+
+
+def test_the_wheel_carries_the_licence_and_stays_small(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert any(name.endswith("licenses/NOTICE") for name in names)
+    assert sum(entry.file_size for entry in wheel.infolist()) < 8_000_000
+
+
+def test_compose_file_fits_the_published_schema(compose: dict) -> None:
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    errors = [f"{error.json_path}: {error.message}" for error in jsonschema.Draft7Validator(schema).iter_errors(compose)]
+    assert errors == []
+
+
+def test_compose_up_starts_one_cpu_service_without_secrets(compose: dict) -> None:
+    assert "secrets" not in compose
+    started = {name: service for name, service in compose["services"].items() if not service.get("profiles")}
+    assert list(started) == ["fip"]
+    assert started["fip"]["ports"] == ["${FIP_PORT:-8000}:8000"]
+    assert not [volume for volume in started["fip"].get("volumes", []) if ":/home/fip/models" in volume]
+
+
+def test_compose_passes_only_arguments_that_the_dockerfile_takes(compose: dict) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for name in compose["services"]["fip"]["build"]["args"]:
+        assert f"ARG {name}" in dockerfile
+
+
+def test_the_image_runs_the_service_as_a_fixed_user() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert "USER 10001:10001" in lines
+    assert 'CMD ["fip", "serve"]' in lines
+    assert any(line.startswith("HEALTHCHECK") for line in lines)
+    copied = [line.split()[1] for line in lines if line.startswith("COPY") and "--from" not in line and len(line.split()) == 3]
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [name for name in copied if f"!{name}" not in allowed] == []
