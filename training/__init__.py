@@ -1,1 +1,1 @@
-"""Offline: 2D image weights in, a finetuned and published 3D model out. Never imported by the service."""
+"""From 2D image weights and labelled clouds to a published checkpoint."""

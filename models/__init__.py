@@ -1,0 +1,1 @@
+"""What training and serving share: reading clouds, voxelizing, sparse nets, checkpoints and the Predictor."""

@@ -1,0 +1,1 @@
+"""Sparse convolution: tensors, kernel maps, layers and the engines that run them."""

@@ -1,0 +1,99 @@
+"""Features on the occupied cells of a batch of grids.
+
+B clouds, S sites of the whole batch, C channels. coords (S, 4) int32 [b, x, y, z]: batch index first, in cells of the
+tensor's own level; feats (S, C).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from models.sparse.kernel_map import KernelMap, SiteIndex, build_kernel_map, downsample_sites
+from models.voxelize import Voxels
+
+
+class SiteCache:
+    """The sites of every level of one batch, and the kernel maps between them, each computed once.
+
+    Shared by all tensors that come from one `collate`, so that the layers of a net, and a decoder after its encoder,
+    reuse each other's maps. Not shared between batches or threads.
+    """
+
+    def __init__(self, coords: torch.Tensor) -> None:
+        self._coords = {1: coords}
+        self._parents: dict[int, torch.Tensor] = {}
+        self._indices: dict[int, SiteIndex] = {}
+        self._maps: dict[tuple[int, int, int], KernelMap] = {}
+
+    def coords(self, level: int) -> torch.Tensor:
+        """Sites (S, 4) of a level (its total stride) that has been reached before."""
+        return self._coords[level]
+
+    def parents(self, level: int, stride: int) -> torch.Tensor:
+        """Row at level · stride of every row of `level`: (S,) int64."""
+        self._descend(level, stride)
+        return self._parents[level]
+
+    def kernel_map(self, level: int, kernel_size: int, stride: int) -> KernelMap:
+        """Map of a convolution that starts at `level`."""
+        key = (level, kernel_size, stride)
+        if key not in self._maps:
+            if level not in self._indices:
+                self._indices[level] = SiteIndex(self._coords[level])
+            if stride > 1:
+                self._descend(level, stride)
+            sources, sites = self._coords[level], self._coords[level * stride]
+            self._maps[key] = build_kernel_map(self._indices[level], sites, len(sources), kernel_size, stride, same_sites=stride == 1)
+        return self._maps[key]
+
+    def _descend(self, level: int, stride: int) -> None:
+        if level not in self._parents:
+            self._coords[level * stride], self._parents[level] = downsample_sites(self._coords[level], stride)
+
+
+@dataclass(frozen=True)
+class SparseTensor:
+    """feats (S, C) on the sites of `level` (total stride 1, 2, 4, …) of a batch of `batch_size` clouds."""
+
+    feats: torch.Tensor
+    sites: SiteCache
+    batch_size: int
+    level: int = 1
+
+    def __post_init__(self) -> None:
+        found, expected = self.feats.shape[0], self.coords.shape[0]
+        if self.feats.dim() != 2 or found != expected:
+            raise ValueError(f"feats must be ({expected}, C) at level {self.level}, got {tuple(self.feats.shape)}")
+
+    @property
+    def coords(self) -> torch.Tensor:
+        """Sites (S, 4) int32 [b, x, y, z]."""
+        return self.sites.coords(self.level)
+
+    def with_feats(self, feats: torch.Tensor) -> "SparseTensor":
+        """Other features on the same sites."""
+        return replace(self, feats=feats)
+
+
+def sparse_tensor(coords: torch.Tensor, feats: torch.Tensor, batch_size: int | None = None) -> SparseTensor:
+    """A tensor at level 1 from coords (S, 4) int [b, x, y, z] without duplicates and feats (S, C)."""
+    if coords.dim() != 2 or coords.shape[1] != 4 or coords.is_floating_point():
+        raise ValueError(f"coords must be (S, 4) integers, got {tuple(coords.shape)} {coords.dtype}")
+    if batch_size is None:
+        batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
+    return SparseTensor(feats, SiteCache(coords), batch_size)
+
+
+def collate(batch: Sequence[Voxels], device: torch.device | str = "cpu") -> SparseTensor:
+    """Put the voxels of B clouds into one tensor: (M_b, 3), (M_b, C) each -> (S, 4), (S, C) with S = ΣM_b."""
+    coords = np.empty((sum(len(voxels) for voxels in batch), 4), np.int32)
+    start = 0
+    for b, voxels in enumerate(batch):
+        stop = start + len(voxels)
+        coords[start:stop, 0] = b
+        coords[start:stop, 1:] = voxels.coords
+        start = stop
+    feats = np.concatenate([voxels.feats for voxels in batch])
+    return sparse_tensor(torch.from_numpy(coords).to(device), torch.from_numpy(feats).to(device), len(batch))

@@ -1,0 +1,168 @@
+"""2D weights: torchvision and timm state dicts (.pth, .pt, .th), .safetensors, .npz; and torchvision's own downloads.
+
+Pickled files are opened with `weights_only`, which builds tensors and plain containers and nothing else.
+"""
+
+import hashlib
+import os
+import pickle
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.checkpoint import sha256_of
+from models.errors import BadWeights, nearest
+
+TIMEOUT_S = 60
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file on the publisher's server. `sha256_prefix` is the publisher's own checksum: the hex digits in the file name."""
+
+    url: str
+    sha256_prefix: str
+    licence: str
+
+
+def _torchvision(stem: str) -> Download:
+    return Download(f"https://download.pytorch.org/models/{stem}.pth", stem.rsplit("-", 1)[1], "BSD-3-Clause (torchvision); ImageNet terms")
+
+
+DOWNLOADS: dict[str, Download] = {  # IMAGENET1K_V1 weights: the recipe that the paper started from
+    "resnet18": _torchvision("resnet18-f37072fd"),
+    "resnet34": _torchvision("resnet34-b627a593"),
+    "resnet50": _torchvision("resnet50-0676ba61"),
+    "resnet101": _torchvision("resnet101-63fe2227"),
+    "resnet152": _torchvision("resnet152-394f9c45"),
+    "wide_resnet101_2": _torchvision("wide_resnet101_2-32ee1156"),
+}
+
+
+@dataclass(frozen=True)
+class ImageWeights:
+    """A 2D state dict with plain names, and where it came from."""
+
+    tensors: Mapping[str, torch.Tensor]
+    name: str
+    sha256: str
+
+
+def load_image_weights(source: str, cache: Path | None = None) -> ImageWeights:
+    """Read a file, or the cached download of a name (`fip weights fetch NAME`). Raises: BadWeights."""
+    path = Path(source)
+    if not path.is_file() and source in DOWNLOADS:
+        path = (cache or cache_dir()) / Path(DOWNLOADS[source].url).name
+        if not path.is_file():
+            raise BadWeights(f"not downloaded yet: run `fip weights fetch {source}`", where=source)
+    if not path.is_file():
+        raise BadWeights(f"no such file, and no weights of that name{nearest(source, DOWNLOADS)}", where=source, known=DOWNLOADS)
+    if path.suffix not in _READERS:
+        raise BadWeights(f"cannot read {path.suffix or 'files without an extension'}", where=str(path), known=_READERS)
+    tensors = {_plain(name): tensor for name, tensor in _READERS[path.suffix](path).items()}
+    return ImageWeights(tensors, path.name, sha256_of(path))
+
+
+def fetch(name: str, folder: Path | None = None, downloads: Mapping[str, Download] = DOWNLOADS, progress: Callable[[int, int], None] | None = None) -> Path:
+    """Download the weights of a 2D net once and check the publisher's checksum.
+
+    `progress(done, total)` counts bytes; total is 0 where the server does not say. The file appears under its name only
+    when it is whole. Raises: BadWeights (unknown name, no connection, wrong checksum).
+    """
+    if name not in downloads:
+        raise BadWeights(f"no download is called {name!r}{nearest(name, downloads)}", known=downloads)
+    download = downloads[name]
+    folder = folder or cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / download.url.rsplit("/", 1)[1]
+    if path.is_file() and sha256_of(path).startswith(download.sha256_prefix):
+        return path
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        digest = _download(download.url, part, progress)
+        if not digest.startswith(download.sha256_prefix):
+            raise BadWeights(f"checksum {digest[:16]}… does not begin with {download.sha256_prefix}; the file was dropped", where=download.url)
+        part.replace(path)
+    except OSError as error:
+        raise BadWeights(f"download failed: {error}", where=download.url) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: $FIP_CACHE, else $XDG_CACHE_HOME/fip, else ~/.cache/fip."""
+    base = os.environ.get("FIP_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fip"
+
+
+def _download(url: str, part: Path, progress: Callable[[int, int], None] | None) -> str:
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, part.open("wb") as file:
+        total, done = int(response.headers.get("Content-Length") or 0), 0
+        while block := response.read(BLOCK_BYTES):
+            digest.update(block)
+            file.write(block)
+            done += len(block)
+            if progress:
+                progress(done, total)
+    return digest.hexdigest()
+
+
+def _read_torch(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise BadWeights(f"not a plain state dict: {str(error).splitlines()[0]}", where=str(path)) from error
+    for wrapper in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict):
+        raise BadWeights(f"holds a {type(content).__name__}, not a state dict", where=str(path))
+    return _only_tensors(content, path)
+
+
+def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BadWeights(f"not a safetensors file: {error}", where=str(path)) from error
+
+
+def _read_npz(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
+    except (ValueError, OSError, TypeError) as error:
+        raise BadWeights(f"not an npz of plain arrays: {error}", where=str(path)) from error
+
+
+def _only_tensors(content: Mapping[object, object], path: Path) -> Mapping[str, torch.Tensor]:
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise BadWeights("holds no tensors", where=str(path))
+    return tensors
+
+
+def _plain(name: str) -> str:
+    """The name without what wrappers put in front."""
+    for prefix in ("module.", "backbone.", "encoder."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+_READERS: dict[str, Callable[[Path], Mapping[str, torch.Tensor]]] = {
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".th": _read_torch,
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+}

@@ -1,0 +1,150 @@
+"""Inflation: the filters of a 2D ConvNet become filters of a 3D sparse ConvNet. Pure functions, no files.
+
+A 2D filter W2[h, w] is repeated along one axis of space: W3[x, y, z] = W2[h, w], where two axes take the roles of image
+height and width. Source: Image2Point §3.1 and A.5; the tap-by-tap rules are those of its public code. Copies are not
+divided by the number of repetitions unless `scale` says so, because the published numbers hang on that.
+
+K = k³ taps, Cout and Cin channels.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import model_validator
+
+from models.errors import InflationError
+from models.manifest import Axis, Frozen
+
+LEGACY_AXES: dict[str, tuple[Axis, Axis, Axis]] = {  # the reference's names -> what they do: (repeat, height, width)
+    "x-axis": ("x", "y", "z"),
+    "y-axis": ("z", "y", "x"),
+    "z-axis": ("y", "z", "x"),
+}
+_STAGE = re.compile(r"^layer(\d+)\.|^ds(\d+)\.")
+
+
+class InflateSpec(Frozen):
+    """How to inflate.
+
+    axes: a legacy name, or the three axes spelled out. scale: `none` copies; `mean` divides by the number of copies
+    (I3D). shortcut: what a 1×1 filter becomes where the 3D net has 2×2×2: `repeat` = the same in all 8 taps, `mean` =
+    an eighth of it. stages: which `layer{i}` to load; the others keep their random weights.
+    """
+
+    axes: Literal["x-axis", "y-axis", "z-axis"] | None = None
+    repeat: Axis = "y"
+    height: Axis = "z"
+    width: Axis = "x"
+    scale: Literal["none", "mean"] = "none"
+    shortcut: Literal["repeat", "mean"] = "repeat"
+    stages: tuple[int, ...] = (1, 2, 3, 4)
+
+    @model_validator(mode="after")
+    def axes_differ(self) -> "InflateSpec":
+        if self.axes is None and {self.repeat, self.height, self.width} != {"x", "y", "z"}:
+            raise ValueError("repeat, height and width must be three different axes")
+        return self
+
+    @property
+    def directions(self) -> tuple[Axis, Axis, Axis]:
+        """(repeat, height, width)."""
+        return LEGACY_AXES[self.axes] if self.axes else (self.repeat, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class InflationReport:
+    """What happened to every tensor. loaded: 3D names; fresh: 3D names left as they were; unused: 2D names without a place."""
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+    loaded_values: int
+    total_values: int
+
+    def __str__(self) -> str:
+        share = self.loaded_values / self.total_values
+        return (
+            f"inflated {len(self.loaded)} tensors ({share:.1%} of all values); "
+            f"{len(self.fresh)} start fresh: {_brief(self.fresh)}; {len(self.unused)} 2D tensors unused: {_brief(self.unused)}"
+        )
+
+
+def inflate_kernel(weight: torch.Tensor, spec: InflateSpec) -> torch.Tensor:
+    """A square 2D kernel (Cout, Cin, k, k) -> (k³, Cin, Cout), repeated k times along the repeat axis."""
+    cout, cin, k, _ = weight.shape
+    _, height, width = spec.directions
+    order = "".join(axis for axis in "xyz")  # taps are indexed [x][y][z]
+    planes = weight.permute(2, 3, 1, 0)  # (h, w, Cin, Cout)
+    if order.index(height) > order.index(width):
+        planes = planes.transpose(0, 1)
+    repeat_dim = order.index(spec.directions[0])
+    kernel = planes.unsqueeze(repeat_dim).expand(k, k, k, cin, cout)
+    if spec.scale == "mean":
+        kernel = kernel / k
+    return kernel.reshape(k**3, cin, cout).contiguous()
+
+
+def inflate_pointwise(weight: torch.Tensor, taps: int, spec: InflateSpec) -> torch.Tensor:
+    """A 1×1 kernel (Cout, Cin, 1, 1) -> (taps, Cin, Cout): the same matrix in every tap, or a share of it."""
+    kernel = weight[:, :, 0, 0].t().expand(taps, -1, -1)
+    if taps > 1 and (spec.shortcut == "mean" or spec.scale == "mean"):
+        kernel = kernel / taps
+    return kernel.contiguous()
+
+
+def inflate_state_dict(
+    source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], spec: InflateSpec
+) -> tuple[dict[str, torch.Tensor], InflationReport]:
+    """A full state dict for the 3D net: inflated where the 2D net has a tensor of the same name, else as in `target`.
+
+    Only residual stages (`layer{i}`, and `ds{i}` where both nets have them) are inflated; stem and head stay fresh.
+    `num_batches_tracked` may be absent. Raises: InflationError when any tensor of a chosen stage has no counterpart or
+    does not fit, or when nothing was chosen.
+    """
+    state = {name: tensor.clone() for name, tensor in target.items()}
+    loaded: list[str] = []
+    missing: list[str] = []
+    for name, tensor in target.items():
+        if not _chosen(name, spec.stages):
+            continue
+        if name in source:
+            state[name] = _inflate(name, source[name], tensor, spec)
+            loaded.append(name)
+        elif not name.endswith("num_batches_tracked"):
+            missing.append(name)
+    if missing:
+        raise InflationError(f"{len(missing)} tensors of the chosen stages are not in the 2D weights: {_brief(missing)}", known=sorted(source)[:5])
+    if not loaded:
+        raise InflationError(f"no stage was chosen or none matched (stages {list(spec.stages)}); nothing would be pretrained")
+    done = set(loaded)
+    report = InflationReport(
+        loaded=tuple(loaded),
+        fresh=tuple(name for name in target if name not in done),
+        unused=tuple(name for name in source if name not in done),
+        loaded_values=sum(target[name].numel() for name in loaded),
+        total_values=sum(tensor.numel() for tensor in target.values()),
+    )
+    return state, report
+
+
+def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: InflateSpec) -> torch.Tensor:
+    """One tensor in the shape of its 3D counterpart (any tensor that is not a 4-D kernel is copied)."""
+    inflated = source
+    if source.dim() == 4:
+        pointwise = source.shape[2:] == (1, 1)
+        inflated = inflate_pointwise(source, target.shape[0], spec) if pointwise else inflate_kernel(source, spec)
+    if inflated.shape != target.shape:
+        raise InflationError(f"2D shape {tuple(source.shape)} becomes {tuple(inflated.shape)}, the 3D net wants {tuple(target.shape)}", where=name)
+    return inflated.to(target.dtype)
+
+
+def _chosen(name: str, stages: tuple[int, ...]) -> bool:
+    match = _STAGE.match(name)
+    return match is not None and int(match[1] or int(match[2]) + 1) in stages
+
+
+def _brief(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "none"
