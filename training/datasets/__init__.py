@@ -1,0 +1,19 @@
+"""Files on disk -> labelled clouds. One module a data set."""
+
+from pathlib import Path
+
+from models.errors import BadDataset, nearest
+from training.datasets.labelled import LabelledClouds, few_shot, hold_out
+from training.datasets.modelnet40 import read_modelnet40
+
+KINDS = {"modelnet40": read_modelnet40}
+
+
+def read_split(kind: str, root: Path, split: str) -> LabelledClouds:
+    """One split, `train` or `test`, of a data set. Raises: BadDataset."""
+    if kind not in KINDS:
+        raise BadDataset(f"unknown kind of data set {kind!r}{nearest(kind, KINDS)}", known=KINDS)
+    return KINDS[kind](root, split)
+
+
+__all__ = ["LabelledClouds", "few_shot", "hold_out", "read_split"]

@@ -1,0 +1,63 @@
+"""A set of clouds with one class each, and the ways to take a part of it."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import BadDataset
+from models.pointcloud import PointCloud
+
+
+@dataclass(frozen=True)
+class LabelledClouds:
+    """D clouds of N points: xyz (D, N, 3) float32 in file units, targets (D,) int64 into names."""
+
+    xyz: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def cloud(self, index: int) -> PointCloud:
+        return PointCloud(self.xyz[index])
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "LabelledClouds":
+        return replace(self, xyz=self.xyz[rows], targets=self.targets[rows])
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all coordinates and targets, in order."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.xyz, "<f4"))
+        digest.update(np.ascontiguousarray(self.targets, "<i8"))
+        return digest.hexdigest()
+
+
+def few_shot(clouds: LabelledClouds, shots: int, seed: int) -> LabelledClouds:
+    """`shots` clouds of each class, drawn without replacement; the same ones for the same seed.
+
+    Raises: BadDataset (a class has fewer).
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for target, name in enumerate(clouds.names):
+        of_class = np.flatnonzero(clouds.targets == target)
+        if len(of_class) < shots:
+            raise BadDataset(f"{shots} shots asked for, the class has {len(of_class)} clouds", where=name)
+        rows.append(rng.choice(of_class, shots, replace=False))
+    return clouds.take(np.sort(np.concatenate(rows)))
+
+
+def hold_out(clouds: LabelledClouds, share: float, seed: int) -> tuple[LabelledClouds, LabelledClouds]:
+    """(rest, held out): a seeded share of every class, at least one cloud of a class that has two or more."""
+    rng = np.random.default_rng(seed)
+    held = []
+    for target in range(len(clouds.names)):
+        of_class = np.flatnonzero(clouds.targets == target)
+        count = min(max(1, round(share * len(of_class))), len(of_class) - 1) if share and len(of_class) > 1 else 0
+        held.append(rng.choice(of_class, count, replace=False))
+    rows = np.sort(np.concatenate(held)).astype(np.int64)
+    rest = np.setdiff1d(np.arange(len(clouds)), rows)
+    return clouds.take(rest), clouds.take(rows)

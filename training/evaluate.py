@@ -1,0 +1,51 @@
+"""Scores of a checkpoint, measured through Predictor: the numbers are those of the service."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from models.predictor import Predictor
+from training.datasets import LabelledClouds
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """D clouds, L classes. predicted, targets (D,) int64."""
+
+    predicted: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of clouds that are right."""
+        return float((self.predicted == self.targets).mean())
+
+    @property
+    def class_accuracy(self) -> dict[str, float]:
+        """Share of right clouds of every class that occurs."""
+        right = self.predicted == self.targets
+        return {name: float(right[self.targets == i].mean()) for i, name in enumerate(self.names) if (self.targets == i).any()}
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        return float(np.mean(list(self.class_accuracy.values())))
+
+
+def evaluate(predictor: Predictor, clouds: LabelledClouds, *, progress: bool = True) -> ClassificationReport:
+    """Classify every cloud as the service would. Labels of the clouds must be the model's, in order."""
+    predicted = [prediction for batch in _batches(predictor, clouds, progress) for prediction in batch]
+    return ClassificationReport(np.array(predicted, np.int64), clouds.targets, clouds.names)
+
+
+def _batches(predictor: Predictor, clouds: LabelledClouds, progress: bool) -> Iterator[list[int]]:
+    starts = range(0, len(clouds), BATCH)
+    for start in tqdm(starts, "evaluating", unit="batch", disable=None if progress else True):
+        rows = range(start, min(start + BATCH, len(clouds)))
+        batch = [predictor.voxelize(clouds.cloud(row)) for row in rows]
+        yield [prediction.index for prediction in predictor.classify(batch)]

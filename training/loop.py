@@ -1,0 +1,143 @@
+"""The training loop: one story from batches to the state after the last epoch.
+
+B clouds of a batch, L classes. Randomness of an epoch comes from (seed, epoch) alone, so a run that is stopped and
+started again draws what it would have drawn.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from models.manifest import InputSpec
+from models.sparse.tensor import SparseTensor, collate
+from models.voxelize import prepare, voxelize
+from training.augment import AugmentSpec, augment
+from training.datasets import LabelledClouds
+from training.finetune import FreezePolicy
+from training.optim import lr_factor, sgd
+from training.recipe import Recipe
+from training.runlog import RunLog
+
+STATE = "state.pt"
+BEST = "best.pt"
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """inputs: voxels of B clouds; targets (B,) int64."""
+
+    inputs: SparseTensor
+    targets: torch.Tensor
+
+
+def fit(net: nn.Module, policy: FreezePolicy, recipe: Recipe, train: LabelledClouds, validation: LabelledClouds, run_dir: Path) -> None:
+    """Train `net` in place for `recipe.epochs`, from the last finished epoch in `run_dir` if there is one.
+
+    After every epoch run_dir holds the complete state, and the weights of the epoch with the best validation accuracy
+    (`best.pt`; never chosen on test). With no validation clouds the last epoch counts as the best.
+    """
+    policy.apply(net)
+    optimiser = sgd(policy.parameters(net), recipe.optim)
+    steps = _steps(len(train), recipe.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
+    done, best = _resume(run_dir, net, optimiser, schedule)
+    log = RunLog(run_dir)
+    for epoch in range(done, recipe.epochs):
+        policy.set_train(net)
+        losses = []
+        for batch in tqdm(train_batches(train, recipe, epoch), f"epoch {epoch + 1}", total=steps, unit="step", disable=None, leave=False):
+            losses.append(train_step(net, batch, optimiser, recipe.label_smoothing))
+            schedule.step()
+        accuracy = accuracy_of(net, validation, recipe.input) if len(validation) else float("nan")
+        if not accuracy < best:  # without validation clouds: always
+            best = accuracy if len(validation) else best
+            _write(run_dir / BEST, net.state_dict())
+        _save_state(run_dir, epoch + 1, best, net, optimiser, schedule)
+        log.epoch(epoch + 1, {"loss": float(np.mean(losses)), "val_accuracy": accuracy, "lr": schedule.get_last_lr()[0]})
+    log.close()
+
+
+def train_step(net: nn.Module, batch: TrainBatch, optimiser: torch.optim.Optimizer, label_smoothing: float) -> float:
+    """One forward, backward and update. Returns the loss before the update."""
+    logits = net(batch.inputs)  # (B, L)
+    loss = nn.functional.cross_entropy(logits, batch.targets, label_smoothing=label_smoothing)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(loss.detach())
+
+
+def train_batches(clouds: LabelledClouds, recipe: Recipe, epoch: int, device: torch.device | str = "cpu") -> Iterator[TrainBatch]:
+    """Shuffled, augmented, voxelized batches of one epoch; a last batch of a single cloud is left out (batch norm)."""
+    rng = np.random.default_rng((recipe.seed, epoch))
+    order = rng.permutation(len(clouds))
+    for start in range(0, len(order), recipe.batch_size):
+        rows = order[start : start + recipe.batch_size]
+        if len(rows) > 1:
+            yield _batch(clouds, rows, recipe.input, recipe.augment, rng, device)
+
+
+def accuracy_of(net: nn.Module, clouds: LabelledClouds, spec: InputSpec, batch_size: int = 32) -> float:
+    """Share of clouds the net has right, in evaluation mode."""
+    net.eval()
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(clouds), batch_size):
+            batch = _batch(clouds, np.arange(start, min(start + batch_size, len(clouds))), spec, None, None, "cpu")
+            right += int((net(batch.inputs).argmax(1) == batch.targets).sum())
+    return right / len(clouds)
+
+
+def _batch(
+    clouds: LabelledClouds,
+    rows: np.ndarray,
+    spec: InputSpec,
+    augmentation: AugmentSpec | None,
+    rng: np.random.Generator | None,
+    device: torch.device | str,
+) -> TrainBatch:
+    voxels = []
+    for row in rows:
+        cloud = prepare(clouds.cloud(int(row)), spec)
+        if augmentation is not None and rng is not None:
+            cloud = augment(cloud, augmentation, rng)
+        voxels.append(voxelize(cloud, spec))
+    return TrainBatch(collate(voxels, device), torch.from_numpy(clouds.targets[rows]).to(device))
+
+
+def _steps(num_clouds: int, batch_size: int) -> int:
+    whole, rest = divmod(num_clouds, batch_size)
+    return whole + (rest > 1)
+
+
+def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR) -> tuple[int, float]:
+    """(finished epochs, best validation accuracy) after putting back what the run directory holds."""
+    path = run_dir / STATE
+    if not path.is_file():
+        return 0, float("-inf")
+    state = torch.load(path, weights_only=True)
+    net.load_state_dict(state["net"])
+    optimiser.load_state_dict(state["optimiser"])
+    schedule.load_state_dict(json.loads(state["schedule"]))
+    return int(state["epoch"]), float(state["best"])
+
+
+def _save_state(
+    run_dir: Path, epoch: int, best: float, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR
+) -> None:
+    position = {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"}
+    state = {"epoch": epoch, "best": best, "net": net.state_dict(), "optimiser": optimiser.state_dict()}
+    _write(run_dir / STATE, {**state, "schedule": json.dumps({**position, "lr_lambdas": [None]})})
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    """Written beside and moved into place, so that a stop in the middle leaves the old file."""
+    part = path.with_suffix(".part")
+    torch.save(content, part)
+    part.replace(path)

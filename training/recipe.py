@@ -1,0 +1,136 @@
+"""A training run as data: recipe files are small YAML documents beside this module, or the user's own.
+
+Unknown keys are errors that name the nearest right one. The resolved recipe is saved with every run and its digest goes
+into the manifest.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from models.errors import BadRecipe, nearest
+from models.manifest import MODEL_NAME, Frozen, InputSpec
+from models.zoo import NETWORKS
+from training.augment import AugmentSpec
+from training.finetune import Init, Mode
+from training.inflate import InflateSpec
+from training.optim import OptimSpec, ScheduleSpec
+
+BUNDLED = Path(__file__).resolve().parent / "recipes"
+Positive = Annotated[int, Field(gt=0)]
+
+
+class DataSpec(Frozen):
+    """Which clouds. shots: training clouds a class (None = all); validation: share of *train* held out for choices."""
+
+    kind: str = "modelnet40"
+    shots: Positive | None = None
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class Recipe(Frozen):
+    """Everything that decides a run, except where files lie."""
+
+    name: Annotated[str, Field(pattern=MODEL_NAME)]
+    network: str
+    weights: str | None = None
+    init: Init = "image"
+    mode: Mode = "all"
+    input: InputSpec
+    data: DataSpec = DataSpec()
+    inflate: InflateSpec = InflateSpec()
+    augment: AugmentSpec = AugmentSpec()
+    optim: OptimSpec = OptimSpec()
+    schedule: ScheduleSpec = ScheduleSpec()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    epochs: Positive
+    batch_size: Annotated[int, Field(gt=1)] = 32
+    seed: int = 0
+    half: bool = False
+
+    @model_validator(mode="after")
+    def fits_together(self) -> "Recipe":
+        if self.network not in NETWORKS:
+            raise ValueError(f"network: unknown {self.network!r}{nearest(self.network, NETWORKS)}; known: {', '.join(NETWORKS)}")
+        if self.init == "scratch" and self.mode != "all":
+            raise ValueError("init: scratch trains everything; say mode all, or init random-frozen for a frozen random net")
+        if self.init == "random-frozen" and self.mode == "all":
+            raise ValueError("init: random-frozen freezes the stages; say mode io, ioms or iobn")
+        return self
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the resolved recipe."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def bundled_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
+
+
+def load_recipe(source: str, overrides: dict[str, object] | None = None) -> Recipe:
+    """A bundled name or a YAML file, with dotted overrides (`{"optim.lr": 0.01}`). Raises: BadRecipe."""
+    path = Path(source) if source.endswith((".yaml", ".yml")) else BUNDLED / f"{source}.yaml"
+    if not path.is_file():
+        names = bundled_recipes()
+        raise BadRecipe(f"no recipe file and no bundled recipe of that name{nearest(source, names)}", where=source, known=names)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadRecipe(f"not YAML: {error}", where=str(path)) from error
+    if not isinstance(content, dict):
+        raise BadRecipe("must be a mapping of keys", where=str(path))
+    for key, value in (overrides or {}).items():
+        _set(content, key, value)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise _explained(error, str(path)) from error
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """`key.sub=value` with a YAML value. Raises: BadRecipe."""
+    key, sign, value = text.partition("=")
+    if not sign or not key:
+        raise BadRecipe("an override is written key=value", where=text)
+    return key, yaml.safe_load(value)
+
+
+def _set(content: dict[str, object], key: str, value: object) -> None:
+    *path, last = key.split(".")
+    place = content
+    for part in path:
+        inner = place.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise BadRecipe(f"{part!r} holds a value, not keys", where=key)
+        place = inner
+    place[last] = value
+
+
+def _explained(error: ValidationError, source: str) -> BadRecipe:
+    """The first problem of a recipe, with the nearest right key where a key is unknown."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *parents, last = (str(part) for part in problem["loc"])
+        known = list(_fields(parents))
+        return BadRecipe(f"{source}: unknown key{nearest(last, known)}", where=where, known=known)
+    return BadRecipe(f"{source}: {problem['msg']}", where=where or None)
+
+
+def _fields(path: list[str]) -> list[str]:
+    """Field names of the model at a path of keys inside Recipe."""
+    model: type[BaseModel] = Recipe
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

@@ -1,0 +1,58 @@
+"""From a recipe and files to a finished checkpoint folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.manifest import NetworkSpec
+from models.zoo import build
+from training.datasets import LabelledClouds, few_shot, hold_out, read_split
+from training.finetune import FreezePolicy, freeze_policy
+from training.image_weights import ImageWeights, load_image_weights
+from training.inflate import InflationReport, inflate_state_dict
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """A net ready to train: weights in place, policy decided. image and report are None unless init is `image`."""
+
+    net: nn.Module
+    spec: NetworkSpec
+    policy: FreezePolicy
+    image: ImageWeights | None
+    report: InflationReport | None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train and validation are parts of the official train split; test is read only to report."""
+
+    train: LabelledClouds
+    validation: LabelledClouds
+
+
+def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
+    """Build the net with seeded random weights and inflate the 2D weights into it where the recipe says so.
+
+    Raises: BadWeights, InflationError.
+    """
+    spec = NetworkSpec(name=recipe.network, in_channels=len(recipe.input.features), num_classes=num_classes)
+    torch.manual_seed(recipe.seed)
+    net = build(spec)
+    image = report = None
+    if recipe.init == "image":
+        image = load_image_weights(weights or recipe.weights or "")
+        state, report = inflate_state_dict(image.tensors, net.state_dict(), recipe.inflate)
+        net.load_state_dict(state)
+    return Start(net, spec, freeze_policy(net, recipe.mode), image, report)
+
+
+def training_splits(recipe: Recipe, data: Path) -> Splits:
+    """The training clouds of a recipe: validation held out first, then the few shots drawn from the rest."""
+    train, validation = hold_out(read_split(recipe.data.kind, data, "train"), recipe.data.validation, recipe.seed)
+    if recipe.data.shots is not None:
+        train = few_shot(train, recipe.data.shots, recipe.seed)
+    return Splits(train, validation)
