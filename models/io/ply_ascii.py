@@ -1,0 +1,90 @@
+"""The body of an ascii PLY file: one line a row."""
+
+from collections import deque
+from itertools import islice
+
+import numpy as np
+
+from models.errors import BadBody, TruncatedFile
+from models.io.columns import Table
+from models.io.ply_header import Element, Header
+from models.io.source import Source, take, text_rows
+
+ROWS_AT_A_TIME = 1 << 15  # bounds what the text of the rows takes in memory beside the numbers
+
+
+def read_ascii(source: Source, header: Header) -> Table:
+    """The scalar columns of the vertex element. Further columns of a line are ignored, lists are passed over.
+
+    Raises: TruncatedFile, BadBody (names the vertex).
+    """
+    vertex = header.elements[header.vertex]
+    rows = text_rows(source, header.offset)
+    before = sum(element.count for element in header.elements[: header.vertex] if element.properties)
+    deque(islice(rows, before), maxlen=0)
+    table = np.empty(vertex.count, [(each.name, each.code) for each in vertex.properties if not each.length_code])
+    for start in range(0, vertex.count, ROWS_AT_A_TIME):
+        wanted = min(ROWS_AT_A_TIME, vertex.count - start)
+        lines = take(rows, wanted)
+        if len(lines) < wanted:
+            raise TruncatedFile(f"the header announces {vertex.count} vertices, the body has {start + len(lines)}")
+        _parse_lines(lines, vertex, table[start : start + wanted], start)
+    return table
+
+
+def _parse_lines(lines: list[bytes], vertex: Element, out: Table, start: int) -> None:
+    """Fill `out` from as many lines: numpy's text reader first, then, where it stumbles, row by row."""
+    _parse_carefully(lines[:1], vertex, out, start)  # numpy warns instead of raising when a text has no data at all
+    if not vertex.has_lists:
+        try:
+            block = np.loadtxt(lines, out.dtype, comments=None, usecols=range(len(vertex.properties)), ndmin=1, encoding="ascii")
+        except ValueError:
+            pass
+        else:
+            if len(block) == len(lines):
+                out[:] = block
+                return
+    _parse_carefully(lines, vertex, out, start)
+
+
+def _parse_carefully(lines: list[bytes], vertex: Element, out: Table, start: int) -> None:
+    """Row by row: takes lists and whole numbers written as `255.0`, and names the row of an error."""
+    for row, line in enumerate(lines):
+        try:
+            with np.errstate(over="ignore"):
+                out[row] = _row(line.split(), vertex)
+        except (ValueError, OverflowError) as error:
+            raise BadBody(f"cannot be read: {error}: {line[:80].decode('latin-1').strip()!r}", where=f"vertex {start + row}") from error
+
+
+def _row(words: list[bytes], vertex: Element) -> tuple[float, ...]:
+    values: list[float] = []
+    place = 0
+    for each in vertex.properties:
+        if place >= len(words):
+            raise ValueError(f"no value for {each.name!r}")
+        if each.length_code:
+            length = int(words[place])
+            if length < 0:
+                raise ValueError(f"a list of {length} values")
+            place += length
+        else:
+            values.append(_number(words[place], whole=each.code[0] != "f"))
+        place += 1
+    if place > len(words):
+        raise ValueError("the list is longer than the line")
+    return tuple(values)
+
+
+def _number(word: bytes, whole: bool) -> float:
+    if b"_" in word:  # Python reads 1_000, files do not
+        raise ValueError(f"not a number: {word[:20].decode('latin-1')!r}")
+    if not whole:
+        return float(word)
+    try:
+        return int(word)
+    except ValueError:
+        value = float(word)
+        if not value.is_integer():
+            raise
+        return int(value)

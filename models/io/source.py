@@ -1,0 +1,76 @@
+"""The bytes of one upload or file: always a real file on disk, so that its size is known before anything is read."""
+
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from models.errors import BadBody, EmptyFile, FileError
+
+BLOCK_BYTES = 1 << 18  # text is split into lines a block at a time; no line may be longer than a block
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open file and its size in bytes. Readers seek where they need to."""
+
+    file: BinaryIO
+    size: int
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset` on."""
+        self.file.seek(offset)
+        return self.file.read(count)
+
+
+@contextmanager
+def opened(source: Path | BinaryIO) -> Iterator[Source]:
+    """Open a path, or look at the file behind an open one (which stays open; its position is not kept).
+
+    Raises: FileError (cannot be opened, not a regular file), EmptyFile.
+    """
+    try:
+        file = _open(source)
+    except OSError as error:
+        raise FileError(f"cannot be opened: {error.strerror}", where=str(source)) from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise EmptyFile("the file is empty")
+        yield Source(file, size)
+
+
+def _open(source: Path | BinaryIO) -> BinaryIO:
+    if not isinstance(source, Path):
+        source.flush()
+        return open(source.fileno(), "rb", closefd=False)
+    if not stat.S_ISREG(source.stat().st_mode):  # before opening: to open a pipe would wait for a writer
+        raise FileError("not a regular file", where=str(source))
+    return source.open("rb")
+
+
+def text_rows(source: Source, offset: int) -> Iterator[bytes]:
+    """The lines from `offset` on that are not blank, whichever way they end (LF, CR LF, CR); nothing is read ahead of need
+    but one block. Raises: BadBody (a line is longer than a block).
+    """
+    return filter(bytes.strip, itertools.chain.from_iterable(_line_blocks(source, offset)))
+
+
+def take(rows: Iterator[bytes], count: int) -> list[bytes]:
+    """The next `count` rows, fewer at the end of the file."""
+    return list(itertools.islice(rows, count))
+
+
+def _line_blocks(source: Source, offset: int) -> Iterable[list[bytes]]:
+    source.file.seek(offset)
+    rest = b""
+    while block := source.file.read(BLOCK_BYTES):
+        *lines, rest = (rest + block).splitlines(keepends=True)
+        if len(rest) > BLOCK_BYTES:
+            raise BadBody(f"a line of the text is longer than {BLOCK_BYTES >> 10} kB")
+        yield lines
+    yield [rest]
