@@ -4,12 +4,13 @@ import importlib.metadata
 import json
 import os
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from models.registry import ModelVersion
 
 Facts = dict[str, str | int | float | bool]
 
@@ -18,16 +19,17 @@ DAMAGED = 4
 
 
 @click.command(short_help="Check this installation: engine, device, versions, models.")
+@click.option("--registry", envvar="FIP_REGISTRY", type=click.Path(path_type=Path), help="Folder of models, beside the bundled ones.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def doctor(as_json: bool) -> int:
-    """Report Python, torch, device, the sparse engine and why it was chosen, package versions and the bundled models.
+def doctor(registry: Path | None, as_json: bool) -> int:
+    """Report Python, device, the sparse engine and why it was chosen, package versions and the models.
 
-    The exit code is 4 when a bundled model is damaged.
+    The exit code is 4 when a model is damaged.
     """
-    from models.registry import bundled_models
+    from models.registry import list_models
     from models.sparse.backends import describe_engines
 
-    models = [model_facts(folder) for folder in bundled_models()]
+    models = [model_facts(model) for model in list_models(registry)]
     report: dict[str, Facts | list[Facts]] = {
         "system": system_facts(),
         "device": device_facts(),
@@ -52,23 +54,18 @@ def device_facts() -> Facts:
     return {"kind": "cuda" if cuda else "cpu", "name": name, "threads": torch.get_num_threads()}
 
 
-def model_facts(folder: "Path") -> Facts:
-    """Name, size and whether every digest of the checkpoint holds."""
+def model_facts(model: "ModelVersion") -> Facts:
+    """What a model is, and whether every digest of its checkpoint holds."""
     from models.checkpoint import load_checkpoint
     from models.errors import ModelError
 
+    facts: Facts = {"name": model.name, "version": model.version}
     try:
-        manifest = load_checkpoint(folder).manifest
+        manifest = load_checkpoint(model.folder).manifest
     except ModelError as error:
-        return {"name": folder.parent.name, "version": folder.name, "ok": False, "reason": str(error)}
-    return {
-        "name": manifest.name,
-        "version": folder.name,
-        "ok": True,
-        "task": manifest.task,
-        "network": manifest.network.name,
-        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
-    }
+        return {**facts, "ok": False, "reason": str(error)}
+    size = sum(file.stat().st_size for file in model.folder.iterdir())
+    return {**facts, "ok": True, "task": manifest.task, "network": manifest.network.name, "bytes": size}
 
 
 def _version(package: str) -> str:

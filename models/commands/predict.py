@@ -1,6 +1,8 @@
 """`fip predict`: label files with a checkpoint, through the same reader and Predictor as the service."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,22 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the caller says of the files, and how many classes he wants to see."""
+
+    up: "Axis | None"
+    unit: str | None
+    input_format: str | None
+    top: int
+
+
 @click.command(short_help="Classify point-cloud files.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option("--model", metavar="NAME|DIR", help="Bundled or registered model, or a checkpoint folder.  [default: the bundled one]")
 @click.option(
-    "--registry", envvar="FIP_REGISTRY", type=click.Path(path_type=Path), help="Registry folder; its models win over the bundled ones."
+    "--model", envvar="FIP_MODEL", metavar="NAME|DIR", help="NAME, NAME:VERSION, NAME@ALIAS or a folder.  [default: the bundled one]"
 )
+@click.option("--registry", envvar="FIP_REGISTRY", type=click.Path(path_type=Path), help="Folder of models, beside the bundled ones.")
 @click.option("--up", type=click.Choice(["x", "y", "z"]), help="The file's up axis, where it is not the model's.")
 @click.option("--unit", metavar="UNIT", help="Unit of the coordinates (m, cm, mm, ...), for models that work in metres.")
 @click.option("--input-format", metavar="FORMAT", help="Format of the files, where name and content do not tell.")
@@ -38,19 +50,26 @@ def predict(
 
     A file that cannot be used is reported on stderr and does not stop the others; the exit code is then 3.
     """
+    from models.checkpoint import read_manifest
     from models.cli import describe, exit_code
-    from models.errors import InputError, nearest
+    from models.errors import InputError
+    from models.io import FORMATS
     from models.predictor import Predictor
     from models.registry import find_model
+    from models.registry.default import default_model
     from models.voxelize import UNITS_M
 
-    if unit is not None and unit not in UNITS_M:
-        raise click.BadParameter(f"unknown unit {unit!r}{nearest(unit, UNITS_M)} (known: {', '.join(UNITS_M)})", param_hint="--unit")
-    predictor = Predictor.load(find_model(model, registry))
+    _one_of(unit, UNITS_M, "--unit")
+    _one_of(input_format, FORMATS, "--input-format")
+    folder = find_model(model or default_model(registry), registry)
+    predictor = Predictor.load(folder)
+    version = folder.name if folder.name.isdecimal() else None
+    ref = {"name": predictor.manifest.name, "version": version, "digest": read_manifest(folder)[1]}
+    options = Options(up, unit, input_format, top)
     worst = 0
     for path in files:
         try:
-            row = classify_file(predictor, path, up=up, unit=unit, input_format=input_format, top=top)
+            row = {"file": str(path), "model": ref, **classify_file(predictor, path, options)}
         except InputError as error:
             worst = exit_code(error)
             click.echo(f"{path}: {describe(error)}", err=True)
@@ -61,27 +80,28 @@ def predict(
     return worst
 
 
-def classify_file(predictor: "Predictor", path: Path, *, up: "Axis | None", unit: str | None, input_format: str | None, top: int) -> Row:
-    """Answer for one file, in the shape of `POST /v1/classify`. Raises: InputError."""
+def classify_file(predictor: "Predictor", path: Path, options: Options) -> Row:
+    """Answer for one file, with the fields of `POST /v1/classify`. Raises: InputError."""
     from models.errors import FileError
     from models.io import read_cloud
 
     try:
-        cloud = read_cloud(path, input_format)
+        cloud = read_cloud(path, options.input_format)
     except OSError as error:
         raise FileError(f"cannot be read: {error.strerror}") from error
-    voxels = predictor.voxelize(cloud, up=up, unit=unit)
+    voxels = predictor.voxelize(cloud, up=options.up, unit=options.unit)
     (answer,) = predictor.classify([voxels])
     labels = predictor.manifest.labels
-    ranked = [{"label": labels[i], "index": int(i), "score": float(answer.scores[i])} for i in answer.ranking[:top]]
-    return {
-        "file": str(path),
-        "model": predictor.manifest.name,
-        "predictions": ranked,
-        "num_points": len(cloud),
-        "num_voxels": answer.num_voxels,
-        "filled": list(answer.filled),
-    }
+    ranked = [{"label": labels[i], "index": int(i), "score": float(answer.scores[i])} for i in answer.ranking[: options.top]]
+    return {"predictions": ranked, "num_points": len(cloud), "num_voxels": answer.num_voxels, "filled": list(answer.filled)}
+
+
+def _one_of(value: str | None, known: Iterable[str], option: str) -> None:
+    """Refuse an unknown value before anything is loaded. The lists live in modules too heavy for `--help`."""
+    from models.errors import nearest
+
+    if value is not None and value not in known:
+        raise click.BadParameter(f"unknown value {value!r}{nearest(value, known)} (known: {', '.join(known)})", param_hint=option)
 
 
 def as_text(row: Row) -> str:
