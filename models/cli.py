@@ -65,10 +65,11 @@ def fip() -> None:
     """Image-pretrained ConvNets as 3D point-cloud models: train, publish, predict, serve."""
 
 
-def describe(error: FipError) -> str:
-    """One line for a terminal: `error [code]: where: message`, and what would have been accepted."""
+def describe(error: FipError, source: str | None = None) -> str:
+    """One line for a terminal: `error [code]: source: where: message`, and what would have been accepted."""
     known = f" (known: {', '.join(error.known)})" if error.known else ""
-    return f"error [{error.code}]: {error}{known}"
+    prefix = f"{source}: " if source is not None and source != error.where else ""
+    return f"error [{error.code}]: {prefix}{error}{known}"
 
 
 def exit_code(error: FipError) -> int:

@@ -25,6 +25,34 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with one untrained classifier `tiny`, version 1: three classes, 1,024 points, unit sphere, z up."""
+    import torch
+
+    from models.checkpoint import save_checkpoint
+    from models.manifest import FeatureSpec, InputSpec, Manifest, NetworkSpec, Provenance
+    from models.zoo import build
+
+    network = NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=3)
+    features = (FeatureSpec(name="x"), FeatureSpec(name="y"), FeatureSpec(name="z"))
+    sources = {"init": "scratch", "mode": "all", "recipe": "none", "recipe_sha256": "", "dataset": "none", "dataset_sha256": ""}
+    manifest = Manifest(
+        name="tiny",
+        task="classify",
+        network=network,
+        input=InputSpec(features=features, voxel_size=0.1, normalise="unit_sphere", point_budget=1024),
+        labels=("chair", "stool", "table"),
+        metrics={},
+        provenance=Provenance.model_validate({**sources, "seed": 0, "code_version": "test", "created": "2026-01-01T00:00:00Z"}),
+    )
+    registry = tmp_path_factory.mktemp("registry")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_checkpoint(registry / "tiny" / "1", build(network), manifest, "# tiny\n\nUntrained.\n")
+    return registry
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:

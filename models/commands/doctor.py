@@ -1,5 +1,6 @@
 """`fip doctor`: what this installation runs on, which sparse engine it chose and why, and whether its models are whole."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -27,13 +28,12 @@ def doctor(registry: Path | None, as_json: bool) -> int:
     The exit code is 4 when a model is damaged.
     """
     from models.registry import list_models
-    from models.sparse.backends import describe_engines
 
     models = [model_facts(model) for model in list_models(registry)]
     report: dict[str, Facts | list[Facts]] = {
         "system": system_facts(),
         "device": device_facts(),
-        "engines": describe_engines(),
+        "engines": engine_facts(),
         "packages": {name: _version(name) for name in PACKAGES},
         "models": models,
     }
@@ -52,6 +52,18 @@ def device_facts() -> Facts:
     cuda = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
     return {"kind": "cuda" if cuda else "cpu", "name": name, "threads": torch.get_num_threads()}
+
+
+def engine_facts() -> list[Facts]:
+    """One entry an engine: whether it was chosen, why, and what its probe measured (times in milliseconds)."""
+    from models.sparse.backends.gemm import probe_gemm
+
+    probe = {key: value for key, value in dataclasses.asdict(probe_gemm()).items() if value is not None}
+    torch_facts: Facts = {"name": "torch", "chosen": True, "reason": "the reference engine, runs on any device"}
+    torch_facts |= {"gemm" if key == "chosen" else f"gemm_{key}": value for key, value in probe.items()}
+    installed = _version("torchsparse") != "not installed"
+    missing = "installed, but there is no adapter for it yet" if installed else "not installed, and there is no adapter for it yet"
+    return [torch_facts, {"name": "torchsparse", "chosen": False, "reason": missing}]
 
 
 def model_facts(model: "ModelVersion") -> Facts:
@@ -81,7 +93,11 @@ def as_text(report: dict[str, Facts | list[Facts]]) -> str:
     for heading, section in report.items():
         lines.append(heading)
         if isinstance(section, list):
-            lines += ["  " + ", ".join(f"{key}={value}" for key, value in entry.items()) for entry in section] or ["  none"]
+            lines += ["  " + ", ".join(f"{key}={_short(value)}" for key, value in entry.items()) for entry in section] or ["  none"]
         else:
-            lines += [f"  {key:<14}{value}" for key, value in section.items()]
+            lines += [f"  {key:<14}{_short(value)}" for key, value in section.items()]
     return "\n".join(lines)
+
+
+def _short(value: str | int | float | bool) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -72,7 +72,7 @@ def predict(
             row = {"file": str(path), "model": ref, **classify_file(predictor, path, options)}
         except InputError as error:
             worst = exit_code(error)
-            click.echo(f"{path}: {describe(error)}", err=True)
+            click.echo(describe(error, source=str(path)), err=True)
             if as_json:
                 click.echo(json.dumps({"file": str(path), "code": error.code, "detail": error.detail, "where": error.where}))
             continue
@@ -82,13 +82,9 @@ def predict(
 
 def classify_file(predictor: "Predictor", path: Path, options: Options) -> Row:
     """Answer for one file, with the fields of `POST /v1/classify`. Raises: InputError."""
-    from models.errors import FileError
     from models.io import read_cloud
 
-    try:
-        cloud = read_cloud(path, options.input_format)
-    except OSError as error:
-        raise FileError(f"cannot be read: {error.strerror}") from error
+    cloud = read_cloud(path, options.input_format)
     voxels = predictor.voxelize(cloud, up=options.up, unit=options.unit)
     (answer,) = predictor.classify([voxels])
     labels = predictor.manifest.labels
