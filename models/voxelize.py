@@ -1,0 +1,176 @@
+"""From a cloud to voxels: the one function that training and serving both call.
+
+N points of the file, n after the point budget, M voxels, C features.
+prepare():  unit → up axis → point budget → normalisation      PointCloud (N) -> PointCloud (n)
+voxelize(): grid cells → mean of the features in each cell     PointCloud (n) -> Voxels (M)
+Training augments between the two; serving does not.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import BadOption, DegenerateCloud, ExtentTooLarge, MissingFeature, NoPoints
+from models.manifest import Axis, FeatureSpec, InputSpec
+from models.pointcloud import PointCloud
+
+UNITS_M = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "km": 1000.0, "in": 0.0254, "ft": 0.3048}
+CELLS_PER_AXIS = 1 << 20  # a cell of three axes fits into one int64 key
+TABLE_CELLS_PER_POINT = 4  # beyond it sorting the points is faster than a table of the cells
+BUDGET_SEED = 0  # the subset of a dense cloud is the same for every request
+
+# where the up axis of the file has to go for the model's up axis: new xyz = old xyz[:, order]; cyclic, so no mirroring
+_CYCLIC = {"x": 0, "y": 1, "z": 2}
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """M occupied cells of one cloud. coords (M, 3) int32 ≥ 0 in cells; feats (M, C) float32; inverse (n,) int64.
+
+    `inverse[i]` is the voxel of prepared point i. `filled` names features that the file lacked. Rows are in ascending
+    (x, y, z) order of their cells, so they do not depend on the order of the points.
+    """
+
+    coords: npt.NDArray[np.int32]
+    feats: npt.NDArray[np.float32]
+    inverse: npt.NDArray[np.int64]
+    filled: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+
+def prepare(cloud: PointCloud, spec: InputSpec, *, up: Axis | None = None, unit: str | None = None) -> PointCloud:
+    """Bring a cloud into the frame a model was trained in.
+
+    `up` and `unit` are what only the caller knows of the file (default: the model's up axis, metres). The points of a
+    cloud above `spec.point_budget` are sampled without replacement, the same ones every time. A normalised
+    cloud comes out as float32, others keep the file's precision. Raises: BadOption, NoPoints, NonFinite, DegenerateCloud.
+    """
+    if up is not None and up not in _CYCLIC:
+        raise BadOption(f"unknown up axis {up!r}", where="up", known=_CYCLIC)
+    if unit is not None and unit not in UNITS_M:
+        raise BadOption(f"unknown unit {unit!r}", where="unit", known=UNITS_M)
+    cloud = cloud.checked()
+    if spec.point_budget is not None and len(cloud) > spec.point_budget:
+        rows = np.random.default_rng(BUDGET_SEED).choice(len(cloud), spec.point_budget, replace=False, shuffle=False)
+        cloud = cloud.take(np.sort(rows))
+    xyz = cloud.xyz
+    if unit is not None:
+        xyz = xyz * UNITS_M[unit]
+    if up is not None and up != spec.up:
+        xyz = np.roll(xyz, _CYCLIC[spec.up] - _CYCLIC[up], axis=1)
+    if spec.normalise == "unit_sphere":
+        xyz = _unit_sphere(xyz).astype(np.float32)
+    return replace(cloud, xyz=xyz)
+
+
+def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
+    """Group prepared points into cells of `spec.voxel_size` counted from the cloud's minimum corner.
+
+    Raises: NoPoints, ExtentTooLarge (more than 2^20 cells along an axis), MissingFeature (no column and no fill value).
+    """
+    if len(cloud) == 0:
+        raise NoPoints("the cloud has no points")
+    feats, filled = _features(cloud, spec.features)  # (n, C)
+    (x, y, z), shape = _cells(cloud.xyz, spec)  # (n,) each
+    unique, inverse = _group((x * shape[1] + y) * shape[2] + z, math.prod(shape))  # (M,), (n,)
+    coords = np.stack(np.unravel_index(unique, shape), axis=1).astype(np.int32)  # (M, 3)
+    if spec.voxel_feature == "reference":
+        first = np.empty(len(unique), np.int64)
+        first[inverse[::-1]] = np.arange(len(cloud))[::-1]  # of the writes to one place the last one stays
+        pooled = feats[first]
+    else:
+        counts = np.bincount(inverse, minlength=len(unique))
+        sums = [np.bincount(inverse, weights=column, minlength=len(unique)) for column in feats.T]
+        pooled = (np.stack(sums, axis=1) / counts[:, None]).astype(np.float32)
+    return Voxels(coords, pooled, inverse, filled)
+
+
+def devoxelize(values: npt.NDArray[np.generic], voxels: Voxels) -> npt.NDArray[np.generic]:
+    """One value a point from one value a voxel: values (M, …) -> (n, …)."""
+    return values[voxels.inverse]
+
+
+def _corners(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+    """Minimum and maximum corner (3,) of the bounding box; column by column, which is 20 times faster than axis=0."""
+    return np.array([column.min() for column in xyz.T]), np.array([column.max() for column in xyz.T])
+
+
+def _unit_sphere(xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Centre on the mean of the points, farthest point at radius 1."""
+    low, high = _corners(xyz)
+    centred: npt.NDArray[np.float64] = xyz - np.array([column.mean(dtype=np.float64) for column in xyz.T])
+    radius = math.sqrt(np.einsum("ij,ij->i", centred, centred).max())
+    if not (high > low).any() or not radius > 0:
+        raise DegenerateCloud("all points coincide: the cloud has no size to normalise by")
+    centred /= radius
+    return centred
+
+
+def _cells(xyz: npt.NDArray[np.floating], spec: InputSpec) -> tuple[list[npt.NDArray[np.int64]], tuple[int, ...]]:
+    """Grid cell of every point along each axis, three (n,) with minimum 0, and the shape of the grid."""
+    size = np.float32(spec.voxel_size)
+    low, high = _corners(xyz)
+    with np.errstate(over="ignore"):
+        widths = np.rint(high / size) - np.rint(low / size) if spec.rounding == "reference" else (high - low) / size
+    widest = float(widths.max())
+    if not widest < CELLS_PER_AXIS:
+        raise ExtentTooLarge(
+            f"the cloud spans {widest + 1:.0f} voxels of {spec.voxel_size:g} along one axis, the limit is {CELLS_PER_AXIS}; check its unit"
+        )
+    if spec.rounding == "reference":
+        cells = [np.rint(column / size) - np.rint(start / size) for column, start in zip(xyz.T, low, strict=True)]
+    else:
+        cells = [(column - start) / size for column, start in zip(xyz.T, low, strict=True)]  # ≥ 0: the cast takes the floor
+    return [column.astype(np.int64) for column in cells], tuple(int(width) + 1 for width in widths)
+
+
+def _group(key: npt.NDArray[np.int64], span: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """np.unique(key, return_inverse=True) for keys in [0, span), several times faster.
+
+    A table of all cells where the grid is about as large as the cloud (a room), else a radix sort, 16 bits a pass.
+    """
+    if span <= TABLE_CELLS_PER_POINT * len(key):
+        occupied = np.zeros(span, np.bool_)
+        occupied[key] = True
+        unique = np.flatnonzero(occupied)
+        rank = np.empty(span, np.int64)
+        rank[unique] = np.arange(len(unique))
+        return unique, rank[key]
+    order = np.argsort(key.astype(np.uint16), kind="stable")  # the cast keeps the low bits; stable sorts 16 bits by radix
+    for shift in range(16, (span - 1).bit_length(), 16):
+        order = order[np.argsort((key >> shift).astype(np.uint16)[order], kind="stable")]
+    ordered = key[order]
+    starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    inverse = np.empty(len(key), np.int64)
+    inverse[order] = np.cumsum(starts) - 1
+    return ordered[starts], inverse
+
+
+def _features(cloud: PointCloud, specs: tuple[FeatureSpec, ...]) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Input channels (n, C) float32, and the names of those that were filled."""
+    feats = np.empty((len(cloud), len(specs)), np.float32)
+    filled = []
+    for channel, spec in enumerate(specs):
+        column = _column(cloud, spec.name)
+        if column is not None:
+            plain = spec.scale == 1 and spec.offset == 0
+            feats[:, channel] = column if plain else column * np.float32(spec.scale) + np.float32(spec.offset)
+        elif spec.fill is not None:
+            feats[:, channel] = spec.fill
+            filled.append(spec.name)
+        else:
+            raise MissingFeature(f"the model needs {spec.name!r}, which the file does not have", where=spec.name)
+    return feats, tuple(filled)
+
+
+def _column(cloud: PointCloud, name: str) -> npt.NDArray[np.floating | np.uint8] | None:
+    if name in _CYCLIC:
+        return cloud.xyz[:, _CYCLIC[name]]
+    if name == "intensity":
+        return cloud.intensity
+    colour = ("red", "green", "blue").index(name)
+    return None if cloud.rgb is None else cloud.rgb[:, colour]
