@@ -63,7 +63,8 @@ class Predictor:
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
         """Logits of a batch: (B, L) float32 for a classifier."""
         tensor: SparseTensor = collate(batch, self.device)
-        return self._net(tensor).float()
+        logits: torch.Tensor = self._net(tensor)
+        return logits.float()
 
     def classify(self, batch: Sequence[Voxels]) -> list[Classification]:
         """One Classification per voxelized cloud, in order. Raises: WrongTask."""

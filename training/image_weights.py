@@ -70,7 +70,9 @@ def load_image_weights(source: str, cache: Path | None = None) -> ImageWeights:
     return ImageWeights(tensors, path.name, sha256_of(path))
 
 
-def fetch(name: str, folder: Path | None = None, downloads: Mapping[str, Download] = DOWNLOADS, progress: Callable[[int, int], None] | None = None) -> Path:
+def fetch(
+    name: str, folder: Path | None = None, downloads: Mapping[str, Download] = DOWNLOADS, progress: Callable[[int, int], None] | None = None
+) -> Path:
     """Download the weights of a 2D net once and check the publisher's checksum.
 
     `progress(done, total)` counts bytes; total is 0 where the server does not say. The file appears under its name only
@@ -88,7 +90,9 @@ def fetch(name: str, folder: Path | None = None, downloads: Mapping[str, Downloa
     try:
         digest = _download(download.url, part, progress)
         if not digest.startswith(download.sha256_prefix):
-            raise BadWeights(f"checksum {digest[:16]}… does not begin with {download.sha256_prefix}; the file was dropped", where=download.url)
+            raise BadWeights(
+                f"checksum {digest[:16]}… does not begin with {download.sha256_prefix}; the file was dropped", where=download.url
+            )
         part.replace(path)
     except OSError as error:
         raise BadWeights(f"download failed: {error}", where=download.url) from error

@@ -116,7 +116,9 @@ def inflate_state_dict(
         elif not name.endswith("num_batches_tracked"):
             missing.append(name)
     if missing:
-        raise InflationError(f"{len(missing)} tensors of the chosen stages are not in the 2D weights: {_brief(missing)}", known=sorted(source)[:5])
+        raise InflationError(
+            f"{len(missing)} tensors of the chosen stages are not in the 2D weights: {_brief(missing)}", known=sorted(source)[:5]
+        )
     if not loaded:
         raise InflationError(f"no stage was chosen or none matched (stages {list(spec.stages)}); nothing would be pretrained")
     done = set(loaded)
@@ -137,7 +139,9 @@ def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: Inflat
         pointwise = source.shape[2:] == (1, 1)
         inflated = inflate_pointwise(source, target.shape[0], spec) if pointwise else inflate_kernel(source, spec)
     if inflated.shape != target.shape:
-        raise InflationError(f"2D shape {tuple(source.shape)} becomes {tuple(inflated.shape)}, the 3D net wants {tuple(target.shape)}", where=name)
+        raise InflationError(
+            f"2D shape {tuple(source.shape)} becomes {tuple(inflated.shape)}, the 3D net wants {tuple(target.shape)}", where=name
+        )
     return inflated.to(target.dtype)
 
 

@@ -23,9 +23,7 @@ from training.finetune import FreezePolicy
 from training.optim import lr_factor, sgd
 from training.recipe import Recipe
 from training.runlog import RunLog
-
-STATE = "state.pt"
-BEST = "best.pt"
+from training.runstate import BEST, STATE, RunState, read_state, write
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,9 @@ def fit(net: nn.Module, policy: FreezePolicy, recipe: Recipe, train: LabelledClo
         accuracy = accuracy_of(net, validation, recipe.input) if len(validation) else float("nan")
         if not accuracy < best:  # without validation clouds: always
             best = accuracy if len(validation) else best
-            _write(run_dir / BEST, net.state_dict())
+            write(run_dir / BEST, net.state_dict())
         _save_state(run_dir, epoch + 1, best, net, optimiser, schedule)
-        log.epoch(epoch + 1, {"loss": float(np.mean(losses)), "val_accuracy": accuracy, "lr": schedule.get_last_lr()[0]})
+        log.epoch(epoch + 1, {"loss": float(np.mean(losses)), "val_accuracy": accuracy, "lr": float(schedule.get_last_lr()[0])})
     log.close()
 
 
@@ -68,7 +66,7 @@ def train_step(net: nn.Module, batch: TrainBatch, optimiser: torch.optim.Optimiz
     logits = net(batch.inputs)  # (B, L)
     loss = nn.functional.cross_entropy(logits, batch.targets, label_smoothing=label_smoothing)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimiser.step()
     return float(loss.detach())
 
@@ -121,23 +119,22 @@ def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule:
     path = run_dir / STATE
     if not path.is_file():
         return 0, float("-inf")
-    state = torch.load(path, weights_only=True)
+    state = read_state(path)
     net.load_state_dict(state["net"])
     optimiser.load_state_dict(state["optimiser"])
     schedule.load_state_dict(json.loads(state["schedule"]))
-    return int(state["epoch"]), float(state["best"])
+    return state["epoch"], state["best"]
 
 
 def _save_state(
     run_dir: Path, epoch: int, best: float, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR
 ) -> None:
     position = {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"}
-    state = {"epoch": epoch, "best": best, "net": net.state_dict(), "optimiser": optimiser.state_dict()}
-    _write(run_dir / STATE, {**state, "schedule": json.dumps({**position, "lr_lambdas": [None]})})
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    """Written beside and moved into place, so that a stop in the middle leaves the old file."""
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    part.replace(path)
+    state: RunState = {
+        "epoch": epoch,
+        "best": best,
+        "net": net.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "schedule": json.dumps({**position, "lr_lambdas": [None]}),
+    }
+    write(run_dir / STATE, state)

@@ -36,9 +36,7 @@ class ScheduleSpec(Frozen):
 
 def sgd(parameters: Iterable[nn.Parameter], spec: OptimSpec) -> torch.optim.SGD:
     """SGD over exactly the given parameters."""
-    return torch.optim.SGD(
-        parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov
-    )
+    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov)
 
 
 def lr_factor(spec: ScheduleSpec, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:

@@ -1,4 +1,4 @@
-"""From a recipe and files to a finished checkpoint folder."""
+"""What a run starts from: a net with inflated weights, and the clouds it may see."""
 
 from dataclasses import dataclass
 from pathlib import Path

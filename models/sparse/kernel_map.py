@@ -18,7 +18,8 @@ from models.errors import ExtentTooLarge
 def kernel_offsets(kernel_size: int) -> list[tuple[int, int, int]]:
     """Offsets (dx, dy, dz) of the k³ taps in the order of the weight's first dimension."""
     start = -((kernel_size - 1) // 2)
-    return list(itertools.product(range(start, start + kernel_size), repeat=3))
+    steps = range(start, start + kernel_size)
+    return list(itertools.product(steps, steps, steps))
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ class LabelledClouds:
     @property
     def digest(self) -> str:
         """sha256 of all coordinates and targets, in order."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.xyz, "<f4"))
-        digest.update(np.ascontiguousarray(self.targets, "<i8"))
+        digest = hashlib.sha256(np.ascontiguousarray(self.xyz, "<f4").data)
+        digest.update(np.ascontiguousarray(self.targets, "<i8").data)
         return digest.hexdigest()
 
 

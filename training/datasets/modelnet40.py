@@ -34,6 +34,6 @@ def _read_file(path: Path, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
         raise BadDataset(f"cannot read `data` and `label`: {error}", where=str(path)) from error
     if xyz.ndim != 3 or xyz.shape[2] != 3 or len(xyz) != len(targets):
         raise BadDataset(f"data has shape {xyz.shape} for {len(targets)} labels, expected (n, N, 3)", where=str(path))
-    if len(targets) and not (0 <= targets.min() and targets.max() < num_classes):
+    if len(targets) and (targets.min() < 0 or targets.max() >= num_classes):
         raise BadDataset(f"labels run from {targets.min()} to {targets.max()}, there are {num_classes} names", where=str(path))
     return xyz, targets

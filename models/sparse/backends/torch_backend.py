@@ -15,13 +15,14 @@ from models.sparse.kernel_map import KernelMap
 class _SparseConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, feats: torch.Tensor, weight: torch.Tensor, kernel_map: KernelMap) -> torch.Tensor:
-        ctx.save_for_backward(feats if weight.requires_grad else None, weight)
+        saved = feats if weight.requires_grad else feats.new_empty(0)  # frozen filters: no activations kept
+        ctx.save_for_backward(saved, weight)
         ctx.kernel_map = kernel_map  # type: ignore[attr-defined]
         weight_t = weight.transpose(1, 2).contiguous()  # (K, Cout, Cin)
         return _gather_multiply_scatter(feats, weight_t, kernel_map)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         feats, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         kernel_map: KernelMap = ctx.kernel_map  # type: ignore[attr-defined]
         needs_feats, needs_weight, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
@@ -39,9 +40,8 @@ def sparse_conv(feats: torch.Tensor, weight: torch.Tensor, kernel_map: KernelMap
     """
     taps, channels, _ = weight.shape
     if feats.shape != (kernel_map.num_in, channels) or len(kernel_map.sizes) != taps:
-        raise ValueError(
-            f"feats {tuple(feats.shape)} and weight {tuple(weight.shape)} do not fit a map of {kernel_map.num_in} rows and {len(kernel_map.sizes)} taps"
-        )
+        expected = f"({kernel_map.num_in}, {channels}) and {len(kernel_map.sizes)} taps"
+        raise ValueError(f"feats {tuple(feats.shape)} and weight {tuple(weight.shape)} do not fit a map that wants {expected}")
     out: torch.Tensor = _SparseConv.apply(feats, weight, kernel_map)  # type: ignore[no-untyped-call]
     return out
 

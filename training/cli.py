@@ -1,0 +1,162 @@
+"""`fip train | evaluate | weights | reproduce`. Only click is imported here; the work is imported when a command runs."""
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder of the data set (ModelNet40: its HDF5 files).")
+@click.option("--weights", help="2D weights: a .pth, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
+@click.option("--init", type=click.Choice(["image", "scratch", "random-frozen"]), help="Where the net starts [recipe: image].")
+@click.option("--mode", type=click.Choice(["io", "ioms", "iobn", "all"]), help="What is trained.")
+@click.option("--shots", type=int, help="Training clouds a class.")
+@click.option("--seed", type=int, help="Seed of weights, subsets and augmentation.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe, for example optim.lr=0.01.")
+@click.option("--run-dir", type=FOLDER, help="Where state, logs and the checkpoint go [runs/NAME]. Run again to go on.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
+def train(
+    recipe: str,
+    data: Path,
+    weights: str | None,
+    init: str | None,
+    mode: str | None,
+    shots: int | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    run_dir: Path | None,
+    threads: int | None,
+) -> None:
+    """Inflate 2D weights and finetune them on point clouds as RECIPE says (a bundled name or a YAML file).
+
+    Ends with a checkpoint in RUN_DIR/checkpoint, scored once on the test split.
+    """
+    from training.recipe import load_recipe, parse_override
+    from training.train import train as run
+
+    _limit_threads(threads)
+    flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed}
+    said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
+    chosen = load_recipe(recipe, said)
+    run(chosen, data, weights, run_dir or Path("runs") / chosen.name)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder of the data set.")
+@click.option("--kind", default="modelnet40", show_default=True, help="Kind of data set.")
+@click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
+@click.option("--registry", type=FOLDER, envvar="FIP_REGISTRY", help="Registry to look MODEL up in, beside the bundled models.")
+@click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
+def evaluate(model: str, data: Path, kind: str, split: str, registry: Path | None, as_json: bool, threads: int | None) -> None:
+    """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer."""
+    import json
+
+    from models.predictor import Predictor
+    from models.registry import find_model
+    from training.datasets import read_split
+    from training.evaluate import evaluate as score
+
+    _limit_threads(threads)
+    predictor = Predictor.load(find_model(model, registry))
+    report = score(predictor, read_split(kind, data, split))
+    if as_json:
+        summary = {"accuracy": report.accuracy, "mean_class_accuracy": report.mean_class_accuracy, "class_accuracy": report.class_accuracy}
+        click.echo(json.dumps({**summary, "predicted": report.predicted.tolist(), "targets": report.targets.tolist()}))
+        return
+    for name, accuracy in report.class_accuracy.items():
+        click.echo(f"{name:>16}  {accuracy:7.2%}")
+    right = int((report.predicted == report.targets).sum())
+    click.echo(f"accuracy {report.accuracy:.2%} ({right} of {len(report.targets)})  mean class accuracy {report.mean_class_accuracy:.2%}")
+
+
+@click.group()
+def weights() -> None:
+    """2D weights: download, list, look into."""
+
+
+@weights.command()
+@click.argument("name")
+@click.option("--dir", "folder", type=FOLDER, help="Where to put it [$FIP_CACHE or ~/.cache/fip].")
+def fetch(name: str, folder: Path | None) -> None:
+    """Download torchvision's ImageNet weights NAME and check their checksum."""
+    from tqdm import tqdm
+
+    from training.image_weights import fetch as download
+
+    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        path = download(name, folder, progress=progress)
+    click.echo(path)
+
+
+@weights.command("list")
+def list_weights() -> None:
+    """Names that `fetch` knows, and whether they are here."""
+    from training.image_weights import DOWNLOADS, cache_dir
+
+    for name, download in DOWNLOADS.items():
+        here = (cache_dir() / Path(download.url).name).is_file()
+        click.echo(f"{name:18} {'downloaded' if here else '-':11} {download.licence}")
+
+
+@weights.command()
+@click.argument("source")
+@click.option("--network", help="Also inflate into this 3D network and report what fits.")
+def show(source: str, network: str | None) -> None:
+    """Say what a 2D weight file SOURCE holds, and what of it would be inflated."""
+    from models.manifest import NetworkSpec
+    from models.zoo import build
+    from training.image_weights import load_image_weights
+    from training.inflate import InflateSpec, inflate_state_dict
+
+    image = load_image_weights(source)
+    values = sum(tensor.numel() for tensor in image.tensors.values())
+    click.echo(f"{image.name}: {len(image.tensors)} tensors, {values:,} values, sha256 {image.sha256}")
+    if network:
+        target = build(NetworkSpec(name=network, in_channels=3, num_classes=40)).state_dict()
+        click.echo(inflate_state_dict(image.tensors, target, InflateSpec())[1])
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--list", "list_names", is_flag=True, help="List what can be reproduced.")
+@click.option("--data", type=EXISTING_FOLDER, help="Folder of ModelNet40's HDF5 files.")
+@click.option("--weights", "source", help="ImageNet ResNet18 weights: a file, or a name.")
+@click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where the report and its cells go.")
+@click.option("--run-dir", type=FOLDER, default=Path("runs/reproduce"), show_default=True, help="Where training state goes.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
+def reproduce(
+    name: str | None, list_names: bool, data: Path | None, source: str | None, out: Path, run_dir: Path, seed: int, threads: int | None
+) -> None:
+    """Rerun a table of the paper on real data and write OUT/NAME.md. Stop it at any time; finished cells are kept."""
+    from models.errors import nearest
+    from training.reproduce import ten_shot
+
+    tables = {"ten-shot": ten_shot}
+    if list_names or name is None:
+        click.echo("\n".join(tables))
+        return
+    if name not in tables:
+        raise click.BadParameter(f"unknown table{nearest(name, tables)} (known: {', '.join(tables)})", param_hint="NAME")
+    if data is None or source is None:
+        raise click.UsageError("--data and --weights are needed")
+    _limit_threads(threads)
+    click.echo(tables[name](data, source, out, run_dir, seed))
+
+
+def _limit_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
