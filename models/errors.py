@@ -1,11 +1,11 @@
 """Every error the project raises on purpose, each with a stable `code`. No HTTP here: the service maps codes once.
 
-    FipError
-    ├── InputError            what the caller sent cannot be used
-    │   ├── FileError         the bytes are not a cloud we can read
-    │   └── CloudError        the bytes are fine, the cloud is not
-    ├── ModelError            a model or checkpoint is missing, damaged or of the wrong kind
-    └── TrainingError         a recipe, data set or 2D weight file cannot be used
+FipError
+├── InputError            what the caller sent cannot be used
+│   ├── FileError         the bytes are not a cloud we can read
+│   └── CloudError        the bytes are fine, the cloud is not
+├── ModelError            a model or checkpoint is missing, damaged or of the wrong kind
+└── TrainingError         a recipe, data set or 2D weight file cannot be used
 """
 
 import difflib

@@ -156,7 +156,7 @@ def _layout(head: bytes, size: int, name: str) -> _Layout:
         raise BadHeader("only plain arrays of numbers are read", where=name)
     byte_order, kind, item_bytes = descr.groups()
     if kind == "O":
-        raise BadHeader("an array of Python objects would have to be unpickled, which is never done", where=name)
+        raise BadBody("an array of Python objects would have to be unpickled, which is never done", where=name)
     if (kind, item_bytes) not in {("f", "2"), ("f", "4"), ("f", "8"), *((sign, width) for sign in "iu" for width in "1248")}:
         raise BadHeader(f"arrays of {kind}{item_bytes} are not numbers that can be read", where=name)
     lengths = tuple(int(word.rstrip("L")) for word in shape[1].replace(" ", "").split(",") if word.rstrip("L"))
