@@ -1,0 +1,64 @@
+"""The application: `create_app(settings)` wires the parts together and touches neither disk nor device until it is started."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import torch
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+
+from models.errors import FipError
+from service.context import Context, Lifecycle
+from service.middleware import RequestMiddleware
+from service.pool import Pool, warm_up_cloud
+from service.problems import on_bad_option, on_fip_error, on_http_error
+from service.routes import classify, health, metrics, models
+from service.scheduler import Scheduler
+from service.settings import Settings
+from service.telemetry import Telemetry
+from service.uploads import Uploads
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An app whose lifespan loads the models, warms them up, serves and drains. Raises nothing; its start may (BadCheckpoint, ...)."""
+    telemetry = Telemetry()
+    context = Context(
+        settings=settings,
+        telemetry=telemetry,
+        lifecycle=Lifecycle(),
+        pool=Pool(settings.registry, settings.model, settings.device, telemetry),
+        scheduler=Scheduler(telemetry, settings.max_waiting),
+        uploads=Uploads(settings),
+        readers=CapacityLimiter(settings.readers),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        model = await to_thread.run_sync(context.pool.load)
+        await context.scheduler.classify(model.predictor, model.predictor.voxelize(warm_up_cloud()))
+        context.lifecycle.phase = "ready"
+        yield
+        context.lifecycle.phase = "draining"
+        await to_thread.run_sync(context.scheduler.close)
+
+    app = FastAPIOffline(  # FastAPI whose /docs needs no other server
+        redoc_url=None,
+        title="fip-server",
+        summary="Point clouds in, classes out",
+        version=version("fip-server"),
+        lifespan=lifespan,
+    )
+    app.state.context = context
+    app.add_middleware(RequestMiddleware, telemetry=telemetry)
+    app.add_exception_handler(FipError, on_fip_error)
+    app.add_exception_handler(RequestValidationError, on_bad_option)
+    app.add_exception_handler(HTTPException, on_http_error)
+    for routes in (classify, models, health, metrics):
+        app.include_router(routes.router)
+    return app

@@ -1,0 +1,32 @@
+"""`fip serve`. Nothing heavier than click is imported until it is called."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1, FIP_HOST]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8000, FIP_PORT]")
+@click.option(
+    "--registry", type=click.Path(path_type=Path), help="Folder of NAME/VERSION/ model folders, beside the bundled ones.  [FIP_REGISTRY]"
+)
+@click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
+@click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: torch's choice, FIP_THREADS]")
+def serve(host: str | None, port: int | None, registry: Path | None, model: str | None, device: str | None, threads: int | None) -> None:
+    """Start the HTTP service.
+
+    Prints one line with its address and model when it is ready. SIGTERM and Ctrl-C let requests in flight finish.
+    """
+    from pydantic import ValidationError
+
+    from service.server import run
+    from service.settings import Settings
+
+    given = {"host": host, "port": port, "registry": registry, "model": model, "device": device, "threads": threads}
+    try:
+        settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise click.UsageError(str(error)) from error
+    raise SystemExit(run(settings))

@@ -1,0 +1,48 @@
+"""What the routes of one app share, built by `create_app` and found through the request."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, cast
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+
+from service.pool import Pool
+from service.problems import NotReady
+from service.scheduler import Scheduler
+from service.settings import Settings
+from service.telemetry import Telemetry
+from service.uploads import Uploads
+
+
+@dataclass
+class Lifecycle:
+    """Where the service stands between its start and its end. Only the app and the command line move it."""
+
+    phase: Literal["loading", "ready", "draining"] = "loading"
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: Settings
+    telemetry: Telemetry
+    lifecycle: Lifecycle
+    pool: Pool
+    scheduler: Scheduler
+    uploads: Uploads
+    readers: CapacityLimiter  # threads that parse and voxelize
+
+
+def context_of(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+def loaded(request: Request) -> Context:
+    """The context, once models can answer. While draining they still do: nobody who got in is turned away."""
+    context = context_of(request)
+    if context.lifecycle.phase == "loading":
+        raise NotReady("the models are still being loaded")
+    return context
+
+
+Shared = Annotated[Context, Depends(context_of)]
+Loaded = Annotated[Context, Depends(loaded)]

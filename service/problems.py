@@ -1,0 +1,158 @@
+"""Errors to answers: RFC 9457 problem documents, one table from error class to HTTP status.
+
+The codes of `models.errors` pass through unchanged, so a script may rely on them; the statuses live only here.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from models import errors
+from models.errors import FipError
+from service.schemas import Problem
+
+LOG = logging.getLogger("fip.service")
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1
+KNOWN_LIMIT = 100  # names listed in one answer
+
+
+class BodyTooLarge(errors.InputError):
+    """The body is larger than the service accepts."""
+
+    code = "body_too_large"
+
+
+class BadMultipart(errors.InputError):
+    """A multipart body that is broken, or that does not hold exactly one file."""
+
+    code = "bad_multipart"
+
+
+class UnsupportedEncoding(errors.InputError):
+    """A compressed body: its real size would not be bounded."""
+
+    code = "unsupported_encoding"
+
+
+class Overloaded(FipError):
+    """Too many requests wait already."""
+
+    code = "overloaded"
+
+
+class NotReady(FipError):
+    """The models are not loaded yet."""
+
+    code = "not_ready"
+
+
+# The nearest class in an error's ancestry decides; a class that is not here is a failure of the service.
+STATUSES: dict[type[FipError], HTTPStatus] = {
+    errors.InputError: HTTPStatus.BAD_REQUEST,
+    errors.BadOption: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.UnsupportedFormat: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.MissingCoordinates: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.CloudError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.TooManyPoints: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.TooManyVoxels: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.UnknownModel: HTTPStatus.NOT_FOUND,
+    errors.BadModelName: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.WrongTask: HTTPStatus.UNPROCESSABLE_ENTITY,
+    BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
+    NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+HTTP_CODES = {HTTPStatus.NOT_FOUND: "not_found", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """The `responses` of a route that may answer with these problems."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"model": Problem, "description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def status_of(error: type[FipError]) -> HTTPStatus:
+    """HTTP status of an error class."""
+    for ancestor in error.__mro__:
+        if issubclass(ancestor, FipError) and ancestor in STATUSES:
+            return STATUSES[ancestor]
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem(
+    status: HTTPStatus,
+    code: str,
+    detail: str,
+    *,
+    where: str | None = None,
+    known: Iterable[str] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem document as a response."""
+    document = Problem(
+        type=f"urn:fip:problem:{code}",
+        title=code.replace("_", " ").capitalize(),
+        status=int(status),
+        detail=detail,
+        code=code,
+        where=where,
+        known=tuple(known)[:KNOWN_LIMIT] or None,
+    )
+    return Response(document.model_dump_json(exclude_none=True), int(status), headers, MEDIA_TYPE)
+
+
+def from_error(error: FipError) -> Response:
+    """The answer to an error raised on purpose. What went wrong inside the service stays in its log."""
+    status = status_of(type(error))
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return problem(status, error.code, "the service cannot do this at the moment; its log says why")
+    return problem(status, error.code, error.detail, where=error.where, known=error.known, headers=_headers(error, status))
+
+
+def _headers(error: FipError, status: HTTPStatus) -> dict[str, str]:
+    if isinstance(error, BodyTooLarge):
+        return {"Connection": "close"}  # else the server would read the rest of the body only to throw it away
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return {"Retry-After": str(RETRY_AFTER_S)}
+    return {}
+
+
+def unexpected() -> Response:
+    """The answer to an error nobody foresaw."""
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the service failed; its log has the details under this X-Request-ID"
+    )
+
+
+async def on_fip_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FipError)
+    if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
+        LOG.error("failed", extra={"fields": {"code": error.code, "error": str(error), "path": request.url.path}})
+    request.state.problem_code = error.code
+    return from_error(error)
+
+
+async def on_bad_option(request: Request, error: Exception) -> Response:
+    """FastAPI's list of validation errors becomes one problem: the first error, named by its option."""
+    assert isinstance(error, RequestValidationError)
+    first: Mapping[str, object] = error.errors()[0]
+    location = first.get("loc")
+    where = str(location[-1]) if isinstance(location, Sequence) and location else None
+    context = first.get("ctx")
+    known = context.get("known", ()) if isinstance(context, Mapping) else ()
+    request.state.problem_code = errors.BadOption.code
+    return problem(STATUSES[errors.BadOption], errors.BadOption.code, str(first.get("msg")), where=where, known=known)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Unknown address, wrong method and whatever else the framework refuses."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    code = HTTP_CODES.get(status, "http_error")
+    return problem(status, code, f"{request.method} {request.url.path}: {error.detail}", headers=error.headers)

@@ -1,0 +1,25 @@
+"""Whether the process runs, and whether it should get requests."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Response
+
+from service.context import Shared
+from service.schemas import Health
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+@router.get("/live")
+async def live() -> Health:
+    """200 as long as the process answers at all."""
+    return Health(status="alive")
+
+
+@router.get("/ready", responses={503: {"model": Health, "description": "Loading or draining"}})
+async def ready(context: Shared, response: Response) -> Health:
+    """200 once the default model is loaded and warm; 503 before that, and from the moment the service is told to stop."""
+    phase = context.lifecycle.phase
+    if phase != "ready":
+        response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    return Health(status=phase)

@@ -1,0 +1,113 @@
+"""The JSON shapes of the service; there are no others."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from models.errors import nearest
+from models.io import FORMATS
+from models.manifest import InputSpec
+from models.voxelize import UNITS_M
+
+AXES = ("x", "y", "z")
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassifyOptions(Shape):
+    """The query of a classification: which model, and what only the caller knows of the file."""
+
+    model: Annotated[str | None, Field(description="NAME, NAME:VERSION or NAME@ALIAS; the service's default without it")] = None
+    top: Annotated[int, Field(ge=1, description="how many of the best classes to answer")] = 5
+    logits: Annotated[bool, Field(description="answer the float32 logits of all classes too")] = False
+    up: Annotated[str | None, Field(description="the file's up axis, if not the model's", json_schema_extra={"enum": list(AXES)})] = None
+    unit: Annotated[str | None, Field(description="the file's unit, if not metres", json_schema_extra={"enum": list(UNITS_M)})] = None
+    input_format: Annotated[
+        str | None, Field(description="the file's format; else its name or its content tells", json_schema_extra={"enum": sorted(FORMATS)})
+    ] = None
+
+    @field_validator("up")
+    @classmethod
+    def _up(cls, value: str | None) -> str | None:
+        return _one_of(value, AXES, "up axis")
+
+    @field_validator("unit")
+    @classmethod
+    def _unit(cls, value: str | None) -> str | None:
+        return _one_of(value, tuple(UNITS_M), "unit")
+
+    @field_validator("input_format")
+    @classmethod
+    def _input_format(cls, value: str | None) -> str | None:
+        return _one_of(value, tuple(sorted(FORMATS)), "format")
+
+
+class ModelRef(Shape):
+    """Exactly which model answered. `digest` is the sha256 of its weights and description."""
+
+    name: str
+    version: str
+    digest: str
+    alias: str | None
+
+
+class ModelInfo(ModelRef):
+    """What a model expects and knows. `alias` is the champion or what was asked for, `aliases` are all that point here now."""
+
+    aliases: tuple[str, ...]
+    task: str
+    default: Annotated[bool, Field(description="answers requests that name no model")]
+    labels: tuple[str, ...]
+    input: InputSpec
+    metrics: dict[str, float]
+
+
+class ModelList(Shape):
+    models: tuple[ModelInfo, ...]
+
+
+class Prediction(Shape):
+    label: str
+    index: int
+    score: Annotated[float, Field(ge=0, le=1, description="softmax of the logits")]
+
+
+class ClassifyAnswer(Shape):
+    """`timings_ms`: read, parse, voxelize, queue, forward; the header Server-Timing has encode as well."""
+
+    model: ModelRef
+    predictions: tuple[Prediction, ...]
+    num_points: Annotated[int, Field(description="points of the file")]
+    num_voxels: int
+    filled: Annotated[tuple[str, ...], Field(description="features the file lacks, filled with the model's own values")]
+    timings_ms: dict[str, float]
+    logits: Annotated[tuple[float, ...] | None, Field(description="float32 logits, digits enough to get them back bit for bit")] = None
+
+
+class Health(Shape):
+    status: str
+
+
+class Problem(Shape):
+    """RFC 9457. `code` is stable; `where` is the offending place; `known` lists what would have been accepted."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    where: str | None = None
+    known: tuple[str, ...] | None = None
+
+
+def _one_of(value: str | None, known: tuple[str, ...], what: str) -> str | None:
+    if value is None or value in known:
+        return value
+    raise PydanticCustomError("unknown_value", "unknown {what} {value}{hint}", _context(value, known, what))
+
+
+def _context(value: str, known: tuple[str, ...], what: str) -> dict[str, object]:
+    return {"what": what, "value": repr(value[:40]), "hint": nearest(value, known), "known": known}

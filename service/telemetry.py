@@ -1,0 +1,65 @@
+"""Metrics and the request log. One registry an app, so two apps in a process do not mix their numbers."""
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+STAGES = ("read", "parse", "voxelize", "queue", "forward", "encode")
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+Field = str | int | float | None
+
+
+class Telemetry:
+    """The metrics of one app; their names are a contract."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.request_duration = Histogram(
+            "fip_request_duration_seconds",
+            "From the first byte of a request to the last of its answer",
+            ("route", "model", "version", "code"),
+            registry=self.registry,
+            buckets=SECONDS,
+        )
+        self.stage_duration = Histogram(
+            "fip_stage_duration_seconds", "Time in each stage of a request", ("stage",), registry=self.registry, buckets=SECONDS
+        )
+        self.in_flight = Gauge("fip_requests_in_flight", "Requests being answered", registry=self.registry)
+        self.queue_requests = Gauge("fip_queue_requests", "Requests waiting for the device or holding it", registry=self.registry)
+        self.queue_points = Gauge("fip_queue_points", "Points (after the point budget) of those requests", registry=self.registry)
+        self.rejected = Counter("fip_rejected", "Requests refused, by the code of the problem", ("reason",), registry=self.registry)
+        self.cancelled = Counter("fip_cancelled", "Requests whose client left, by stage", ("stage",), registry=self.registry)
+        self.model_info = Gauge("fip_model_info", "1 for every model loaded", ("name", "version", "digest", "task"), registry=self.registry)
+        for stage in STAGES:  # a stage is listed before its first request
+            self.stage_duration.labels(stage)
+
+    def stages(self, timings_ms: Mapping[str, float]) -> None:
+        """Record the stages of one request, in milliseconds."""
+        for stage, milliseconds in timings_ms.items():
+            self.stage_duration.labels(stage).observe(milliseconds / 1000)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event and the fields given as `extra={"fields": {...}}`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        event: dict[str, Field] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, Mapping):
+            event.update(fields)
+        if record.exc_info:
+            event["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str)
+
+
+def server_timing(timings_ms: Mapping[str, float]) -> str:
+    """The header Server-Timing."""
+    return ", ".join(f"{stage};dur={milliseconds:.3f}" for stage, milliseconds in timings_ms.items())

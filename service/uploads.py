@@ -1,0 +1,130 @@
+"""A request's body, kept on disk while it is received: readers map files, and memory stays flat whatever is sent.
+
+The event loop only takes chunks off the socket; writing and taking multipart apart happen in threads, a megabyte at a time.
+"""
+
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from anyio import CancelScope, CapacityLimiter, to_thread
+from fastapi import Request
+
+from models.errors import EmptyFile
+from service.multipart import MultipartFile, boundary_of, file_name
+from service.problems import BodyTooLarge, UnsupportedEncoding
+from service.settings import Settings
+
+FLUSH_BYTES = 1 << 20
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A received file, and what the request says about its format: the file's name and content type, as the caller wrote them."""
+
+    spool: "Spool"
+    name: str
+    content_type: str
+
+
+class Spool:
+    """A temporary file that is opened with its first bytes. Used from threads only."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._file: BinaryIO | None = None
+        self.size = 0
+
+    def write(self, chunk: bytes) -> None:
+        self.file().write(chunk)
+        self.size += len(chunk)
+
+    def file(self) -> BinaryIO:
+        if self._file is None:
+            # the Spool closes it, and closing removes it
+            self._file = tempfile.NamedTemporaryFile(prefix="fip-upload-", dir=self._folder, buffering=0)  # type: ignore[assignment]  # noqa: SIM115
+        assert self._file is not None
+        return self._file
+
+    @property
+    def is_open(self) -> bool:
+        return self._file is not None
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Uploads:
+    """Receives files within the limits of the settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._folder = settings.spool_dir
+        self._limit = settings.max_body_bytes
+        self._threads = CapacityLimiter(settings.readers + 4)  # apart from the readers, so that parsing never delays receiving
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncGenerator[Upload, None]:
+        """Spool the body, raw or multipart; the file is removed on leaving, if its reader has not closed it before.
+
+        Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), EmptyFile, BadMultipart,
+        UnsupportedEncoding.
+        """
+        # FastAPI's own max_body_size answers in plain text, hence the check here
+        self._refuse_early(request)
+        spool = Spool(self._folder)
+        content_type = request.headers.get("content-type", "")
+        boundary = boundary_of(content_type)
+        part = MultipartFile(boundary, spool.write) if boundary is not None else None
+        try:
+            await self._fill(request, part.feed if part else spool.write)
+            if part:
+                await self._in_thread(part.finish)
+            if spool.size == 0:
+                raise EmptyFile("the body is empty: send the file as the body, or as the one file of a multipart form")
+            name = request.headers.get("x-filename", "")
+            yield Upload(spool, part.name, part.content_type) if part else Upload(spool, file_name(name), content_type)
+        finally:
+            if spool.is_open:
+                with CancelScope(shield=True):
+                    await self._in_thread(spool.close)
+
+    def _refuse_early(self, request: Request) -> None:
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise UnsupportedEncoding("send the file as it is, without Content-Encoding", where="Content-Encoding", known=("identity",))
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._limit:
+            raise self._too_large()
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
+
+    async def _fill(self, request: Request, write: Callable[[bytes], None]) -> None:
+        received, pending, chunks = 0, 0, list[bytes]()
+        async for chunk in request.stream():
+            received += len(chunk)
+            pending += len(chunk)
+            if received > self._limit:
+                raise self._too_large()
+            chunks.append(chunk)
+            if pending >= FLUSH_BYTES:
+                await self._in_thread(partial(_write_all, write, chunks))
+                pending, chunks = 0, []
+        if pending:
+            await self._in_thread(partial(_write_all, write, chunks))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await to_thread.run_sync(work, limiter=self._threads)
+
+
+def _write_all(write: Callable[[bytes], None], chunks: Sequence[bytes]) -> None:
+    for chunk in chunks:
+        write(chunk)

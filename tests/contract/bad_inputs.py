@@ -1,0 +1,81 @@
+"""What must be refused, and how: shared by the contract test and the benchmark of refusals."""
+
+import io
+import pickle
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+
+BODY_LIMIT = 32 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request to POST /v1/classify, and the status and code of its answer."""
+
+    name: str
+    body: bytes
+    status: int
+    code: str
+    query: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def ply(rows: list[tuple[float, float, float]], count: int | None = None, names: str = "xyz") -> bytes:
+    """A binary PLY of these rows whose header announces `count` of them."""
+    properties = "".join(f"property float {name}\n" for name in names)
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(rows) if count is None else count}\n{properties}end_header\n"
+    return header.encode() + b"".join(struct.pack("<3f", *row) for row in rows)
+
+
+def pickled_npz() -> bytes:
+    """An npz whose array would run code when unpickled."""
+    buffer = io.BytesIO()
+    np.savez(buffer, xyz=np.array([Bomb()], dtype=object))
+    return buffer.getvalue()
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def plain_pickle() -> bytes:
+    return pickle.dumps({"xyz": [[0.0, 0.0, 0.0]]})
+
+
+POINTS = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
+GOOD = ply(POINTS)
+MANY_PROPERTIES = (
+    b"ply\nformat ascii 1.0\nelement vertex 1\n" + b"".join(b"property float p%d\n" % i for i in range(100_000)) + b"end_header\n"
+)
+CASES = [
+    Case("empty", b"", 400, "empty_file"),
+    Case("truncated", GOOD[:-5], 400, "truncated_file"),
+    Case("header_of_2e9_vertices", ply([], count=2_000_000_000), 400, "truncated_file"),
+    Case("header_without_an_end", b"ply\nformat ascii 1.0\n" + b"comment x\n" * 2_000_000, 400, "header_too_large"),
+    Case("1e5_properties", MANY_PROPERTIES, 400, "header_too_large"),
+    Case("nan", ply([*POINTS, (float("nan"), 0, 0)]), 422, "non_finite"),
+    Case("infinity", ply([*POINTS, (0, float("-inf"), 0)]), 422, "non_finite"),
+    Case("1e38", ply([*POINTS, (0, 0, 1e38)]), 422, "non_finite"),
+    Case("no_coordinates", ply(POINTS, names="abc"), 422, "missing_coordinates"),
+    Case("no_vertex", ply([]), 422, "no_points"),
+    Case("one_point", ply(POINTS[:1]), 422, "degenerate_cloud"),
+    Case("wrong_format", b"\xff\xd8\xff\xe0 JFIF" * 100, 415, "unsupported_format"),
+    Case("not_the_format_of_its_name", b"\xff\xd8\xff\xe0 JFIF" * 100, 400, "bad_header", headers={"X-Filename": "chair.ply"}),
+    Case("unknown_model", GOOD, 404, "unknown_model", query={"model": "no-such-model"}),
+    Case("unknown_version", GOOD, 422, "bad_model_name", query={"model": "a:b:c"}),
+    Case("path_traversal", GOOD, 422, "bad_model_name", query={"model": "../../etc"}),
+    Case("path_traversal_in_the_version", GOOD, 422, "bad_model_name", query={"model": "tiny:../../etc"}),
+    Case("body_over_the_limit", b"ply\n" + b"\0" * BODY_LIMIT, 413, "body_too_large"),
+    Case("pickled_npz", pickled_npz(), 400, "bad_header", query={"input_format": "npz"}),
+    Case("pickle_named_npz", plain_pickle(), 400, "bad_header", headers={"X-Filename": "chair.npz"}),
+    Case("unknown_up", GOOD, 422, "bad_option", query={"up": "w"}),
+    Case("unknown_unit", GOOD, 422, "bad_option", query={"unit": "parsec"}),
+    Case("unknown_input_format", GOOD, 422, "bad_option", query={"input_format": "docx"}),
+    Case("unknown_option", GOOD, 422, "bad_option", query={"topk": "3"}),
+    Case("top_of_zero", GOOD, 422, "bad_option", query={"top": "0"}),
+    Case("compressed_body", GOOD, 415, "unsupported_encoding", headers={"Content-Encoding": "gzip"}),
+    Case("form_without_a_boundary", GOOD, 400, "bad_multipart", headers={"Content-Type": "multipart/form-data"}),
+]
