@@ -50,21 +50,29 @@ def fit(net: nn.Module, policy: FreezePolicy, recipe: Recipe, train: LabelledClo
         policy.set_train(net)
         losses = []
         for batch in tqdm(train_batches(train, recipe, epoch), f"epoch {epoch + 1}", total=steps, unit="step", disable=None, leave=False):
-            losses.append(train_step(net, batch, optimiser, recipe.label_smoothing))
+            with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                loss = batch_loss(net, batch, recipe.label_smoothing)
+            losses.append(train_step(loss, optimiser))
             schedule.step()
-        accuracy = accuracy_of(net, validation, recipe.input) if len(validation) else float("nan")
-        if not accuracy < best:  # without validation clouds: always
-            best = accuracy if len(validation) else best
+        scalars = {"loss": float(np.mean(losses)), "lr": float(schedule.get_last_lr()[0])}
+        if len(validation):
+            scalars["val_accuracy"] = accuracy_of(net, validation, recipe.input)
+        if not scalars.get("val_accuracy", best) < best:
+            best = scalars.get("val_accuracy", best)
             write(run_dir / BEST, net.state_dict())
         _save_state(run_dir, epoch + 1, best, net, optimiser, schedule)
-        log.epoch(epoch + 1, {"loss": float(np.mean(losses)), "val_accuracy": accuracy, "lr": float(schedule.get_last_lr()[0])})
+        log.epoch(epoch + 1, scalars)
     log.close()
 
 
-def train_step(net: nn.Module, batch: TrainBatch, optimiser: torch.optim.Optimizer, label_smoothing: float) -> float:
-    """One forward, backward and update. Returns the loss before the update."""
-    logits = net(batch.inputs)  # (B, L)
-    loss = nn.functional.cross_entropy(logits, batch.targets, label_smoothing=label_smoothing)
+def batch_loss(net: nn.Module, batch: TrainBatch, label_smoothing: float) -> torch.Tensor:
+    """Mean cross entropy of a batch, with its graph."""
+    logits: torch.Tensor = net(batch.inputs)  # (B, L)
+    return nn.functional.cross_entropy(logits.float(), batch.targets, label_smoothing=label_smoothing)
+
+
+def train_step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:
+    """Backward pass and update. Returns the loss before the update."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()

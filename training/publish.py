@@ -1,6 +1,7 @@
 """A finished run as a checkpoint folder: weights, manifest, model card, metrics and curve."""
 
 import json
+import math
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -124,7 +125,7 @@ def plot_curve(run_dir: Path, path: Path) -> None:
     figure = Figure(figsize=(7, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, key in ((left, "loss"), (right, "val_accuracy")):
-        axes.plot(epochs, [row[key] for row in rows])
+        axes.plot(epochs, [row.get(key, math.nan) for row in rows])
         axes.set_xlabel("epoch")
         axes.set_title(key.replace("_", " "))
         axes.grid(alpha=0.3)

@@ -6,7 +6,7 @@ into the manifest.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -32,7 +32,10 @@ class DataSpec(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything that decides a run, except where files lie."""
+    """Everything that decides a run, except where files lie.
+
+    half: store the published weights as float16. precision: `bf16` multiplies in bfloat16 while training (autocast).
+    """
 
     name: Annotated[str, Field(pattern=MODEL_NAME)]
     network: str
@@ -50,6 +53,7 @@ class Recipe(Frozen):
     batch_size: Annotated[int, Field(gt=1)] = 32
     seed: int = 0
     half: bool = False
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")
     def fits_together(self) -> "Recipe":
