@@ -12,7 +12,8 @@ import click
 from models.errors import FipError, InputError, ModelError, TrainingError, nearest
 
 COMMAND_GROUP = "fip.commands"
-INTERRUPTED = 130
+UNEXPECTED, INTERRUPTED = 1, 130
+OURS = ("models", "training", "service")
 EXIT_CODES: tuple[tuple[type[FipError], int], ...] = ((InputError, 3), (ModelError, 4), (TrainingError, 5))
 
 EPILOG = """\b
@@ -73,7 +74,7 @@ def describe(error: FipError, source: str | None = None) -> str:
 
 
 def exit_code(error: FipError) -> int:
-    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), UNEXPECTED)
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -89,6 +90,11 @@ def run(args: Sequence[str] | None = None) -> int:
     except FipError as error:
         click.echo(describe(error), err=True)
         return exit_code(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
+        click.echo(f"error: {error.name!r} is not installed; pip install 'fip-server[serve,train]' brings it", err=True)
+        return UNEXPECTED
     return result if isinstance(result, int) else 0  # what ctx.exit() was given
 
 

@@ -74,3 +74,10 @@ def test_an_error_is_one_line_with_code_place_and_known_values() -> None:
     error = errors.UnknownModel("no model 'x'", where="registry", known=["a", "b"])
     assert describe(error) == "error [unknown_model]: registry: no model 'x' (known: a, b)"
     assert describe(errors.EmptyFile("nothing in it")) == "error [empty_file]: nothing in it"
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic", None)  # what an import of something absent does
+    monkeypatch.delitem(sys.modules, "service.settings", raising=False)
+    assert run(["serve"]) == 1
+    assert "'pydantic' is not installed" in capsys.readouterr().err
