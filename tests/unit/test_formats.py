@@ -1,0 +1,332 @@
+"""The door `read_cloud`, and every format but PLY."""
+
+import io
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import (
+    BadBody,
+    BadHeader,
+    DegenerateCloud,
+    EmptyFile,
+    FileError,
+    HeaderTooLarge,
+    MissingCoordinates,
+    NonFinite,
+    NoPoints,
+    TruncatedFile,
+    UnsupportedFormat,
+)
+from models.io import FORMATS, choose_format, read_cloud
+from models.io.off import SURFACE_POINTS, sample_surface
+
+XYZ = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+PLY = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n1 2 3\n"
+CUBE_OFF = b"""OFF
+8 6 12
+1 1 1\n-1 1 1\n-1 -1 1\n1 -1 1\n1 1 -1\n-1 1 -1\n-1 -1 -1\n1 -1 -1
+4 0 1 2 3\n4 7 6 5 4\n4 0 3 7 4\n4 1 5 6 2\n4 0 4 5 1\n4 3 2 6 7
+"""
+
+
+@pytest.fixture
+def save(tmp_path: Path):
+    def save_bytes(name: str, data: bytes) -> Path:
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    return save_bytes
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npz(compressed=False, **arrays) -> bytes:
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    return buffer.getvalue()
+
+
+# --- the door
+
+
+@pytest.mark.parametrize(
+    ("fmt", "name", "content_type", "head", "expected"),
+    [
+        ("npy", "a.ply", "application/ply", b"OFF\n", "npy"),
+        (None, "a.PLY", "application/x-npy", b"OFF\n", "ply"),
+        (None, "scan.bin", None, b"ply\n", "bin"),
+        (None, "scan.PCD.bin", None, b"", "nuscenes"),
+        (None, "../dir.off/scan", "Application/PLY; charset=utf-8", b"OFF\n", "ply"),
+        (None, "scan.dat", "application/octet-stream", b"\x93NUMPY", "npy"),
+        (None, None, None, b"ply\r", "ply"),
+        (None, None, None, b"PK\x03\x04", "npz"),
+        (None, None, None, b" \t COFF\n", "off"),
+    ],
+)
+def test_the_surest_hint_chooses_the_format(fmt, name, content_type, head, expected):
+    assert choose_format(fmt, name, content_type, head=head) == expected
+
+
+@pytest.mark.parametrize(
+    "head", [b"\xff\xd8\xff\xe0\0\x10JFIF", b"hello, world", b"plywood", b"", bytes(64), b"PK\x05\x06", b"\x80\x04\x95"]
+)
+def test_other_files_are_refused_by_their_content(head):
+    with pytest.raises(UnsupportedFormat) as caught:
+        choose_format(None, "x.jpg", None, head=head)
+    assert caught.value.known == tuple(FORMATS)
+
+
+def test_an_unknown_format_names_the_nearest():
+    with pytest.raises(UnsupportedFormat, match="did you mean 'nuscenes'"):
+        choose_format("nuscene", None, None, head=b"")
+
+
+def test_paths_and_open_files_read_the_same(save):
+    path = save("a.ply", PLY)
+    with path.open("rb") as file:
+        file.read(17)  # the position is no matter
+        np.testing.assert_array_equal(read_cloud(file).xyz, read_cloud(path).xyz)
+        assert not file.closed
+
+
+def test_spooled_files(save):
+    with tempfile.SpooledTemporaryFile(max_size=1 << 20) as file:
+        file.write(PLY)
+        np.testing.assert_array_equal(read_cloud(file).xyz, [[1, 2, 3]])  # type: ignore[arg-type]
+    with tempfile.TemporaryFile() as plain:
+        plain.write(PLY)  # not flushed
+        assert len(read_cloud(plain, name="a.ply")) == 1
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.ply")
+    for path in (tmp_path, tmp_path / "missing.ply", tmp_path / "pipe.ply"):
+        with pytest.raises(FileError):
+            read_cloud(path)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_an_empty_file(save, fmt):
+    with pytest.raises(EmptyFile):
+        read_cloud(save("empty", b""), fmt)
+
+
+@pytest.mark.parametrize("fmt", ["ply", "off", "npy", "npz"])
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff\xe0" + bytes(500), b"hello, world\n", b"\0", pickle.dumps([1, 2]), b"PK\5\6", b"\n"])
+def test_the_wrong_kind_of_file(save, fmt, data):
+    with pytest.raises(BadHeader):
+        read_cloud(save("wrong", data), fmt)
+
+
+# --- bare records
+
+
+@pytest.mark.parametrize(("name", "columns"), [("scan.bin", 4), ("scan.pcd.bin", 5)])
+def test_bare_records(save, name, columns):
+    rows = np.random.default_rng(1).random((7, columns)).astype("<f4")
+    cloud = read_cloud(save(name, rows.tobytes()))
+    np.testing.assert_array_equal(cloud.xyz, rows[:, :3])
+    np.testing.assert_array_equal(cloud.intensity, rows[:, 3])
+    assert list(cloud.extra) == ["ring"][: columns - 4]
+    with pytest.raises(TruncatedFile):
+        read_cloud(save(name, rows.tobytes()[:-1]))
+
+
+def test_nuscenes_records_taken_for_kitti_name_the_other_format(save):
+    with pytest.raises(TruncatedFile, match="5 values a record would fit"):
+        read_cloud(save("scan.bin", bytes(4 * 5 * 7)))
+
+
+# --- numpy arrays
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8", "<f2", "<i4", "u1", ">i2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy(save, dtype, order):
+    array = np.asarray(np.round(XYZ * 10) + 60, dtype, order=order)
+    cloud = read_cloud(save("a.npy", npy(array)))
+    np.testing.assert_array_equal(cloud.xyz, array)
+    assert cloud.xyz.dtype == (np.float64 if np.dtype(dtype).itemsize == 8 or dtype == "<i4" else np.float32)
+
+
+def test_npy_with_more_columns(save):
+    rows = np.random.default_rng(0).random((5, 6))
+    np.testing.assert_array_equal(read_cloud(save("a.npy", npy(rows[:, :4]))).intensity, rows[:, 3].astype(np.float32))
+    cloud = read_cloud(save("a.npy", npy(rows)))
+    np.testing.assert_array_equal(np.stack(list(cloud.extra.values()), axis=1), rows[:, 3:])
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_npy_versions(save, version):
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, XYZ, version=version)
+    np.testing.assert_array_equal(read_cloud(save("a.npy", buffer.getvalue())).xyz, XYZ)
+
+
+def _npy_header(text: str, body: bytes = bytes(240), length: int | None = None) -> bytes:
+    return b"\x93NUMPY\1\0" + (len(text) if length is None else length).to_bytes(2, "little") + text.encode() + body
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (npy(np.array([{}, []], dtype=object)), BadBody),
+        (npy(np.zeros(3, "f4,f4,f4")), BadHeader),
+        (npy(np.zeros((2, 3), "c8")), BadHeader),
+        (npy(np.array([["a", "b", "c"]])), BadHeader),
+        (npy(np.zeros((2, 3), "M8[s]")), BadHeader),
+        (npy(np.zeros(9)), MissingCoordinates),
+        (npy(np.zeros((9, 2))), MissingCoordinates),
+        (npy(np.array(3.0)), MissingCoordinates),
+        (npy(np.zeros((0, 3))), NoPoints),
+        (npy(XYZ)[:-1], TruncatedFile),
+        (npy(XYZ)[:40], BadHeader),
+        (npy(XYZ)[:9], BadHeader),
+        (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000, 3), }"), TruncatedFile),
+        (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999, 3), }"), TruncatedFile),
+        (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (20, 3), }", length=65535), BadHeader),
+        (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-20, 3), }"), BadHeader),
+        (_npy_header("(" * 4000), BadHeader),
+        (_npy_header("__import__('os').abort()"), BadHeader),
+    ],
+)
+def test_bad_npy(save, data, error):
+    with pytest.raises(error) as caught:
+        read_cloud(save("a.npy", data))
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(("xyz", "rgb"), [("xyz", "rgb"), ("points", "colors"), ("pos", "colours")])
+def test_npz(save, compressed, xyz, rgb):
+    colours = np.arange(60, dtype=np.uint8).reshape(20, 3)
+    more = {
+        "intensity": np.arange(20.0),
+        "label": np.arange(20),
+        "names": np.array(["a"]),
+        "objects": np.array([{}]),
+        "scale": np.float32(1),
+    }
+    cloud = read_cloud(save("a.npz", npz(compressed, **more, **{xyz: XYZ, rgb: colours})))
+    np.testing.assert_array_equal(cloud.xyz, XYZ)
+    np.testing.assert_array_equal(cloud.rgb, colours)
+    np.testing.assert_array_equal(cloud.intensity, np.arange(20))
+    assert list(cloud.extra) == ["label"]
+    assert cloud.xyz.flags.c_contiguous
+
+
+def _zip(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (npz(xyz=np.array([{}, []], dtype=object)), BadBody),
+        (npz(label=np.zeros(3)), MissingCoordinates),
+        (npz(xyz=np.zeros((3, 2))), MissingCoordinates),
+        (npz(xyz=np.zeros((0, 3))), NoPoints),
+        (npz(xyz=XYZ, rgb=np.zeros((3, 3), np.uint8)), BadBody),
+        (npz(xyz=XYZ, intensity=np.zeros(3)), BadBody),
+        (npz(xyz=XYZ)[:-40], BadHeader),
+        (npz(xyz=XYZ)[:60] + b"\xff" * 8 + npz(xyz=XYZ)[68:], FileError),
+        (_zip({"xyz.npy": b"hello"}), BadHeader),
+        (_zip({"xyz.npy": npy(XYZ)[:-8]}), TruncatedFile),
+        (_zip({"model.pt": pickle.dumps([1])}), MissingCoordinates),
+        (_zip({f"{i}.npy": b"" for i in range(65)}), HeaderTooLarge),
+        (_zip({"x" * 60_000: b"", "y" * 60_000: b""}), HeaderTooLarge),
+        (_zip({"xyz.npy": npy(np.zeros((3_000_000, 3)))}), BadBody),  # 72 MB in 70 kB
+    ],
+)
+def test_bad_npz(save, data, error):
+    with pytest.raises(error):
+        read_cloud(save("a.npz", data))
+
+
+# --- meshes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CUBE_OFF,
+        CUBE_OFF.replace(b"OFF\n", b"OFF"),  # ModelNet's
+        CUBE_OFF.replace(b"OFF\n", b"OFF # a cube\r\n\r\n# of six faces\n"),
+        CUBE_OFF.replace(b"\n4 ", b" # beside\n  4\t"),
+        CUBE_OFF.replace(b"\n", b"\r"),
+        CUBE_OFF.replace(b"OFF", b"COFF").replace(b"1 1 1\n", b"1 1 1 255 0 0 255\n"),
+        CUBE_OFF.replace(b"4 0 1 2 3\n", b"4 0 1 2 3 0.5 0.5 0.5\n").rstrip(),
+    ],
+)
+def test_off_dialects(save, data):
+    np.testing.assert_array_equal(read_cloud(save("a", data)).xyz, read_cloud(save("cube.off", CUBE_OFF)).xyz)
+
+
+def test_off_points_lie_evenly_on_the_surface(save):
+    xyz = read_cloud(save("a.off", CUBE_OFF)).xyz
+    assert xyz.shape == (SURFACE_POINTS, 3)
+    np.testing.assert_allclose(np.abs(xyz).max(axis=1), 1, atol=1e-12)
+    octants = np.bincount((xyz > 0) @ [1, 2, 4], minlength=8)
+    sigma = np.sqrt(SURFACE_POINTS / 8 * 7 / 8)
+    assert (abs(octants - SURFACE_POINTS / 8) < 5 * sigma).all()
+
+
+def test_surface_samples_follow_the_area_not_the_number_of_triangles():
+    """A triangle three times as large as another gets three times the points, and each has its centroid as their mean."""
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 0], [8, 0, 0], [5, 1, 0.0]])
+    points = sample_surface(vertices, np.array([[0, 1, 2], [3, 4, 5]]), 40_000, np.random.default_rng(7))
+    far = points[:, 0] > 3
+    assert abs(far.mean() - 0.75) < 0.012
+    np.testing.assert_allclose(points[far].mean(axis=0), vertices[3:].mean(axis=0), atol=0.03)
+    np.testing.assert_allclose(points[~far].mean(axis=0), vertices[:3].mean(axis=0), atol=0.03)
+
+
+def test_off_without_faces_is_a_cloud(save):
+    np.testing.assert_array_equal(read_cloud(save("a.off", b"OFF\n2 0 0\n1 2 3\n4 5 6\n")).xyz, [[1, 2, 3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"OFF\n", BadHeader),
+        (b"OFFICE\n1 2 3\n", BadHeader),
+        (b"OFF\n1 x 0\n", BadHeader),
+        (b"OFF\n-1 0 0\n", BadHeader),
+        (b"4OFF\n1 0 0\n1 2 3 4\n", BadHeader),
+        (b"OFF BINARY\n" + bytes(40), UnsupportedFormat),
+        (b"OFF\n0 0 0\n", NoPoints),
+        (b"OFF\n2000000000 0 0\n1 2 3\n", TruncatedFile),
+        (b"OFF\n1 2000000000 0\n1 2 3\n", TruncatedFile),
+        (b"OFF\n2 0 0\n1.0000 2.0000 3.0000\n", TruncatedFile),
+        (b"OFF\n2 0 0\n1 2 3\n4 5 six\n", BadBody),
+        (b"OFF\n2 0 0\n1 2 3\n4 5 \n", BadBody),
+        (CUBE_OFF.replace(b"4 0 1 2 3", b"4 0 1 2 8"), BadBody),
+        (CUBE_OFF.replace(b"4 0 1 2 3", b"4 0 1 2 -1"), BadBody),
+        (CUBE_OFF.replace(b"4 0 1 2 3", b"9 0 1 2 3"), BadBody),
+        (CUBE_OFF.replace(b"4 0 1 2 3", b"four"), BadBody),
+        (CUBE_OFF.replace(b"\n4 3 2 6 7", b""), TruncatedFile),
+        (b"OFF\n3 1 0\n0 0 0\n1 1 1\n2 2 2\n3 0 1 2\n", DegenerateCloud),
+        (b"OFF\n3 1 0\n0 0 0\n1 1 1\n2 2 2\n2 0 1\n", DegenerateCloud),
+        (CUBE_OFF.replace(b"1 1 1\n", b"1 1 nan\n", 1), NonFinite),
+        (CUBE_OFF.replace(b"1 1 1\n", b"1 1 1e200\n", 1), NonFinite),
+        (b"OFF\n" + b"1" * 10_000_000, BadBody),
+    ],
+)
+def test_bad_off(save, data, error):
+    with pytest.raises(error) as caught:
+        read_cloud(save("a.off", data))
+    assert type(caught.value) is error
