@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import urllib.request
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +124,9 @@ def _download(url: str, part: Path, progress: Callable[[int, int], None] | None)
 def _read_torch(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise BadWeights(f"not a plain state dict: {str(error).splitlines()[0]}", where=str(path)) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadWeights(f"not a plain state dict: {reason}", where=str(path)) from error
     for wrapper in ("state_dict", "model", "state_dict_ema"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
@@ -143,9 +145,9 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
 
 def _read_npz(path: Path) -> Mapping[str, torch.Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]).float() for name in arrays.files}
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, OSError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise BadWeights(f"not an npz of plain arrays: {error}", where=str(path)) from error
 
 

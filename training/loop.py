@@ -45,24 +45,38 @@ def fit(net: nn.Module, policy: FreezePolicy, recipe: Recipe, train: LabelledClo
     steps = _steps(len(train), recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
     done, best = _resume(run_dir, net, optimiser, schedule)
-    log = RunLog(run_dir)
-    for epoch in range(done, recipe.epochs):
-        policy.set_train(net)
-        losses = []
-        for batch in tqdm(train_batches(train, recipe, epoch), f"epoch {epoch + 1}", total=steps, unit="step", disable=None, leave=False):
-            with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                loss = batch_loss(net, batch, recipe.label_smoothing)
-            losses.append(train_step(loss, optimiser))
-            schedule.step()
-        scalars = {"loss": float(np.mean(losses)), "lr": float(schedule.get_last_lr()[0])}
-        if len(validation):
-            scalars["val_accuracy"] = accuracy_of(net, validation, recipe.input)
-        if not scalars.get("val_accuracy", best) < best:
-            best = scalars.get("val_accuracy", best)
-            write(run_dir / BEST, net.state_dict())
-        _save_state(run_dir, epoch + 1, best, net, optimiser, schedule)
-        log.epoch(epoch + 1, scalars)
-    log.close()
+    with RunLog(run_dir) as log:
+        for epoch in range(done, recipe.epochs):
+            loss = _train_epoch(net, policy, recipe, train, epoch, optimiser, schedule)
+            scalars = {"loss": loss, "lr": float(schedule.get_last_lr()[0])}
+            if len(validation):
+                scalars["val_accuracy"] = accuracy_of(net, validation, recipe.input)
+            if not scalars.get("val_accuracy", best) < best:
+                best = scalars.get("val_accuracy", best)
+                write(run_dir / BEST, net.state_dict())
+            _save_state(run_dir, epoch + 1, best, net, optimiser, schedule)
+            log.epoch(epoch + 1, scalars)
+
+
+def _train_epoch(
+    net: nn.Module,
+    policy: FreezePolicy,
+    recipe: Recipe,
+    train: LabelledClouds,
+    epoch: int,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> float:
+    """All steps of one epoch (0, 1, …). Returns the mean loss."""
+    policy.set_train(net)
+    losses = []
+    steps = _steps(len(train), recipe.batch_size)
+    for batch in tqdm(train_batches(train, recipe, epoch), f"epoch {epoch + 1}", total=steps, unit="step", disable=None, leave=False):
+        with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            loss = batch_loss(net, batch, recipe.label_smoothing)
+        losses.append(train_step(loss, optimiser))
+        schedule.step()
+    return float(np.mean(losses))
 
 
 def batch_loss(net: nn.Module, batch: TrainBatch, label_smoothing: float) -> torch.Tensor:

@@ -26,7 +26,10 @@ class RunLog:
             self._board.add_scalar(name, value, epoch)
         click.echo(f"epoch {epoch}: " + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()))
 
-    def close(self) -> None:
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._lines.close()
         self._board.close()
 

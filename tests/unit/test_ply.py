@@ -318,3 +318,23 @@ def test_many_rows_of_differing_lists_are_refused(read, monkeypatch):
 def test_what_follows_the_vertices_is_not_read(read):
     data = _header(BINARY, "element vertex 1", *XYZ, "element face 1", LIST) + struct.pack("<3f", 1, 2, 3) + b"\xff"
     np.testing.assert_array_equal(read(data).xyz, [[1, 2, 3]])
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("float", 0x7FA00001), ("double", 0x7FF4000000000001)])
+@pytest.mark.parametrize("form", FORMATS[1:])
+@pytest.mark.parametrize("column", range(7))
+@pytest.mark.parametrize("count", [1, 1000])
+def test_signalling_nans_are_refused_without_a_warning(read, kind, bits, form, column, count):
+    names = "x y z red green blue intensity"
+    header, body = ply(np.zeros((count, 7)), names, kind, form).split(b"end_header\n")
+    place = (count // 2 * 7 + column) * len(body) // (count * 7)
+    width = len(body) // (count * 7)
+    value = bits.to_bytes(width, "big" if "big" in form else "little")
+    with pytest.raises(NonFinite):
+        read(header + b"end_header\n" + body[:place] + value + body[place + width :]).checked()
+
+
+def test_infinite_intensities_of_both_signs_are_refused(read):
+    rows = np.hstack([CUBE, np.array([[np.inf], [-np.inf]] * 4)])
+    with pytest.raises(NonFinite, match="intensity"):
+        read(ply(rows, "x y z intensity")).checked()

@@ -1,0 +1,57 @@
+"""Each mode by what it moves: parameters, running statistics, and nothing else."""
+
+import pytest
+import torch
+
+from models.manifest import NetworkSpec
+from models.sparse.tensor import sparse_tensor
+from models.zoo import build
+from training.finetune import freeze_policy
+from training.optim import OptimSpec, sgd
+
+HEAD = ("conv1.", "bn1.", "fc.", "fc_bn.")
+
+
+def moved(mode: str) -> tuple[set[str], set[str]]:
+    """(parameters, running statistics) that three optimiser steps change."""
+    torch.manual_seed(0)
+    net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=4))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    policy = freeze_policy(net, mode)
+    policy.apply(net)
+    optimiser = sgd(policy.parameters(net), OptimSpec(lr=0.1, weight_decay=0.1))
+    grid = torch.cartesian_prod(torch.arange(4), *[torch.arange(5)] * 3).int()
+    for _ in range(3):
+        policy.set_train(net)
+        loss = torch.nn.functional.cross_entropy(net(sparse_tensor(grid, torch.randn(len(grid), 3))), torch.arange(4))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    changed = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+    parameters = {name for name, _ in net.named_parameters()}
+    return changed & parameters, {name for name in changed - parameters if "running" in name}
+
+
+@pytest.mark.parametrize(
+    ("mode", "stage_kernels", "stage_affine", "stage_statistics"),
+    [("io", False, False, False), ("ioms", False, False, True), ("iobn", False, True, True), ("all", True, True, True)],
+)
+def test_what_moves(mode: str, stage_kernels: bool, stage_affine: bool, stage_statistics: bool) -> None:
+    net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=4))
+    names = {name for name, _ in net.named_parameters()}
+    statistics = {name for name, _ in net.named_buffers() if "running" in name}
+    kernels = {name for name in names if name.startswith("layer") and ".conv" in name}
+    affine = {name for name in names if name.startswith("layer") and ".bn" in name}
+    outside = {name for name in names if name.startswith(HEAD)} - {"fc.bias"}  # the batch norm after it cancels a bias
+    expected = outside | (kernels if stage_kernels else set()) | (affine if stage_affine else set())
+    parameters, running = moved(mode)
+    assert parameters - {"fc.bias"} == expected
+    assert running == {name for name in statistics if stage_statistics or name.startswith(HEAD)}
+
+
+def test_trainable_share_of_the_paper() -> None:
+    """ResNet18: 25,912 trained parameters in IO, 35,384 in IO+BN."""
+    with torch.device("meta"):
+        net = build(NetworkSpec(name="resnet18", in_channels=3, num_classes=40))
+    counts = {mode: sum(p.numel() for p in freeze_policy(net, mode).parameters(net)) for mode in ("io", "ioms", "iobn", "all")}
+    assert counts == {"io": 25_912, "ioms": 25_912, "iobn": 35_384, "all": 34_368_056}
