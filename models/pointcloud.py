@@ -51,14 +51,15 @@ class PointCloud:
         if len(self) == 0:
             raise NoPoints("the cloud has no points")
         limit = self.xyz.dtype.type(LARGEST_COORDINATE)
-        # min and max propagate NaN and need no temporary array of N values
-        if not (self.xyz.min() >= -limit and self.xyz.max() <= limit):
-            row = int(np.flatnonzero(~(np.abs(self.xyz) <= limit).all(axis=1))[0])
-            values = ", ".join(f"{value:g}" for value in self.xyz[row])
-            raise NonFinite(f"coordinates must be finite and below {LARGEST_COORDINATE:g}, found ({values})", where=f"point {row}")
-        if self.intensity is not None and not np.isfinite(self.intensity.sum(dtype=np.float64)):
-            row = int(np.flatnonzero(~np.isfinite(self.intensity))[0])
-            raise NonFinite(f"intensity must be finite, found {self.intensity[row]:g}", where=f"point {row}")
+        with np.errstate(invalid="ignore"):  # what numpy would warn of is refused here
+            # min and max propagate NaN and need no temporary array of N values
+            if not (self.xyz.min() >= -limit and self.xyz.max() <= limit):
+                row = int(np.flatnonzero(~(np.abs(self.xyz) <= limit).all(axis=1))[0])
+                values = ", ".join(f"{value:g}" for value in self.xyz[row])
+                raise NonFinite(f"coordinates must be finite and below {LARGEST_COORDINATE:g}, found ({values})", where=f"point {row}")
+            if self.intensity is not None and not (np.isfinite(self.intensity.min()) and np.isfinite(self.intensity.max())):
+                row = int(np.flatnonzero(~np.isfinite(self.intensity))[0])
+                raise NonFinite(f"intensity must be finite, found {self.intensity[row]:g}", where=f"point {row}")
         return self
 
     def take(self, rows: npt.NDArray[np.integer]) -> "PointCloud":

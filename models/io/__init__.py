@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import numpy as np
+
 from models.errors import NoPoints, UnsupportedFormat, nearest
 from models.io.npy import read_npy, read_npz
 from models.io.off import read_off
@@ -49,7 +51,8 @@ def read_cloud(source: Path | BinaryIO, fmt: str | None = None, *, name: str | N
     """
     if name is None and isinstance(source, Path):
         name = source.name
-    with opened(source) as file:
+    # NaN and overflow are read as they stand: for `checked` to refuse, not for numpy to warn of
+    with opened(source) as file, np.errstate(invalid="ignore", over="ignore"):
         chosen = choose_format(fmt, name, content_type, head=file.read(0, 256))
         cloud = FORMATS[chosen].reader(file)
     if len(cloud) == 0:

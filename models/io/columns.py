@@ -60,8 +60,7 @@ def as_xyz(values: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
 
 def as_float32(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     """A column (N,) as contiguous float32; what is too large becomes infinite, and `checked()` refuses it."""
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(values, np.float32)
+    return np.ascontiguousarray(values, np.float32)
 
 
 def as_rgb(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:

@@ -51,8 +51,7 @@ def _parse_carefully(lines: list[bytes], vertex: Element, out: Table, start: int
     """Row by row: takes lists and whole numbers written as `255.0`, and names the row of an error."""
     for row, line in enumerate(lines):
         try:
-            with np.errstate(over="ignore"):
-                out[row] = _row(line.split(), vertex)
+            out[row] = _row(line.split(), vertex)
         except (ValueError, OverflowError) as error:
             raise BadBody(f"cannot be read: {error}: {line[:80].decode('latin-1').strip()!r}", where=f"vertex {start + row}") from error
 
