@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from models.errors import BadCheckpoint
@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, net: nn.Module, manifest: Manifest, card: str,
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(tensor, half) for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    save_file(tensors, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(save(tensors))  # save_file would make it readable by its owner only
     (folder / CARD).write_text(card, encoding="utf-8")
     files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
     manifest = manifest.model_copy(update={"files": files})
