@@ -14,7 +14,7 @@ import click
 @click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
 @click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: torch's choice, FIP_THREADS]")
-def serve(host: str | None, port: int | None, registry: Path | None, model: str | None, device: str | None, threads: int | None) -> None:
+def serve(host: str | None, port: int | None, registry: Path | None, model: str | None, device: str | None, threads: int | None) -> int:
     """Start the HTTP service.
 
     Prints one line with its address and model when it is ready. SIGTERM and Ctrl-C let requests in flight finish.
@@ -29,4 +29,4 @@ def serve(host: str | None, port: int | None, registry: Path | None, model: str 
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise click.UsageError(str(error)) from error
-    raise SystemExit(run(settings))
+    return run(settings)

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import read_manifest
-from models.errors import BadCheckpoint, UnknownModel
+from models.errors import BadCheckpoint
 from models.manifest import Manifest
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.registry import ModelVersion, list_models, resolve
+from models.registry.default import default_model
 from models.registry.local import CHAMPION
 from service.schemas import ModelInfo, ModelRef
 from service.telemetry import Telemetry
@@ -51,12 +52,7 @@ class Pool:
     @cached_property
     def default(self) -> str:
         """The reference that a request without a model means. Raises: UnknownModel (there is nothing to serve)."""
-        if self._wanted is not None:
-            return self._wanted
-        for model in list_models() or list_models(self._registry):
-            if _described(model) is not None:
-                return model.name
-        raise UnknownModel("there is no model to serve: none is bundled, and the registry has none", where=str(self._registry or ""))
+        return self._wanted or default_model(self._registry)
 
     def load(self) -> Live:
         """Load the default model. Raises: BadModelName, UnknownModel, BadCheckpoint."""

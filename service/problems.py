@@ -7,9 +7,11 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 
+from anyio import move_on_after
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from models import errors
 from models.errors import FipError
@@ -18,6 +20,7 @@ from service.schemas import Problem
 LOG = logging.getLogger("fip.service")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+LINGER_S = 1.0
 KNOWN_LIMIT = 100  # names listed in one answer
 
 
@@ -71,6 +74,24 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
 HTTP_CODES = {HTTPStatus.NOT_FOUND: "not_found", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
 
 
+class Lingering(Response):
+    """Answers at once, then throws away what the client still sends, for a moment, before the connection closes.
+
+    A connection closed on a client in the middle of sending is reset, and the reset can overtake the answer.
+    """
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(answer.body, answer.status_code, answer.headers, answer.media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with move_on_after(LINGER_S):
+            while (await receive()).get("more_body", False):
+                pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
     """The `responses` of a route that may answer with these problems."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -112,15 +133,11 @@ def from_error(error: FipError) -> Response:
     status = status_of(type(error))
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return problem(status, error.code, "the service cannot do this at the moment; its log says why")
-    return problem(status, error.code, error.detail, where=error.where, known=error.known, headers=_headers(error, status))
-
-
-def _headers(error: FipError, status: HTTPStatus) -> dict[str, str]:
     if isinstance(error, BodyTooLarge):
-        return {"Connection": "close"}  # else the server would read the rest of the body only to throw it away
-    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-        return {"Retry-After": str(RETRY_AFTER_S)}
-    return {}
+        return Lingering(problem(status, error.code, error.detail, where=error.where, headers={"Connection": "close"}))
+    busy = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if busy else None
+    return problem(status, error.code, error.detail, where=error.where, known=error.known, headers=headers)
 
 
 def unexpected() -> Response:

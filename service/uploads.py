@@ -3,6 +3,8 @@
 The event loop only takes chunks off the socket; writing and taking multipart apart happen in threads, a megabyte at a time.
 """
 
+import io
+import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +17,9 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Request
 
 from models.errors import EmptyFile
+from models.io import choose_format
+from models.io.ply_header import HEADER_BYTES, read_header
+from models.io.source import Source
 from service.multipart import MultipartFile, boundary_of, file_name
 from service.problems import BodyTooLarge, UnsupportedEncoding
 from service.settings import Settings
@@ -72,42 +77,53 @@ class Uploads:
         self._threads = CapacityLimiter(settings.readers + 4)  # apart from the readers, so that parsing never delays receiving
 
     @asynccontextmanager
-    async def receive(self, request: Request) -> AsyncGenerator[Upload, None]:
+    async def receive(self, request: Request, input_format: str | None) -> AsyncGenerator[Upload, None]:
         """Spool the body, raw or multipart; the file is removed on leaving, if its reader has not closed it before.
 
         Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), EmptyFile, BadMultipart,
-        UnsupportedEncoding.
+        UnsupportedEncoding; after the first megabyte also what is wrong with the head of the file (see `check_head`).
         """
         # FastAPI's own max_body_size answers in plain text, hence the check here
-        self._refuse_early(request)
+        largest = self._largest_size(request)
         spool = Spool(self._folder)
         content_type = request.headers.get("content-type", "")
         boundary = boundary_of(content_type)
         part = MultipartFile(boundary, spool.write) if boundary is not None else None
+
+        def upload() -> Upload:
+            if part:
+                return Upload(spool, part.name, part.content_type)
+            return Upload(spool, file_name(request.headers.get("x-filename", "")), content_type)
+
         try:
-            await self._fill(request, part.feed if part else spool.write)
+            write = part.feed if part else spool.write
+            await self._fill(request, write, lambda: check_head(upload(), input_format, largest))
             if part:
                 await self._in_thread(part.finish)
             if spool.size == 0:
                 raise EmptyFile("the body is empty: send the file as the body, or as the one file of a multipart form")
-            name = request.headers.get("x-filename", "")
-            yield Upload(spool, part.name, part.content_type) if part else Upload(spool, file_name(name), content_type)
+            yield upload()
         finally:
             if spool.is_open:
                 with CancelScope(shield=True):
                     await self._in_thread(spool.close)
 
-    def _refuse_early(self, request: Request) -> None:
+    def _largest_size(self, request: Request) -> int:
+        """What the body may come to. Raises: BodyTooLarge, UnsupportedEncoding."""
         if request.headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedEncoding("send the file as it is, without Content-Encoding", where="Content-Encoding", known=("identity",))
         length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._limit:
+        if not length.isdecimal():
+            return self._limit
+        if int(length) > self._limit:
             raise self._too_large()
+        return int(length)
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
 
-    async def _fill(self, request: Request, write: Callable[[bytes], None]) -> None:
+    async def _fill(self, request: Request, write: Callable[[bytes], None], check: Callable[[], None]) -> None:
+        """Pass the body on to `write`, a megabyte at a time; `check` is called once, after the first."""
         received, pending, chunks = 0, 0, list[bytes]()
         async for chunk in request.stream():
             received += len(chunk)
@@ -116,15 +132,27 @@ class Uploads:
                 raise self._too_large()
             chunks.append(chunk)
             if pending >= FLUSH_BYTES:
-                await self._in_thread(partial(_write_all, write, chunks))
+                await self._in_thread(partial(_write_all, write, chunks, check if pending == received else None))
                 pending, chunks = 0, []
         if pending:
-            await self._in_thread(partial(_write_all, write, chunks))
+            await self._in_thread(partial(_write_all, write, chunks, None))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=self._threads)
 
 
-def _write_all(write: Callable[[bytes], None], chunks: Sequence[bytes]) -> None:
+def check_head(upload: Upload, input_format: str | None, largest: int) -> None:
+    """Refuse a file by its head while the rest is still on its way. `largest`: bytes that the whole may come to.
+
+    Raises: UnsupportedFormat; for PLY BadHeader, HeaderTooLarge, TruncatedFile.
+    """
+    head = os.pread(upload.spool.file().fileno(), HEADER_BYTES, 0)
+    if choose_format(input_format, upload.name, upload.content_type, head=head) == "ply":
+        read_header(Source(io.BytesIO(head), largest))
+
+
+def _write_all(write: Callable[[bytes], None], chunks: Sequence[bytes], check: Callable[[], None] | None) -> None:
     for chunk in chunks:
         write(chunk)
+    if check is not None:
+        check()

@@ -43,9 +43,9 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     model = await to_thread.run_sync(context.pool.get, options.model, limiter=context.readers)
     request.state.model_used = (model.ref.name, model.ref.version)
     started = time.perf_counter()
-    async with context.uploads.receive(request) as upload:
+    async with context.uploads.receive(request, options.input_format) as upload:
         read_ms = _ms_since(started)
-        work = partial(_read, upload, model, options, context.settings.max_points)
+        work = partial(read_voxels, upload, model, options, context.settings.max_points)
         cloud = await to_thread.run_sync(work, limiter=context.readers)
     answer = await context.scheduler.classify(model.predictor, cloud.voxels)
     timings_ms = {
@@ -68,7 +68,7 @@ class Read:
     voxelize_ms: float
 
 
-def _read(upload: Upload, model: Live, options: ClassifyOptions, max_points: int) -> Read:
+def read_voxels(upload: Upload, model: Live, options: ClassifyOptions, max_points: int) -> Read:
     """Parse and voxelize, by the functions that training uses. Runs in a thread."""
     started = time.perf_counter()
     cloud = read_cloud(upload.spool.file(), options.input_format, name=upload.name, content_type=upload.content_type)

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -17,8 +18,8 @@ import httpx
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "contract"))
-from bad_inputs import BODY_LIMIT, CASES, Case  # noqa: E402  (the same cases as the contract test)
+sys.path.insert(0, str(ROOT))
+from tests.contract.test_bad_input import BODY_LIMIT, CASES, Case, read_answer  # noqa: E402
 
 OVERHEAD_BAR_MS = 5.0
 REFUSAL_BAR_MS = 50.0
@@ -31,7 +32,7 @@ def rows() -> list[dict[str, object]]:
     with serving() as url, httpx.Client(base_url=url, timeout=60) as client:
         found = [overhead_row(client, points) for points in (1_024, 100_000)]
     with serving(FIP_MAX_BODY_BYTES=str(BODY_LIMIT)) as url, httpx.Client(base_url=url, timeout=60) as client:
-        found += [refusal_row(client, case) for case in CASES]
+        found += [*(refusal_row(client, case) for case in CASES), too_large_row(url)]
     return found
 
 
@@ -64,6 +65,20 @@ def refusal_row(client: httpx.Client, case: Case) -> dict[str, object]:
     return {**result, "holds": bool(result["holds"]) and right}
 
 
+def too_large_row(url: str) -> dict[str, object]:
+    """Median time until the answer to the announcement of a body over the limit, ms: none of it is sent, none is waited for."""
+    address = httpx.URL(url)
+    times, right = [], True
+    for _ in range(5):
+        with socket.create_connection((address.host, address.port or 0), timeout=5) as connection:
+            started = time.perf_counter()
+            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (BODY_LIMIT + 1))
+            right &= read_answer(connection) == (413, "body_too_large")
+            times.append((time.perf_counter() - started) * 1000)
+    result = row("bad_input_body_over_the_limit_ms", statistics.median(times), REFUSAL_BAR_MS)
+    return {**result, "holds": bool(result["holds"]) and right}
+
+
 def row(name: str, value_ms: float, bar_ms: float) -> dict[str, object]:
     return {"name": name, "value": round(value_ms, 3), "unit": "ms", "bar": f"<= {bar_ms:g}", "holds": value_ms <= bar_ms}
 
@@ -81,8 +96,6 @@ def serving(**environment: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", "from service.cli import serve; serve()", "--port", str(port)]
-    import os
-
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         wait_ready(f"http://127.0.0.1:{port}", process)

@@ -1,11 +1,18 @@
-"""What must be refused, and how: shared by the contract test and the benchmark of refusals."""
+"""What must be refused, and how, over a real socket; the benchmark of refusals measures the same cases."""
 
+import http.client
 import io
+import json
 import pickle
+import select
+import socket
 import struct
+import time
 from dataclasses import dataclass, field
 
+import httpx
 import numpy as np
+import pytest
 
 BODY_LIMIT = 32 << 20
 
@@ -68,8 +75,7 @@ CASES = [
     Case("unknown_version", GOOD, 422, "bad_model_name", query={"model": "a:b:c"}),
     Case("path_traversal", GOOD, 422, "bad_model_name", query={"model": "../../etc"}),
     Case("path_traversal_in_the_version", GOOD, 422, "bad_model_name", query={"model": "tiny:../../etc"}),
-    Case("body_over_the_limit", b"ply\n" + b"\0" * BODY_LIMIT, 413, "body_too_large"),
-    Case("pickled_npz", pickled_npz(), 400, "bad_header", query={"input_format": "npz"}),
+    Case("pickled_npz", pickled_npz(), 400, "bad_body", query={"input_format": "npz"}),
     Case("pickle_named_npz", plain_pickle(), 400, "bad_header", headers={"X-Filename": "chair.npz"}),
     Case("unknown_up", GOOD, 422, "bad_option", query={"up": "w"}),
     Case("unknown_unit", GOOD, 422, "bad_option", query={"unit": "parsec"}),
@@ -79,3 +85,66 @@ CASES = [
     Case("compressed_body", GOOD, 415, "unsupported_encoding", headers={"Content-Encoding": "gzip"}),
     Case("form_without_a_boundary", GOOD, 400, "bad_multipart", headers={"Content-Type": "multipart/form-data"}),
 ]
+
+TOO_LARGE = Case("body_over_the_limit", b"ply\n" + b"\0" * BODY_LIMIT, 413, "body_too_large")
+SLOWEST_S = 1.0  # generous: the benchmark holds the real bar, 50 ms
+
+
+@pytest.mark.parametrize("case", [*CASES, TOO_LARGE], ids=lambda case: case.name)
+def test_refused_with_a_code_and_the_service_lives_on(client: httpx.Client, case: Case) -> None:
+    started = time.perf_counter()
+    response = client.post("/v1/classify", params=case.query, headers=case.headers, content=case.body)
+    seconds = time.perf_counter() - started
+    assert (response.status_code, response.json()["code"]) == (case.status, case.code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert set(response.json()) <= {"type", "title", "status", "detail", "code", "where", "known"}
+    assert "fip-upload" not in response.text
+    assert seconds < SLOWEST_S
+    assert client.get("/health/ready").status_code == 200
+    assert client.post("/v1/classify", content=GOOD).status_code == 200
+
+
+def test_too_large_is_refused_before_the_body_is_sent(client: httpx.Client) -> None:
+    with connected(client) as connection:
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
+        assert read_answer(connection) == (413, "body_too_large")
+
+
+def test_a_chunked_body_is_cut_at_the_limit(client: httpx.Client) -> None:
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    sent = 0
+    with connected(client) as connection:
+        connection.sendall(b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not select.select([connection], [], [], 0)[0]:  # as long as there is no answer
+            connection.sendall(chunk)
+            sent += 0x10000
+        assert read_answer(connection) == (413, "body_too_large")
+    assert BODY_LIMIT < sent < 2 * BODY_LIMIT
+
+
+def connected(client: httpx.Client) -> socket.socket:
+    """A bare connection to the client's server, for what an HTTP client would not do."""
+    return socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=5)
+
+
+def read_answer(connection: socket.socket) -> tuple[int, str]:
+    """Status and code of the problem that comes next."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, json.loads(response.read())["code"]
+
+
+FIELD_ONLY = b"--b\r\nContent-Disposition: form-data; name=f\r\n\r\nx\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize("body", [b"--b\r\n", b"junk", FIELD_ONLY, b"--b--\r\n"])
+def test_broken_forms(client: httpx.Client, body: bytes) -> None:
+    response = client.post("/v1/classify", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert (response.status_code, response.json()["code"]) == (400, "bad_multipart")
+
+
+def test_a_client_that_leaves_in_the_middle_harms_nobody(client: httpx.Client) -> None:
+    for _ in range(20):
+        with connected(client) as connection:
+            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nply\n")
+    assert client.post("/v1/classify", content=GOOD).status_code == 200

@@ -1,0 +1,74 @@
+"""The real app with an untrained model, behind a real socket."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.settings import Settings
+
+BODY_LIMIT = 32 << 20  # test_bad_input.py goes just over it
+
+Serve = Callable[..., AbstractContextManager[httpx.Client]]
+
+
+@contextmanager
+def _serve(app: FastAPI, *, start: bool = True) -> Iterator[httpx.Client]:
+    """A client of the app on a free port; `start=False` leaves the app as it is before its models are loaded."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on" if start else "off")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.005)
+        try:
+            with httpx.Client(base_url="http://{}:{}".format(*listener.getsockname()), timeout=30) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Serve:
+    return _serve
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_registry: Path) -> Settings:
+    return Settings(registry=tiny_registry, model="tiny", max_body_bytes=BODY_LIMIT)
+
+
+@pytest.fixture
+def app(tiny_settings: Settings) -> FastAPI:
+    """Not started."""
+    return create_app(tiny_settings)
+
+
+@pytest.fixture(scope="session")
+def client(tiny_settings: Settings) -> Iterator[httpx.Client]:
+    with _serve(create_app(tiny_settings)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def ball() -> Callable[[int], bytes]:
+    """A binary PLY of so many points."""
+
+    def make(points: int) -> bytes:
+        xyz = np.random.default_rng(points).normal(size=(points, 3)).astype("<f4")
+        header = f"ply\nformat binary_little_endian 1.0\nelement vertex {points}\n"
+        return (header + "property float x\nproperty float y\nproperty float z\nend_header\n").encode() + xyz.tobytes()
+
+    return make

@@ -1,0 +1,158 @@
+"""POST /v1/classify: the shape of its answer, its options, the ways to send a file and to say what it is."""
+
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from models.checkpoint import read_manifest
+from service.app import create_app
+from service.settings import Settings
+
+Ball = Callable[[int], bytes]
+Serve = Callable[[FastAPI], AbstractContextManager[httpx.Client]]
+LABELS = {"chair", "stool", "table"}
+
+
+def test_shape_of_the_answer(client: httpx.Client, ball: Ball, tiny_registry: Path) -> None:
+    response = client.post("/v1/classify", content=ball(2000))
+    assert response.status_code == 200
+    answer = response.json()
+    assert set(answer) == {"model", "predictions", "num_points", "num_voxels", "filled", "timings_ms"}
+    assert answer["model"] == {"name": "tiny", "version": "1", "digest": read_manifest(tiny_registry / "tiny" / "1")[1], "alias": None}
+    assert answer["num_points"] == 2000
+    assert 0 < answer["num_voxels"] <= 1024
+    assert answer["filled"] == []
+    assert set(answer["timings_ms"]) == {"read", "parse", "voxelize", "queue", "forward"}
+    assert {entry["label"] for entry in answer["predictions"]} == LABELS
+    scores = [entry["score"] for entry in answer["predictions"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1, abs=1e-5)
+    assert response.headers["X-Model"] == "tiny:1"
+    assert [part.split(";")[0] for part in response.headers["Server-Timing"].split(", ")] == [*answer["timings_ms"], "encode"]
+
+
+def test_top_and_logits(client: httpx.Client, ball: Ball) -> None:
+    answer = client.post("/v1/classify?top=1&logits=true", content=ball(500)).json()
+    assert len(answer["predictions"]) == 1
+    assert len(answer["logits"]) == 3
+    assert int(np.argmax(answer["logits"])) == answer["predictions"][0]["index"]
+    assert all(float(np.float32(logit)) == logit for logit in answer["logits"])
+
+
+def test_raw_and_multipart_give_the_same_answer(client: httpx.Client, ball: Ball) -> None:
+    body = ball(3000)
+    raw = client.post("/v1/classify?logits=true", content=body).json()
+    form = client.post("/v1/classify?logits=true", files={"file": ("chair.ply", body)}).json()
+    assert form["logits"] == raw["logits"]
+
+
+def test_a_form_larger_than_one_write(client: httpx.Client, ball: Ball) -> None:
+    assert client.post("/v1/classify", files={"anything": ("x.ply", ball(200_000))}).json()["num_points"] == 200_000
+
+
+def test_chunked_body(client: httpx.Client, ball: Ball) -> None:
+    body = ball(200_000)
+    chunks = (body[start : start + 100_000] for start in range(0, len(body), 100_000))
+    assert client.post("/v1/classify", content=chunks).json()["num_points"] == 200_000
+
+
+KITTI = np.random.default_rng(0).normal(size=(64, 4)).astype("<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    "request_options",
+    [
+        {"params": {"input_format": "bin"}},
+        {"headers": {"X-Filename": "scan.bin"}},
+        {"headers": {"X-Filename": "../../folder\\scan.bin"}},
+        {"headers": {"Content-Type": "application/x-kitti"}},
+        {"params": {"input_format": "bin"}, "headers": {"X-Filename": "scan.ply", "Content-Type": "application/ply"}},
+        {"headers": {"X-Filename": "scan.bin", "Content-Type": "application/ply"}},
+    ],
+    ids=["input_format", "file name", "file name with folders", "content type", "input_format first", "file name before content type"],
+)
+def test_ways_to_say_the_format(client: httpx.Client, request_options: dict[str, dict[str, str]]) -> None:
+    response = client.post("/v1/classify", content=KITTI, params=request_options.get("params"), headers=request_options.get("headers"))
+    assert response.status_code == 200, response.text
+    assert response.json()["num_points"] == 64
+
+
+def test_multipart_file_name_says_the_format(client: httpx.Client) -> None:
+    assert client.post("/v1/classify", files={"file": ("scan.bin", KITTI)}).json()["num_points"] == 64
+
+
+def test_content_says_the_format(client: httpx.Client, ball: Ball) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.random.default_rng(0).normal(size=(77, 3)).astype(np.float32))
+    assert client.post("/v1/classify", content=buffer.getvalue()).json()["num_points"] == 77
+
+
+def test_up_axis_and_unit_are_heard(client: httpx.Client, ball: Ball) -> None:
+    body = ball(800)
+    plain = client.post("/v1/classify?logits=true", content=body).json()["logits"]
+    assert client.post("/v1/classify?logits=true&up=z&unit=m", content=body).json()["logits"] == plain
+    assert client.post("/v1/classify?logits=true&up=y", content=body).json()["logits"] != plain
+    assert client.post("/v1/classify?top=1&unit=mm", content=body).status_code == 200
+
+
+@pytest.mark.parametrize("reference", ["tiny", "tiny:1"])
+def test_model_by_name(client: httpx.Client, ball: Ball, reference: str) -> None:
+    answer = client.post("/v1/classify", params={"model": reference}, content=ball(100)).json()
+    assert (answer["model"]["name"], answer["model"]["version"]) == ("tiny", "1")
+
+
+def test_request_id_is_kept_or_made(client: httpx.Client, ball: Ball) -> None:
+    kept = client.post("/v1/classify", content=ball(100), headers={"X-Request-ID": "abc-1"})
+    assert kept.headers["X-Request-ID"] == "abc-1"
+    assert len(client.post("/v1/classify", content=ball(100)).headers["X-Request-ID"]) == 32
+    assert client.post("/v1/classify", headers={"X-Request-ID": "a b" * 90}).headers["X-Request-ID"] != "a b" * 90
+
+
+@pytest.mark.parametrize(
+    ("files", "data"),
+    [
+        ({"a": ("a.ply", b"ply\n"), "b": ("b.ply", b"ply\n")}, {}),
+        ({"a": ("a.ply", b"ply\n")}, {"up": "y"}),
+    ],
+    ids=["two files", "an option as a field"],
+)
+def test_a_form_holds_one_file_and_nothing_else(client: httpx.Client, files: dict[str, tuple[str, bytes]], data: dict[str, str]) -> None:
+    response = client.post("/v1/classify", files=files, data=data)
+    assert (response.status_code, response.json()["code"]) == (400, "bad_multipart")
+
+
+def test_nothing_is_left_on_disk(tmp_path: Path, tiny_registry: Path, serve: Serve, ball: Ball) -> None:
+    with serve(create_app(Settings(registry=tiny_registry, model="tiny", spool_dir=tmp_path))) as client:
+        assert client.post("/v1/classify", content=ball(100_000)).status_code == 200
+        assert client.post("/v1/classify", content=ball(10)[:-3]).status_code == 400
+        assert client.post("/v1/classify", content=b"junk" * 1_000_000).status_code == 415
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_points(tiny_registry: Path, serve: Serve, ball: Ball) -> None:
+    with serve(create_app(Settings(registry=tiny_registry, model="tiny", max_points=99))) as client:
+        response = client.post("/v1/classify", content=ball(100))
+    assert (response.status_code, response.json()["code"]) == (413, "too_many_points")
+
+
+def test_openapi_describes_the_body_and_the_problems(client: httpx.Client) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
+    assert "application/ply" in operation["requestBody"]["content"]
+    assert "multipart/form-data" in operation["requestBody"]["content"]
+    assert {"200", "400", "404", "413", "415", "422", "429", "503"} <= set(operation["responses"])
+    assert "application/problem+json" in operation["responses"]["415"]["content"]
+    names = {parameter["name"] for parameter in operation["parameters"]}
+    assert names == {"model", "top", "logits", "up", "unit", "input_format"}
+
+
+def test_docs_need_no_other_server(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "https://" not in page.text
+    assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200

@@ -1,0 +1,119 @@
+"""`fip serve` as a user starts it: says where it is, answers, ends cleanly."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+FIP = Path(sys.executable).parent / "fip"
+pytestmark = pytest.mark.e2e
+
+XYZ = np.random.default_rng(0).normal(size=(20_000, 3)).astype("<f4")
+HEADER = (
+    f"ply\nformat binary_little_endian 1.0\nelement vertex {len(XYZ)}\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+)
+PLY = HEADER.encode() + XYZ.tobytes()
+
+Start = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def start(tiny_registry: Path) -> Iterator[Start]:
+    """Start `fip serve` with the test model on a free port; the process and its address."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run() -> tuple[subprocess.Popen[str], str]:
+        command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), "--model", "tiny"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        started.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()  # the one line that says it is ready
+        assert "answers with tiny" in line, process.communicate()
+        return process, line.split()[2]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("FIP_")}
+
+
+def test_serve_answer_and_stop(start: Start) -> None:
+    process, address = start()
+    with httpx.Client(base_url=address) as client:
+        assert client.get("/health/ready").status_code == 200
+        answer = client.post("/v1/classify", content=PLY, headers={"X-Request-ID": "e2e-1"}).json()
+    assert answer["num_points"] == 20_000
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    assert out == ""
+    events = [json.loads(line) for line in err.splitlines()]
+    [event] = [event for event in events if event.get("request_id") == "e2e-1"]
+    assert (event["event"], event["status"], event["model"]) == ("request", 200, "tiny:1")
+
+
+def test_requests_in_flight_are_answered_before_the_end(start: Start) -> None:
+    process, address = start()
+    url = httpx.URL(address)
+    statuses: list[int] = []
+    together = threading.Barrier(8)
+
+    def post() -> None:
+        connection = http.client.HTTPConnection(url.host, url.port, timeout=30)
+        together.wait()
+        with contextlib.suppress(OSError):  # it came too late to be accepted
+            connection.request("POST", "/v1/classify", PLY)
+            statuses.append(connection.getresponse().status)
+        connection.close()
+
+    clients = [threading.Thread(target=post) for _ in range(8)]
+    with httpx.Client(base_url=address) as observer:
+        for client in clients:
+            client.start()
+        deadline = time.monotonic() + 10
+        while in_flight(observer) < 4 and time.monotonic() < deadline:
+            pass
+        process.send_signal(signal.SIGTERM)
+    for client in clients:
+        client.join()
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert len(statuses) >= 4
+    assert set(statuses) == {200}
+
+
+def in_flight(client: httpx.Client) -> float:
+    """Requests in flight besides the one that asks."""
+    [line] = [line for line in client.get("/metrics").text.splitlines() if line.startswith("fip_requests_in_flight ")]
+    return float(line.split()[1]) - 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--model", "no-such-model"], 4, "unknown_model"),
+        (["--model", "../../etc"], 4, "bad_model_name"),
+        (["--registry", "/no/such/folder"], 2, "registry"),
+        (["--port", "99999"], 2, "port"),
+    ],
+)
+def test_what_cannot_be_started_says_so(tiny_registry: Path, arguments: list[str], status: int, said: str) -> None:
+    command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    assert said in done.stderr
