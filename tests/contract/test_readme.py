@@ -1,0 +1,31 @@
+"""README's table of codes is the table of the code."""
+
+import re
+from pathlib import Path
+
+from models import errors
+from models.cli import exit_code
+from service import problems
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(r"^\| (`[^|]+) \| (\d*) ?\| (\d*) ?\|$", re.MULTILINE)
+SERVICE_ONLY = (problems.BodyTooLarge, problems.BadMultipart, problems.UnsupportedEncoding, problems.Overloaded, problems.NotReady)
+# Families, never raised themselves.
+FAMILIES = {errors.FipError, errors.InputError, errors.CloudError, errors.ModelError, errors.TrainingError}
+USAGE = 2
+
+
+def tree(kind: type[errors.FipError]) -> set[type[errors.FipError]]:
+    return {kind}.union(*(tree(below) for below in kind.__subclasses__()))
+
+
+def test_every_code_stands_in_the_readme_with_its_status_and_exit_code() -> None:
+    stated = {}
+    for codes, status, code in ROW.findall((ROOT / "README.md").read_text()):
+        stated |= dict.fromkeys(re.findall(r"`([a-z_]+)`", codes), (status, code))
+    expected = {}
+    for kind in tree(errors.FipError) - FAMILIES:
+        status = "" if issubclass(kind, errors.TrainingError) else str(int(problems.status_of(kind)))
+        code = "" if kind in SERVICE_ONLY else str(USAGE if kind is errors.BadOption else exit_code(kind("x")))
+        expected[kind.code] = (status, code)
+    assert stated == expected
