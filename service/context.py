@@ -32,17 +32,18 @@ class Context:
     readers: CapacityLimiter  # threads that parse and voxelize
 
 
-def context_of(request: Request) -> Context:
+async def context_of(request: Request) -> Context:  # async: FastAPI would run it in a thread otherwise
     return cast(Context, request.app.state.context)
 
 
-def loaded(request: Request) -> Context:
+Shared = Annotated[Context, Depends(context_of)]
+
+
+async def loaded(context: Shared) -> Context:
     """The context, once models can answer. While draining they still do: nobody who got in is turned away."""
-    context = context_of(request)
     if context.lifecycle.phase == "loading":
         raise NotReady("the models are still being loaded")
     return context
 
 
-Shared = Annotated[Context, Depends(context_of)]
 Loaded = Annotated[Context, Depends(loaded)]

@@ -1,0 +1,103 @@
+"""Post every test cloud to a running service and count how often its answer is right.
+
+    python tests/bench/post_test_set.py http://127.0.0.1:8000 FOLDER --out answers.json
+    python tests/bench/post_test_set.py http://127.0.0.1:8000 FOLDER --scale 0.001 --scale 1000 --shift-radii 1000
+
+FOLDER holds CLASS/test/OBJECT.ply, binary float32 PLY. Each --scale and --shift-radii posts the same clouds again, scaled or
+shifted by so many of their own radii, as float32 PLY, and reports how often the label stays the same.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from models.io import read_cloud
+
+Points = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How the clouds are changed before they are posted."""
+
+    scale: float = 1.0
+    shift_radii: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"scale {self.scale:g}, shift {self.shift_radii:g} radii"
+
+    def apply(self, xyz: Points) -> Points:
+        centre = xyz.mean(axis=0)
+        radius = float(np.sqrt(((xyz - centre) ** 2).sum(axis=1).max()))
+        return xyz * self.scale + self.shift_radii * radius * self.scale
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", help="?model= of the request; the service's default without it")
+    parser.add_argument("--scale", type=float, action="append", default=[], metavar="FACTOR")
+    parser.add_argument("--shift-radii", type=float, action="append", default=[], metavar="RADII")
+    parser.add_argument("--limit", type=int, help="post only so many clouds, evenly taken")
+    parser.add_argument("--out", type=Path, help="JSON of all labels, by file")
+    options = parser.parse_args()
+    files = test_files(options.folder, options.limit)
+    variants = [Variant(scale=scale) for scale in options.scale] + [Variant(shift_radii=radii) for radii in options.shift_radii]
+    query = {"top": "1", **({"model": options.model} if options.model else {})}
+    with httpx.Client(base_url=options.url, params=query, timeout=60) as client:
+        plain = dict(labels(client, files, None))
+        changed = {variant.name: dict(labels(client, files, variant)) for variant in variants}
+    report = summary(plain, changed)
+    print(json.dumps(report, indent=2))
+    if options.out:
+        options.out.write_text(json.dumps({**report, "labels": plain, "labels_changed": changed}, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def test_files(folder: Path, limit: int | None) -> dict[str, Path]:
+    """CLASS/test/OBJECT.ply, by their path inside the folder."""
+    paths = sorted(folder.glob("*/test/*.ply"))
+    if not paths:
+        sys.exit(f"no CLASS/test/OBJECT.ply in {folder}")
+    if limit is not None:
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).astype(int)]
+    return {str(path.relative_to(folder)): path for path in paths}
+
+
+def labels(client: httpx.Client, files: dict[str, Path], variant: Variant | None) -> Iterator[tuple[str, str]]:
+    """Name and best label of every file; without a variant the file's own bytes are posted."""
+    for done, (name, path) in enumerate(files.items()):
+        body = path.read_bytes() if variant is None else float32_ply(variant.apply(read_cloud(path).xyz.astype(np.float64)))
+        response = client.post("/v1/classify", content=body, headers={"Content-Type": "application/ply"})
+        response.raise_for_status()
+        yield name, response.json()["predictions"][0]["label"]
+        if sys.stderr.isatty() and done % 50 == 0:
+            print(f"\r{variant.name if variant else 'as they are'}: {done}/{len(files)} ", end="", file=sys.stderr)
+
+
+def float32_ply(xyz: Points) -> bytes:
+    header = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n"
+    return (header + "property float x\nproperty float y\nproperty float z\nend_header\n").encode() + xyz.astype("<f4").tobytes()
+
+
+def summary(plain: dict[str, str], changed: dict[str, dict[str, str]]) -> dict[str, object]:
+    right = [Path(name).parts[0] == label for name, label in plain.items()]
+    return {
+        "clouds": len(plain),
+        "right": sum(right),
+        "accuracy": sum(right) / len(right),
+        "same_label": {name: sum(plain[file] == label for file, label in found.items()) / len(found) for name, found in changed.items()},
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
