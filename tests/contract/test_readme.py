@@ -20,10 +20,10 @@ def tree(kind: type[errors.FipError]) -> set[type[errors.FipError]]:
 
 
 def test_every_code_stands_in_the_readme_with_its_status_and_exit_code() -> None:
-    stated = {}
+    stated: dict[str, tuple[str, str]] = {}
     for codes, status, code in ROW.findall((ROOT / "README.md").read_text()):
         stated |= dict.fromkeys(re.findall(r"`([a-z_]+)`", codes), (status, code))
-    expected = {}
+    expected: dict[str, tuple[str, str]] = {}
     for kind in tree(errors.FipError) - FAMILIES:
         status = "" if issubclass(kind, errors.TrainingError) else str(int(problems.status_of(kind)))
         code = "" if kind in SERVICE_ONLY else str(USAGE if kind is errors.BadOption else exit_code(kind("x")))
