@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadBody, BadHeader, DegenerateCloud, NoPoints, TruncatedFile, UnsupportedFormat
+from models.io.decimals import plain_decimals
 from models.io.source import Source, take, text_rows
 from models.pointcloud import PointCloud
 
@@ -68,6 +69,9 @@ def sample_surface(vertices: Vertices, triangles: Triangles, count: int, rng: np
 def _vertices(lines: list[bytes], count: int) -> Vertices:
     if len(lines) < count:
         raise TruncatedFile(f"the header announces {count} vertices, the file has {len(lines)}")
+    plain = plain_decimals(b"\n".join(lines), 3)
+    if plain is not None and len(plain) == count:
+        return plain
     out = np.empty((count, 3))
     for row, line in enumerate(lines):
         words = line.split(None, 3)
@@ -82,14 +86,19 @@ def _triangles(lines: list[bytes], count: int, num_vertices: int) -> Triangles:
     """Faces as triangles (T, 3): a polygon becomes a fan around its first corner."""
     if len(lines) < count:
         raise TruncatedFile(f"the header announces {count} faces, the file has {len(lines)}")
+    plain = plain_decimals(b"\n".join(lines), 4)
+    if plain is not None and len(plain) == count and (plain[:, 0] == 3).all():
+        corners = plain[:, 1:].astype(np.int64)
+        if (corners == plain[:, 1:]).all() and corners.min() >= 0 and corners.max() < num_vertices:
+            return corners
     fans: list[tuple[int, int, int]] = []
     for row, line in enumerate(lines):
         words = line.split()
         try:
-            corners = [int(word) for word in words[1 : 1 + int(words[0])]]
-            if len(corners) != int(words[0]) or not all(0 <= corner < num_vertices for corner in corners):
+            polygon = [int(word) for word in words[1 : 1 + int(words[0])]]
+            if len(polygon) != int(words[0]) or not all(0 <= corner < num_vertices for corner in polygon):
                 raise ValueError
         except ValueError:
             raise BadBody(f"not a face of {num_vertices} vertices: {line[:80].decode('latin-1')!r}", where=f"face {row}") from None
-        fans += [(corners[0], after, last) for after, last in itertools.pairwise(corners[1:])]
+        fans += [(polygon[0], after, last) for after, last in itertools.pairwise(polygon[1:])]
     return np.array(fans, np.int64).reshape(-1, 3)
