@@ -86,6 +86,7 @@ def test_the_checkpoint_tells_where_it_comes_from(finished: Path, image_file: Pa
     assert checkpoint.manifest.labels == ("sphere", "cube", "rod")
     assert {"README.md", "recipe.yaml", "metrics.json", "curve.png", "model.safetensors"} == checkpoint.manifest.files.keys()
     card = (finished / "checkpoint" / "README.md").read_text()
+    assert made.weights_2d_sha256 is not None
     assert made.weights_2d_sha256 in card
     assert f"{checkpoint.manifest.metrics['test_accuracy']:.2%}" in card
     assert len((finished / "scalars.jsonl").read_text().splitlines()) == 3
