@@ -43,7 +43,7 @@ format: $(VENV)/.installed-dev  ## format the code and mend what ruff can
 bench: $(BENCHES:%=bench-%)  ## every benchmark; each writes build/bench/NAME.json
 
 bench-io: $(VENV)/.installed-bench  ## reading and voxelizing against plyfile, numpy and spconv
-	$(BIN)/python tests/bench/bench_io.py
+	$(BIN)/python -m tests.bench.bench_io
 
 clean:  ## remove .venv, caches and build output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,13 +1,10 @@
-"""Reading and voxelizing a million points, against plyfile, numpy and spconv. Writes build/bench/io.json.
+"""Reading and voxelizing a million points, against plyfile, numpy and spconv; and what the service adds to it.
 
 Medians of interleaved runs, all of one thread, files in the page cache. A ratio is the peer's time over ours: above 1 we are
 faster. `make bench-io` installs the peers; one that is missing is an error.
 """
 
-import importlib
-import json
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -24,12 +21,17 @@ from models.io import read_cloud
 from models.manifest import FeatureSpec, InputSpec
 from models.pointcloud import PointCloud
 from models.voxelize import prepare, voxelize
+from tests.bench import report, service_overhead
+from tests.bench.report import Row
 
 POINTS = 1_000_000
 RUNS = 5
 VOXEL_SIZE_M = 0.05
-OUT = Path(__file__).resolve().parents[2] / "build" / "bench" / "io.json"
-Row = dict[str, object]
+ABOUT = (
+    "Reading and voxelizing a million points on one thread against plyfile, numpy and spconv's voxelizer (files in the page cache, medians "
+    f"of {RUNS} interleaved runs; a ratio is the peer's time over ours), and over real sockets with one client what the service adds to "
+    "parsing, voxelizing and the net, and how soon it refuses bad input."
+)
 
 
 def row(name: str, value: float, unit: str, least: float | None = None, most: float | None = None) -> Row:
@@ -164,18 +166,8 @@ def main() -> None:
     rows = voxelizing_rows(xyz, rng)
     with tempfile.TemporaryDirectory() as folder:
         rows += reading_rows(Path(folder), xyz, rgb)
-    write(rows)
-    rows += importlib.import_module("service_overhead").rows()  # beside this file; starts the service
-    write(rows)
-    for each in rows:
-        verdict = "" if each["bar"] is None else "holds" if each["holds"] else "DOES NOT HOLD"
-        sys.stdout.write(f"{each['name']:<40} {each['value']:>10} {each['unit']:<3} {each['bar'] or '':<8} {verdict}\n")
-    sys.stdout.write(f"written to {OUT}\n")
-
-
-def write(rows: list[Row]) -> None:
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(rows, indent=1) + "\n")
+    rows += service_overhead.rows()
+    report.write("io", ABOUT, rows)
 
 
 if __name__ == "__main__":

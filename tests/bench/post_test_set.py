@@ -1,7 +1,7 @@
 """Post every test cloud to a running service and count how often its answer is right.
 
-    python tests/bench/post_test_set.py http://127.0.0.1:8000 FOLDER --out answers.json
-    python tests/bench/post_test_set.py http://127.0.0.1:8000 FOLDER --scale 0.001 --scale 1000 --shift-radii 1000
+    python -m tests.bench.post_test_set http://127.0.0.1:8000 FOLDER --out answers.json
+    python -m tests.bench.post_test_set http://127.0.0.1:8000 FOLDER --scale 0.001 --scale 1000 --shift-radii 1000
 
 FOLDER holds CLASS/test/OBJECT.ply, binary float32 PLY. Each --scale and --shift-radii posts the same clouds again, scaled or
 shifted by so many of their own radii, as float32 PLY, and reports how often the label stays the same.

@@ -1,6 +1,6 @@
 """What the service adds to parsing, voxelizing and the net, and how fast it refuses bad input; over real sockets, one client.
 
-`rows()` starts `fip serve` with the bundled model in a process of its own. Or: python tests/bench/service_overhead.py
+`rows()` starts `fip serve` with the bundled model in a process of its own. Or: python -m tests.bench.service_overhead
 """
 
 import http.client
@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from tests.contract.test_bad_input import BODY_LIMIT, CASES, Case, read_answer
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-from tests.contract.test_bad_input import BODY_LIMIT, CASES, Case, read_answer  # noqa: E402
 
 OVERHEAD_BAR_MS = 5.0
 REFUSAL_BAR_MS = 50.0
