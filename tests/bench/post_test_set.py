@@ -4,7 +4,8 @@
     python -m tests.bench.post_test_set http://127.0.0.1:8000 FOLDER --scale 0.001 --scale 1000 --shift-radii 1000
 
 FOLDER holds CLASS/test/OBJECT.ply, binary float32 PLY. Each --scale and --shift-radii posts the same clouds again, scaled or
-shifted by so many of their own radii, as float32 PLY, and reports how often the label stays the same.
+shifted by so many of their own radii, as float32 PLY, and reports how often the label stays the same. --against DATA evaluates
+the same model on the data set's own HDF5 files in this process, as `fip evaluate` does, and compares cloud by cloud.
 """
 
 import argparse
@@ -19,6 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from models.io import read_cloud
+from models.predictor import Predictor
+from models.registry import find_model
+from tests.bench.report import machine
+from training.datasets import read_split
+from training.evaluate import evaluate
 
 Points = npt.NDArray[np.float64]
 
@@ -48,16 +54,23 @@ def main() -> int:
     parser.add_argument("--scale", type=float, action="append", default=[], metavar="FACTOR")
     parser.add_argument("--shift-radii", type=float, action="append", default=[], metavar="RADII")
     parser.add_argument("--limit", type=int, help="post only so many clouds, evenly taken")
+    parser.add_argument("--against", type=Path, metavar="DATA", help="ModelNet40's HDF5 files: compare with `fip evaluate`")
     parser.add_argument("--out", type=Path, help="JSON of all labels, by file")
+    parser.add_argument("--page", type=Path, help="the summary as a Markdown page")
     options = parser.parse_args()
     files = test_files(options.folder, options.limit)
     variants = [Variant(scale=scale) for scale in options.scale] + [Variant(shift_radii=radii) for radii in options.shift_radii]
     query = {"top": "1", **({"model": options.model} if options.model else {})}
     with httpx.Client(base_url=options.url, params=query, timeout=60) as client:
+        served = next(model for model in client.get("/v1/models").json()["models"] if model["default"] or model["name"] == options.model)
         plain = dict(labels(client, files, None))
         changed = {variant.name: dict(labels(client, files, variant)) for variant in variants}
-    report = summary(plain, changed)
+    report = {"model": f"{served['name']}:{served['version']}", "digest": served["digest"], **summary(plain, changed)}
+    if options.against:
+        report |= compared(plain, files, options.against, report["model"])
     print(json.dumps(report, indent=2))
+    if options.page:
+        options.page.write_text(page(report), encoding="utf-8")
     if options.out:
         options.out.write_text(json.dumps({**report, "labels": plain, "labels_changed": changed}, indent=2) + "\n", encoding="utf-8")
     return 0
@@ -97,6 +110,31 @@ def summary(plain: dict[str, str], changed: dict[str, dict[str, str]]) -> dict[s
         "accuracy": sum(right) / len(right),
         "same_label": {name: sum(plain[file] == label for file, label in found.items()) / len(found) for name, found in changed.items()},
     }
+
+
+def compared(plain: dict[str, str], files: dict[str, Path], data: Path, model: str) -> dict[str, object]:
+    """What `fip evaluate` finds, and for how many clouds, matched by their bytes, the service answered the same."""
+    predictor = Predictor.load(find_model(model))
+    clouds = read_split("modelnet40", data, "test")
+    report = evaluate(predictor, clouds)
+    evaluated = {xyz.tobytes(): clouds.names[label] for xyz, label in zip(clouds.xyz, report.predicted, strict=True)}
+    same = [evaluated.get(read_cloud(path).xyz.tobytes()) == plain[name] for name, path in files.items()]
+    return {"evaluate_right": int((report.predicted == report.targets).sum()), "same_as_evaluate": sum(same)}
+
+
+def page(report: dict[str, object]) -> str:
+    """The summary for people."""
+    same = report["same_label"]
+    assert isinstance(same, dict)
+    rows = [f"| posted to the service as PLY files | {report['right']} of {report['clouds']} right, {report['accuracy']:.2%} |"]
+    if "evaluate_right" in report:
+        rows.append(f"| `fip evaluate` on the HDF5 files | {report['evaluate_right']} right |")
+        rows.append(f"| the same label from both | {report['same_as_evaluate']} of {report['clouds']} |")
+    rows += [f"| same label at {name} | {share:.2%} |" for name, share in same.items()]
+    head = f"# bundled-model: what the service answers on the {report['clouds']} test clouds of ModelNet40"
+    digest = str(report["digest"])[:16]
+    made = f"Model {report['model']} (digest `{digest}`). {machine()} Again with: `python -m tests.bench.post_test_set --help`."
+    return "\n".join([head, "", "| | |", "|---|---|", *rows, "", made, ""])
 
 
 if __name__ == "__main__":

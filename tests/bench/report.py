@@ -22,7 +22,7 @@ def write(name: str, about: str, rows: list[Row]) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"| {each['name']} | {each['value']} {each['unit']} | {each['bar'] or '–'} | {_verdict(each)} |" for each in rows]
     table = "\n".join(["| row | median | bar | |", "|---|---|---|---|", *lines])
-    page.write_text(f"# bench-{name}\n\n{about}\n\n{table}\n\n{_machine()} Again with: `make bench-{name}`.\n", encoding="utf-8")
+    page.write_text(f"# bench-{name}\n\n{about}\n\n{table}\n\n{machine()} Again with: `make bench-{name}`.\n", encoding="utf-8")
     for each in rows:
         sys.stdout.write(f"{each['name']:<42} {each['value']:>10} {each['unit']:<3} {each['bar'] or '':<8} {_verdict(each)}\n")
     sys.stdout.write(f"written to {json_file} and {page}\n")
@@ -32,7 +32,7 @@ def _verdict(row: Row) -> str:
     return "" if row["bar"] is None else "holds" if row["holds"] else "does not hold"
 
 
-def _machine() -> str:
+def machine() -> str:
     """One sentence: processor, load, commit, versions."""
     processor = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine()
