@@ -1,0 +1,21 @@
+"""Where nets may run: one check for the service, `fip predict` and training."""
+
+import torch
+
+from models.errors import BadOption, nearest
+
+DEFAULT_DEVICE = "cpu"
+
+
+def available_devices() -> tuple[str, ...]:
+    """Names that a device may be given here: `cpu`, and with CUDA `cuda` (its current device), `cuda:0`, ..."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ("cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count)))
+
+
+def parse_device(text: str) -> str:
+    """The device of this name, once it is known to be there. Raises: BadOption (lists what is there)."""
+    known = available_devices()
+    if text not in known:
+        raise BadOption(f"no device {text!r} here{nearest(text, known)}", where="device", known=known)
+    return text
