@@ -1,7 +1,7 @@
 """Files to clouds. `read_cloud` is the only door; one file of this package a format.
 
 To add a format: write `read_NAME(source: Source) -> PointCloud` in a file of its own, check what its header announces
-against `source.size` before allocating, and add a line to FORMATS.
+against `source.size` and `source.admit` before allocating, and add a line to FORMATS.
 """
 
 from collections.abc import Callable
@@ -42,19 +42,30 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def read_cloud(source: Path | BinaryIO, fmt: str | None = None, *, name: str | None = None, content_type: str | None = None) -> PointCloud:
+def read_cloud(
+    source: Path | BinaryIO,
+    fmt: str | None = None,
+    *,
+    name: str | None = None,
+    content_type: str | None = None,
+    max_points: int | None = None,
+) -> PointCloud:
     """Read a point cloud, in the units and frame of its file.
 
     `source` is a path or an open file on disk. The format is `fmt` if given, else what the name (default: the path's) or
-    the content type says, else what the first bytes show. The result has points; whether all are finite is for
-    `PointCloud.checked` to say. Raises: FileError and its kinds, NoPoints, and what the format's reader raises.
+    the content type says, else what the first bytes show. The result has points, at most `max_points` (of a mesh neither
+    vertices nor points drawn from it); more are refused by what the header announces, before anything is allocated.
+    Whether all are finite is for `PointCloud.checked` to say.
+
+    Raises: FileError and its kinds, NoPoints, TooManyPoints, and what the format's reader raises.
     """
     if name is None and isinstance(source, Path):
         name = source.name
     # NaN and overflow are read as they stand: for `checked` to refuse, not for numpy to warn of
-    with opened(source) as file, np.errstate(invalid="ignore", over="ignore"):
+    with opened(source, max_points) as file, np.errstate(invalid="ignore", over="ignore"):
         chosen = choose_format(fmt, name, content_type, head=file.read(0, 256))
         cloud = FORMATS[chosen].reader(file)
+        file.admit(len(cloud))
     if len(cloud) == 0:
         raise NoPoints("the file has no points")
     return cloud

@@ -46,13 +46,18 @@ class _Layout:
     def size(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def rows(self) -> int:
+        return self.shape[0] if self.shape else 0
+
 
 def read_npy(source: Source) -> PointCloud:
     """One array (N, C): x, y, z; with C = 4 the last column is the intensity, with more they are kept as `column_3`, …
 
-    Raises: BadHeader, TruncatedFile, MissingCoordinates, BadBody.
+    Raises: BadHeader, TruncatedFile, MissingCoordinates, BadBody, TooManyPoints.
     """
     layout = _layout(source.read(0, HEADER_BYTES), source.size, "array")
+    source.admit(layout.rows)
     values = _array(source.read(layout.offset, layout.size), layout)
     xyz = _coordinates(values, "array")
     if values.shape[1] == 4:
@@ -64,12 +69,12 @@ def read_npz(source: Source) -> PointCloud:
     """Arrays `xyz` (or `points`, `pos`) (N, 3 or more), optional `rgb` (or `colors`) (N, 3) and `intensity` (N,).
 
     Other numeric arrays (N,) are kept under their names. Raises: BadHeader, HeaderTooLarge, TruncatedFile,
-    MissingCoordinates, BadBody.
+    MissingCoordinates, BadBody, TooManyPoints.
     """
     _check_directory(source)
     try:
         with zipfile.ZipFile(source.file) as archive:
-            return _read_members(archive, INFLATION * source.size + (16 << 20))
+            return _read_members(source, archive, INFLATION * source.size + (16 << 20))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         raise BadBody(f"the zip cannot be read: {error}") from error
 
@@ -86,7 +91,7 @@ def _check_directory(source: Source) -> None:
         raise HeaderTooLarge(f"the zip lists {members} members in {size} bytes; the limits are {MEMBERS} and {DIRECTORY_BYTES}")
 
 
-def _read_members(archive: zipfile.ZipFile, limit: int) -> PointCloud:
+def _read_members(source: Source, archive: zipfile.ZipFile, limit: int) -> PointCloud:
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")}
     total = sum(info.file_size for info in members.values())
     if total > limit:
@@ -98,6 +103,7 @@ def _read_members(archive: zipfile.ZipFile, limit: int) -> PointCloud:
             layout = _layout(head, members[name].file_size, name)
             if not wanted(layout):
                 return None
+            source.admit(layout.rows)
             head = head[layout.offset :]
             return _array(head + stream.read(layout.size - len(head)), layout)
 

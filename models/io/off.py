@@ -27,7 +27,8 @@ _MAGIC = re.compile(rb"(ST)?C?N?OFF(?![A-Za-z])")
 def read_off(source: Source) -> PointCloud:
     """SURFACE_POINTS points of the surface, or the vertices themselves where there are no faces; float64.
 
-    Raises: BadHeader, UnsupportedFormat (binary, 4D), TruncatedFile, BadBody, NoPoints, NonFinite, DegenerateCloud.
+    Raises: BadHeader, UnsupportedFormat (binary, 4D), TruncatedFile, BadBody, NoPoints, NonFinite, DegenerateCloud,
+    TooManyPoints.
     """
     rows = (line for line in (row.partition(b"#")[0].strip() for row in text_rows(source, 0)) if line)
     header = next(rows, b"")
@@ -44,6 +45,7 @@ def read_off(source: Source) -> PointCloud:
         raise TruncatedFile(f"the header announces {num_vertices} vertices and {num_faces} faces, the file has {source.size} bytes")
     if num_vertices == 0:
         raise NoPoints("the mesh has no vertices")
+    source.admit(num_vertices)
     vertices = _vertices(take(rows, num_vertices), num_vertices)
     if num_faces == 0:
         return PointCloud(vertices)

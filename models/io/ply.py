@@ -12,12 +12,13 @@ from models.pointcloud import PointCloud
 def read_ply(source: Source) -> PointCloud:
     """The vertices of a PLY file as N points.
 
-    Raises: BadHeader, HeaderTooLarge, TruncatedFile, BadBody, MissingCoordinates, NoPoints, NonFinite.
+    Raises: BadHeader, HeaderTooLarge, TruncatedFile, BadBody, MissingCoordinates, NoPoints, NonFinite, TooManyPoints.
     """
     header = read_header(source)
     vertex = header.elements[header.vertex]
     require_coordinates(each.name for each in vertex.properties if not each.length_code)
     if vertex.count == 0:
         raise NoPoints("the vertex element has no rows")
+    source.admit(vertex.count)
     table = read_binary(source, header) if header.byte_order else read_ascii(source, header)
     return cloud_from_table(table)

@@ -9,12 +9,18 @@ from models.pointcloud import PointCloud
 
 
 def read_kitti(source: Source) -> PointCloud:
-    """Records of x, y, z, intensity (float32 × 4, little endian)."""
+    """N records of x, y, z, intensity (float32 × 4, little endian), metres; the intensity (N,) as the scanner gave it.
+
+    Raises: TruncatedFile (no whole number of records), TooManyPoints.
+    """
     return _cloud(_records(source, 4))
 
 
 def read_nuscenes(source: Source) -> PointCloud:
-    """Records of x, y, z, intensity, ring (float32 × 5, little endian)."""
+    """N records of x, y, z, intensity, ring (float32 × 5, little endian), metres; `ring` (N,) is kept as a further column.
+
+    Raises: TruncatedFile (no whole number of records), TooManyPoints.
+    """
     return _cloud(_records(source, 5))
 
 
@@ -23,6 +29,7 @@ def _records(source: Source, columns: int) -> npt.NDArray[np.float32]:
     if source.size % record:
         hint = next((f"; {n} values a record would fit" for n in (4, 5) if source.size % (4 * n) == 0), "")
         raise TruncatedFile(f"{source.size} bytes are no whole number of records of {columns} float32{hint}")
+    source.admit(source.size // record)
     source.file.seek(0)
     return np.fromfile(source.file, "<f4").reshape(-1, columns).astype(np.float32, copy=False)
 

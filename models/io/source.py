@@ -9,17 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from models.errors import BadBody, EmptyFile, FileError
+from models.errors import BadBody, EmptyFile, FileError, TooManyPoints
 
 BLOCK_BYTES = 1 << 18  # text is split into lines a block at a time; no line may be longer than a block
 
 
 @dataclass(frozen=True)
 class Source:
-    """An open file and its size in bytes. Readers seek where they need to."""
+    """An open file, its size in bytes, and how many points are wanted of it at most. Readers seek where they need to."""
 
     file: BinaryIO
     size: int
+    max_points: int | None = None
+
+    def admit(self, points: int) -> None:
+        """Called by readers with what the header announces, before allocating. Raises: TooManyPoints."""
+        if self.max_points is not None and points > self.max_points:
+            raise TooManyPoints(f"{points} points, the limit is {self.max_points}")
 
     def read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes from `offset` on."""
@@ -28,7 +34,7 @@ class Source:
 
 
 @contextmanager
-def opened(source: Path | BinaryIO) -> Iterator[Source]:
+def opened(source: Path | BinaryIO, max_points: int | None = None) -> Iterator[Source]:
     """Open a path, or look at the file behind an open one (which stays open; its position is not kept).
 
     Raises: FileError (cannot be opened, not a regular file), EmptyFile.
@@ -41,7 +47,7 @@ def opened(source: Path | BinaryIO) -> Iterator[Source]:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise EmptyFile("the file is empty")
-        yield Source(file, size)
+        yield Source(file, size, max_points)
 
 
 def _open(source: Path | BinaryIO) -> BinaryIO:

@@ -22,6 +22,7 @@ from models.errors import (
     MissingCoordinates,
     NonFinite,
     NoPoints,
+    TooManyPoints,
     TruncatedFile,
     UnsupportedFormat,
 )
@@ -129,6 +130,35 @@ def test_an_empty_file(save, fmt):
 def test_the_wrong_kind_of_file(save, fmt, data):
     with pytest.raises(BadHeader):
         read_cloud(save("wrong", data), fmt)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.ply", PLY.replace(b"vertex 1", b"vertex 9") + b"4 5 6\n" * 8),
+        ("a.ply", PLY.replace(b"ascii", b"binary_little_endian").replace(b"vertex 1", b"vertex 9") + bytes(102)),
+        ("a.off", b"OFF\n9 0 0\n" + b"1 2 3\n" * 9),
+        ("a.off", b"OFF\n9 1 0\n" + b"1 2 3\n" * 9 + b"3 0 1 2\n"),
+        ("a.npy", npy(XYZ[:9])),
+        ("a.npz", npz(xyz=XYZ[:9])),
+        ("a.bin", bytes(16 * 9)),
+        ("a.pcd.bin", bytes(20 * 9)),
+    ],
+)
+def test_more_points_than_wanted(save, name, data):
+    path = save(name, data)
+    with pytest.raises(TooManyPoints) as caught:
+        read_cloud(path, max_points=8)
+    assert caught.value.detail == "9 points, the limit is 8"
+    if not data.startswith(b"OFF\n9 1"):
+        assert len(read_cloud(path, max_points=9)) == 9
+
+
+def test_more_points_than_wanted_on_a_surface(save):
+    path = save("a.off", CUBE_OFF)
+    assert len(read_cloud(path, max_points=SURFACE_POINTS)) == SURFACE_POINTS
+    with pytest.raises(TooManyPoints):
+        read_cloud(path, max_points=SURFACE_POINTS - 1)
 
 
 # --- bare records
