@@ -45,13 +45,16 @@ def save_checkpoint(folder: Path, net: nn.Module, manifest: Manifest, card: str,
     """Write `net` and its card into `folder` and return the manifest with the digests of all files found there.
 
     `half` stores convolution and linear weights as float16 (batch norm stays float32). Files already in the folder (a
-    curve, a log) become part of the checkpoint.
+    curve, a log) become part of the checkpoint. Raises: BadCheckpoint (a weight is not finite).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(tensor, half) for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise BadCheckpoint(f"{len(broken)} tensors hold NaN or infinity, first {broken[0]}; nothing is saved", where=str(folder))
     (folder / WEIGHTS).write_bytes(save(tensors))  # save_file would make it readable by its owner only
     (folder / CARD).write_text(card, encoding="utf-8")
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST}
     manifest = manifest.model_copy(update={"files": files})
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
@@ -69,7 +72,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if WEIGHTS not in found or CARD not in found:
         raise BadCheckpoint(f"a checkpoint needs {WEIGHTS} and {CARD}", where=str(folder))
     for name, expected in manifest.files.items():
-        if sha256_of(folder / name) != expected:
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
             raise BadCheckpoint("the file differs from the digest in the manifest", where=str(folder / name))
     try:
         tensors = load((folder / WEIGHTS).read_bytes())

@@ -178,6 +178,18 @@ class BadDataset(TrainingError):
     code = "bad_dataset"
 
 
+class BadRunDir(TrainingError):
+    """A run directory cannot be used: it belongs to another run, a file in it is damaged, or it cannot be written."""
+
+    code = "bad_run_dir"
+
+
+class Diverged(TrainingError):
+    """The loss is no longer a finite number."""
+
+    code = "diverged"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: `"; did you mean 'epochs'?"`, or nothing when nothing is close."""
     close = difflib.get_close_matches(name, list(known), n=1)

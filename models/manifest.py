@@ -18,7 +18,7 @@ MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FeatureSpec(Frozen):

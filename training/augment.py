@@ -9,9 +9,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from models.manifest import Frozen
+from models.manifest import Axis, Frozen
 from models.pointcloud import PointCloud
 
+UP: dict[Axis, int] = {"x": 0, "y": 1, "z": 2}
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -19,7 +20,7 @@ class AugmentSpec(Frozen):
     """Ranges in prepared units (unit-sphere radii or metres), degrees, shares; p_… is how often each is applied.
 
     scale: per-axis factor; translate: per-axis shift within ±; jitter: per-point shift within ±, uniform; rotate_deg: about
-    the up axis z within ±; flip: share of clouds mirrored along x; drop: up to this share of points left out.
+    the up axis within ±; flip: share of clouds mirrored along x; drop: up to this share of points left out.
     """
 
     scale: tuple[float, float] = (0.9, 1.1)
@@ -33,8 +34,8 @@ class AugmentSpec(Frozen):
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-def augment(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator) -> PointCloud:
-    """One random variant of a cloud with xyz (n, 3) float32."""
+def augment(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator, up: Axis = "z") -> PointCloud:
+    """One random variant of a cloud with xyz (n, 3) float32; `up` is the axis that it is turned about."""
     if spec.drop:
         keep = rng.random(len(cloud)) >= rng.uniform(0, spec.drop)
         keep[rng.integers(len(cloud))] = True  # never empty
@@ -43,7 +44,8 @@ def augment(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator) -> P
     if spec.rotate_deg:
         angle = np.radians(rng.uniform(-spec.rotate_deg, spec.rotate_deg))
         cos, sin = np.cos(angle), np.sin(angle)
-        xyz[:, :2] @= np.array([[cos, sin], [-sin, cos]], xyz.dtype)
+        ground = [(UP[up] + 1) % 3, (UP[up] + 2) % 3]
+        xyz[:, ground] = xyz[:, ground] @ np.array([[cos, sin], [-sin, cos]], xyz.dtype)
     if rng.random() < spec.flip:
         xyz[:, 0] *= -1
     if rng.random() < spec.p_scale:

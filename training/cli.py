@@ -18,6 +18,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--seed", type=int, help="Seed of weights, subsets and augmentation.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe, for example optim.lr=0.01.")
 @click.option("--run-dir", type=FOLDER, help="Where state, logs and the checkpoint go [runs/NAME]. Run again to go on.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def train(
     recipe: str,
@@ -29,12 +30,15 @@ def train(
     seed: int | None,
     overrides: tuple[str, ...],
     run_dir: Path | None,
+    device: str,
     threads: int | None,
 ) -> None:
     """Inflate 2D weights and finetune them on point clouds as RECIPE says (a bundled name or a YAML file).
 
     Ends with a checkpoint in RUN_DIR/checkpoint, scored once on the test split.
     """
+    from models.device import parse_device
+
     from training.recipe import load_recipe, parse_override
     from training.train import train as run
 
@@ -42,7 +46,7 @@ def train(
     flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed}
     said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
     chosen = load_recipe(recipe, said)
-    run(chosen, data, weights, run_dir or Path("runs") / chosen.name)
+    run(chosen, data, weights, run_dir or Path("runs") / chosen.name, parse_device(device))
 
 
 @click.command()
@@ -52,10 +56,13 @@ def train(
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
 @click.option("--registry", type=FOLDER, envvar="FIP_REGISTRY", help="Registry to look MODEL up in, beside the bundled models.")
 @click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
+@click.option("--device", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
-def evaluate(model: str, data: Path, kind: str, split: str, registry: Path | None, as_json: bool, threads: int | None) -> None:
+def evaluate(model: str, data: Path, kind: str, split: str, registry: Path | None, as_json: bool, device: str, threads: int | None) -> None:
     """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer."""
     import json
+
+    from models.device import parse_device
 
     from models.predictor import Predictor
     from models.registry import find_model
@@ -63,7 +70,7 @@ def evaluate(model: str, data: Path, kind: str, split: str, registry: Path | Non
     from training.evaluate import evaluate as score
 
     _limit_threads(threads)
-    predictor = Predictor.load(find_model(model, registry))
+    predictor = Predictor.load(find_model(model, registry), parse_device(device))
     report = score(predictor, read_split(kind, data, split))
     if as_json:
         summary = {"accuracy": report.accuracy, "mean_class_accuracy": report.mean_class_accuracy, "class_accuracy": report.class_accuracy}
@@ -134,12 +141,23 @@ def show(source: str, network: str | None) -> None:
 @click.option("--weights", "source", help="ImageNet ResNet18 weights: a file, or a name.")
 @click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where the report and its cells go.")
 @click.option("--run-dir", type=FOLDER, default=Path("runs/reproduce"), show_default=True, help="Where training state goes.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def reproduce(
-    name: str | None, list_names: bool, data: Path | None, source: str | None, out: Path, run_dir: Path, seed: int, threads: int | None
+    name: str | None,
+    list_names: bool,
+    data: Path | None,
+    source: str | None,
+    out: Path,
+    run_dir: Path,
+    seed: int,
+    device: str,
+    threads: int | None,
 ) -> None:
     """Rerun a table of the paper on real data and write OUT/NAME.md. Stop it at any time; finished cells are kept."""
+    from models.device import parse_device
+
     from models.errors import nearest
     from training.reproduce import ten_shot
 
@@ -152,7 +170,7 @@ def reproduce(
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")
     _limit_threads(threads)
-    click.echo(tables[name](data, source, out, run_dir, seed))
+    click.echo(tables[name](data, source, out, run_dir, seed, parse_device(device)))
 
 
 def _limit_threads(threads: int | None) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from models.errors import BadDataset
 from models.predictor import Predictor
 from training.datasets import LabelledClouds
 
@@ -38,7 +39,11 @@ class ClassificationReport:
 
 
 def evaluate(predictor: Predictor, clouds: LabelledClouds, *, progress: bool = True) -> ClassificationReport:
-    """Classify every cloud as the service would. Labels of the clouds must be the model's, in order."""
+    """Classify every cloud as the service would. Raises: BadDataset (the classes are not the model's, in its order; no clouds)."""
+    if clouds.names != predictor.manifest.labels:
+        raise BadDataset(f"the data set names other classes than the model: {clouds.names[:3]}…, {predictor.manifest.labels[:3]}…")
+    if not len(clouds):
+        raise BadDataset("there are no clouds to evaluate on")
     predicted = [prediction for batch in _batches(predictor, clouds, progress) for prediction in batch]
     return ClassificationReport(np.array(predicted, np.int64), clouds.targets, clouds.names)
 

@@ -4,8 +4,8 @@ Pickled files are opened with `weights_only`, which builds tensors and plain con
 """
 
 import hashlib
+import http.client
 import os
-import pickle
 import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
@@ -83,22 +83,23 @@ def fetch(
         raise BadWeights(f"no download is called {name!r}{nearest(name, downloads)}", known=downloads)
     download = downloads[name]
     folder = folder or cache_dir()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / download.url.rsplit("/", 1)[1]
     if path.is_file() and sha256_of(path).startswith(download.sha256_prefix):
         return path
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         digest = _download(download.url, part, progress)
         if not digest.startswith(download.sha256_prefix):
             raise BadWeights(
                 f"checksum {digest[:16]}… does not begin with {download.sha256_prefix}; the file was dropped", where=download.url
             )
         part.replace(path)
-    except OSError as error:
-        raise BadWeights(f"download failed: {error}", where=download.url) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise BadWeights(f"download failed: {type(error).__name__}: {error}", where=download.url) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.is_file():
+            part.unlink()
     return path
 
 
@@ -124,7 +125,7 @@ def _download(url: str, part: Path, progress: Callable[[int, int], None] | None)
 def _read_torch(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
+    except Exception as error:  # damaged files of the old format fail in many ways, and every one of them means this
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise BadWeights(f"not a plain state dict: {reason}", where=str(path)) from error
     for wrapper in ("state_dict", "model", "state_dict_ema"):

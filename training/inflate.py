@@ -43,9 +43,13 @@ class InflateSpec(Frozen):
     stages: tuple[int, ...] = (1, 2, 3, 4)
 
     @model_validator(mode="after")
-    def axes_differ(self) -> "InflateSpec":
+    def fits_together(self) -> "InflateSpec":
+        if self.axes is not None and self.model_fields_set & {"repeat", "height", "width"}:
+            raise ValueError("say axes, or repeat, height and width, not both")
         if self.axes is None and {self.repeat, self.height, self.width} != {"x", "y", "z"}:
             raise ValueError("repeat, height and width must be three different axes")
+        if not set(self.stages) <= {1, 2, 3, 4}:
+            raise ValueError(f"stages are 1 to 4, found {list(self.stages)}")
         return self
 
     @property
@@ -73,15 +77,18 @@ class InflationReport:
 
 
 def inflate_kernel(weight: torch.Tensor, spec: InflateSpec) -> torch.Tensor:
-    """A square 2D kernel (Cout, Cin, k, k) -> (k³, Cin, Cout), repeated k times along the repeat axis."""
-    cout, cin, k, _ = weight.shape
-    _, height, width = spec.directions
-    order = "".join(axis for axis in "xyz")  # taps are indexed [x][y][z]
+    """A square 2D kernel (Cout, Cin, k, k) -> (k³, Cin, Cout), repeated k times along the repeat axis.
+
+    Raises: InflationError (not square).
+    """
+    cout, cin, k, width_taps = weight.shape
+    if k != width_taps:
+        raise InflationError(f"only square kernels can be inflated, found {k}×{width_taps}")
+    repeat, height, width = spec.directions
     planes = weight.permute(2, 3, 1, 0)  # (h, w, Cin, Cout)
-    if order.index(height) > order.index(width):
+    if height > width:  # taps are indexed [x][y][z], in the order of the axes' names
         planes = planes.transpose(0, 1)
-    repeat_dim = order.index(spec.directions[0])
-    kernel = planes.unsqueeze(repeat_dim).expand(k, k, k, cin, cout)
+    kernel = planes.unsqueeze("xyz".index(repeat)).expand(k, k, k, cin, cout)
     if spec.scale == "mean":
         kernel = kernel / k
     return kernel.reshape(k**3, cin, cout).contiguous()
@@ -134,6 +141,8 @@ def inflate_state_dict(
 
 def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: InflateSpec) -> torch.Tensor:
     """One tensor in the shape of its 3D counterpart (any tensor that is not a 4-D kernel is copied)."""
+    if not source.isfinite().all():
+        raise InflationError("the 2D tensor holds NaN or infinity", where=name)
     inflated = source
     if source.dim() == 4:
         pointwise = source.shape[2:] == (1, 1)

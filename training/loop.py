@@ -5,6 +5,7 @@ started again draws what it would have drawn.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from models.errors import BadRunDir, Diverged
 from models.manifest import InputSpec
 from models.sparse.tensor import SparseTensor, collate
 from models.voxelize import prepare, voxelize
@@ -35,48 +37,52 @@ class TrainBatch:
 
 
 def fit(net: nn.Module, policy: FreezePolicy, recipe: Recipe, train: LabelledClouds, validation: LabelledClouds, run_dir: Path) -> None:
-    """Train `net` in place for `recipe.epochs`, from the last finished epoch in `run_dir` if there is one.
+    """Train `net` in place, on the device it is on, for `recipe.epochs`; from the last finished epoch in `run_dir` if there is one.
 
     After every epoch run_dir holds the complete state, and the weights of the epoch with the best validation accuracy
     (`best.pt`; never chosen on test). With no validation clouds the last epoch counts as the best.
+    Raises: BadRunDir, Diverged (the loss is not finite; the epoch before is kept).
     """
     policy.apply(net)
+    device = next(net.parameters()).device
     optimiser = sgd(policy.parameters(net), recipe.optim)
     steps = _steps(len(train), recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
     done, best = _resume(run_dir, net, optimiser, schedule)
     with RunLog(run_dir) as log:
         for epoch in range(done, recipe.epochs):
-            loss = _train_epoch(net, policy, recipe, train, epoch, optimiser, schedule)
-            scalars = {"loss": loss, "lr": float(schedule.get_last_lr()[0])}
+            loss, lr = _train_epoch(net, policy, recipe, train_batches(train, recipe, epoch, device), steps, optimiser, schedule)
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss of epoch {epoch + 1} is {loss}; try a lower learning rate than {recipe.optim.lr:g}")
+            scalars = {"loss": loss, "lr": lr}
             if len(validation):
                 scalars["val_accuracy"] = accuracy_of(net, validation, recipe.input)
             if not scalars.get("val_accuracy", best) < best:
                 best = scalars.get("val_accuracy", best)
                 write(run_dir / BEST, net.state_dict())
+            log.epoch(epoch + 1, scalars)  # before the state: a stop in between repeats the epoch, and the log keeps the later line
             _save_state(run_dir, epoch + 1, best, net, optimiser, schedule)
-            log.epoch(epoch + 1, scalars)
 
 
 def _train_epoch(
     net: nn.Module,
     policy: FreezePolicy,
     recipe: Recipe,
-    train: LabelledClouds,
-    epoch: int,
+    batches: Iterator[TrainBatch],
+    steps: int,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> float:
-    """All steps of one epoch (0, 1, …). Returns the mean loss."""
+) -> tuple[float, float]:
+    """All steps of one epoch. Returns the mean loss and the learning rate of the last step."""
     policy.set_train(net)
-    losses = []
-    steps = _steps(len(train), recipe.batch_size)
-    for batch in tqdm(train_batches(train, recipe, epoch), f"epoch {epoch + 1}", total=steps, unit="step", disable=None, leave=False):
+    losses, lr = [], 0.0
+    for batch in tqdm(batches, "training", total=steps, unit="step", disable=None, leave=False):
+        lr = float(schedule.get_last_lr()[0])
         with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = batch_loss(net, batch, recipe.label_smoothing)
         losses.append(train_step(loss, optimiser))
         schedule.step()
-    return float(np.mean(losses))
+    return float(np.mean(losses)), lr
 
 
 def batch_loss(net: nn.Module, batch: TrainBatch, label_smoothing: float) -> torch.Tensor:
@@ -93,7 +99,7 @@ def train_step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:
     return float(loss.detach())
 
 
-def train_batches(clouds: LabelledClouds, recipe: Recipe, epoch: int, device: torch.device | str = "cpu") -> Iterator[TrainBatch]:
+def train_batches(clouds: LabelledClouds, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[TrainBatch]:
     """Shuffled, augmented, voxelized batches of one epoch; a last batch of a single cloud is left out (batch norm)."""
     rng = np.random.default_rng((recipe.seed, epoch))
     order = rng.permutation(len(clouds))
@@ -104,12 +110,13 @@ def train_batches(clouds: LabelledClouds, recipe: Recipe, epoch: int, device: to
 
 
 def accuracy_of(net: nn.Module, clouds: LabelledClouds, spec: InputSpec, batch_size: int = 32) -> float:
-    """Share of clouds the net has right, in evaluation mode."""
+    """Share of clouds the net has right, in evaluation mode, on the device it is on."""
     net.eval()
+    device = next(net.parameters()).device
     right = 0
     with torch.inference_mode():
         for start in range(0, len(clouds), batch_size):
-            batch = _batch(clouds, np.arange(start, min(start + batch_size, len(clouds))), spec, None, None, "cpu")
+            batch = _batch(clouds, np.arange(start, min(start + batch_size, len(clouds))), spec, None, None, device)
             right += int((net(batch.inputs).argmax(1) == batch.targets).sum())
     return right / len(clouds)
 
@@ -120,13 +127,13 @@ def _batch(
     spec: InputSpec,
     augmentation: AugmentSpec | None,
     rng: np.random.Generator | None,
-    device: torch.device | str,
+    device: torch.device,
 ) -> TrainBatch:
     voxels = []
     for row in rows:
         cloud = prepare(clouds.cloud(int(row)), spec)
         if augmentation is not None and rng is not None:
-            cloud = augment(cloud, augmentation, rng)
+            cloud = augment(cloud, augmentation, rng, spec.up)
         voxels.append(voxelize(cloud, spec))
     return TrainBatch(collate(voxels, device), torch.from_numpy(clouds.targets[rows]).to(device))
 
@@ -142,9 +149,12 @@ def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule:
     if not path.is_file():
         return 0, float("-inf")
     state = read_state(path)
-    net.load_state_dict(state["net"])
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(json.loads(state["schedule"]))
+    try:
+        net.load_state_dict(state["net"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(json.loads(state["schedule"]))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise BadRunDir(f"does not fit this run: {str(error).splitlines()[0]}", where=str(path)) from error
     return state["epoch"], state["best"]
 
 

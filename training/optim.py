@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from models.manifest import Frozen
@@ -20,6 +20,12 @@ class OptimSpec(Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     nesterov: bool = False
+
+    @model_validator(mode="after")
+    def nesterov_needs_momentum(self) -> "OptimSpec":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class ScheduleSpec(Frozen):

@@ -33,15 +33,13 @@ tags: [point-cloud-classification, sparse-convolution, image2point]
 ---
 # $name
 
-Classifies one point cloud into $num_classes classes. A 2D ResNet trained on images, inflated into a 3D sparse ConvNet and
-finetuned on point clouds (Image2Point, ECCV 2022), mode `$mode`, start `$init`.
+Classifies one point cloud into $num_classes classes. $origin
 
 | test clouds | accuracy, last epoch (published) | accuracy, epoch best on validation | mean class accuracy, last epoch |
 |---|---|---|---|
 | $num_test | $last | $best | $mean_class |
 
-The test split was read once, after training; every choice was made on $num_validation clouds held out of the train split.
-One seed, so the spread over seeds is not known.
+The test split was read after training, for this table alone; $choices One seed, so the spread over seeds is not known.
 
 ![loss and validation accuracy](curve.png)
 
@@ -64,6 +62,14 @@ $licences
 """)
 
 
+ORIGINS = {
+    "image": "A 2D ResNet trained on images, inflated into a 3D sparse ConvNet and finetuned on point clouds (Image2Point, ECCV 2022), "
+    "mode `$mode`.",
+    "scratch": "A 3D sparse ResNet trained on point clouds from random weights: no image pretraining.",
+    "random-frozen": "A control, not for use: a 3D sparse ResNet whose random stages stayed as they were, mode `$mode`.",
+}
+
+
 @dataclass(frozen=True)
 class Scores:
     """Reports on the test split: of the published last epoch, and of the epoch that was best on validation."""
@@ -77,7 +83,9 @@ def describe(recipe: Recipe, start: Start, train: LabelledClouds, scores: Scores
     image = start.image
     weights = image.name if image else None
     licences = [DATA_LICENCES.get(recipe.data.kind, f"{recipe.data.kind}: see its publishers")]
-    licences += [licence for prefix, licence in WEIGHT_LICENCES.items() if weights and weights.startswith(prefix)]
+    if weights:
+        known = [licence for prefix, licence in WEIGHT_LICENCES.items() if weights.startswith(prefix)]
+        licences += known or [f"2D weights {weights}: licence not known here, ask whoever published them"]
     return Manifest(
         name=recipe.name,
         task="classify",
@@ -133,14 +141,23 @@ def plot_curve(run_dir: Path, path: Path) -> None:
 
 
 def code_version() -> str:
-    """The package version, with the commit where the code runs from a git checkout."""
-    here = Path(__file__).resolve().parent
+    """The package version; with the commit where this file is tracked in a git checkout, marked if that has uncommitted changes."""
+    here = Path(__file__).resolve()
+    package = f"fip-server {version('fip-server')}"
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return package
+    commit = _git(here.parent, "rev-parse", "--short=12", "HEAD")
+    changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    return f"{package}, commit {commit}{' with uncommitted changes' if changed else ''}"
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    """What git prints, None where it fails or is absent."""
     try:
-        done = subprocess.run(["git", "-C", str(here), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=False)
     except OSError:
-        return f"fip-server {version('fip-server')}"
-    commit = done.stdout.strip() if done.returncode == 0 else ""
-    return f"fip-server {version('fip-server')}" + (f", commit {commit}" if commit else "")
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _metrics(scores: Scores) -> dict[str, float]:
@@ -159,13 +176,12 @@ def _card(manifest: Manifest, start: Start, scores: Scores, num_train: int, num_
     return CARD.substitute(
         name=manifest.name,
         num_classes=len(manifest.labels),
-        mode=made.mode,
-        init=made.init,
+        origin=Template(ORIGINS[made.init]).substitute(mode=made.mode),
         num_test=len(scores.last.targets),
         last=f"{scores.last.accuracy:.2%}",
         best=f"{scores.best.accuracy:.2%}",
         mean_class=f"{scores.last.mean_class_accuracy:.2%}",
-        num_validation=num_validation,
+        choices=f"choices were made on {num_validation} clouds held out of the train split." if num_validation else "nothing was held out.",
         points_note=budget,
         voxel_size=f"{spec.voxel_size:g} {'radii' if sphere else 'm'}",
         features=", ".join(feature.name for feature in spec.features),

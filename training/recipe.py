@@ -6,7 +6,7 @@ into the manifest.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -51,7 +51,7 @@ class Recipe(Frozen):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epochs: Positive
     batch_size: Annotated[int, Field(gt=1)] = 32
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     half: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
 
@@ -87,7 +87,7 @@ def load_recipe(source: str, overrides: dict[str, object] | None = None) -> Reci
         raise BadRecipe(f"no recipe file and no bundled recipe of that name{nearest(source, names)}", where=source, known=names)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadRecipe(f"not YAML: {error}", where=str(path)) from error
     if not isinstance(content, dict):
         raise BadRecipe("must be a mapping of keys", where=str(path))
@@ -104,7 +104,10 @@ def parse_override(text: str) -> tuple[str, object]:
     key, sign, value = text.partition("=")
     if not sign or not key:
         raise BadRecipe("an override is written key=value", where=text)
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadRecipe(f"the value is not YAML: {str(error).splitlines()[0]}", where=text) from error
 
 
 def _set(content: dict[str, object], key: str, value: object) -> None:
@@ -119,8 +122,8 @@ def _set(content: dict[str, object], key: str, value: object) -> None:
 
 
 def _explained(error: ValidationError, source: str) -> BadRecipe:
-    """The first problem of a recipe, with the nearest right key where a key is unknown."""
-    problem = error.errors()[0]
+    """The first problem of a recipe; an unknown key comes before the key that is missing for it, and names the nearest right one."""
+    problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         *parents, last = (str(part) for part in problem["loc"])
@@ -133,7 +136,10 @@ def _fields(path: list[str]) -> list[str]:
     """Field names of the model at a path of keys inside Recipe."""
     model: type[BaseModel] = Recipe
     for part in path:
+        if part.isdecimal():  # a place in a list, whose items the annotation before named
+            continue
         inner = model.model_fields[part].annotation if part in model.model_fields else None
+        inner = next((item for item in get_args(inner) if isinstance(item, type)), inner)
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner

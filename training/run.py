@@ -50,6 +50,16 @@ def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
     return Start(net, spec, freeze_policy(net, recipe.mode), image, report)
 
 
+def facts(recipe: Recipe, start: Start, splits: Splits) -> dict[str, str | None]:
+    """What makes a run this run and no other: digests of the recipe, the 2D weights and the clouds."""
+    return {
+        "recipe": recipe.digest,
+        "weights": start.image.sha256 if start.image else None,
+        "train clouds": splits.train.digest,
+        "validation clouds": splits.validation.digest,
+    }
+
+
 def training_splits(recipe: Recipe, data: Path) -> Splits:
     """The training clouds of a recipe: validation held out first, then the few shots drawn from the rest."""
     train, validation = hold_out(read_split(recipe.data.kind, data, "train"), recipe.data.validation, recipe.seed)

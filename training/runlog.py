@@ -15,7 +15,11 @@ class RunLog:
 
     def __init__(self, run_dir: Path) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._lines = (run_dir / SCALARS).open("a", encoding="utf-8")
+        path = run_dir / SCALARS
+        torn = path.is_file() and not path.read_bytes().endswith(b"\n")
+        self._lines = path.open("a", encoding="utf-8")
+        if torn:  # a stop in the middle of a line
+            self._lines.write("\n")
         self._board = SummaryWriter(str(run_dir / "tensorboard"))
 
     def epoch(self, epoch: int, scalars: dict[str, float]) -> None:
@@ -39,5 +43,14 @@ def read_scalars(run_dir: Path) -> list[dict[str, float]]:
     path = run_dir / SCALARS
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    rows = [row for line in path.read_text(encoding="utf-8").splitlines() if (row := _row(line)) is not None]
     return [row for _, row in sorted({int(row["epoch"]): row for row in rows}.items())]
+
+
+def _row(line: str) -> dict[str, float] | None:
+    """A recorded epoch, or None for a line that a stop tore."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "epoch" in row else None

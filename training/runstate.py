@@ -1,12 +1,15 @@
-"""Files of a run directory that only training itself reads: complete state, best weights. Plain tensors and numbers, no code."""
+"""Files of a run directory that only training itself reads: whose run it is, complete state, best weights. No code in any of them."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict, cast
 
 import torch
 
-STATE, BEST = "state.pt", "best.pt"
+from models.errors import BadRunDir
+
+CLAIM, STATE, BEST = "run.json", "state.pt", "best.pt"
 
 
 class RunState(TypedDict):
@@ -19,22 +22,60 @@ class RunState(TypedDict):
     schedule: str
 
 
+def claim(run_dir: Path, facts: Mapping[str, str | None]) -> None:
+    """Make the directory, or check that the run in it is the same: recipe, 2D weights, clouds.
+
+    `facts` are names and digests. Raises: BadRunDir (another run's, damaged, or not to be written).
+    """
+    path = run_dir / CLAIM
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise BadRunDir(f"cannot be used: {error}", where=str(run_dir)) from error
+    if found is not None and found != dict(facts):
+        differ = sorted(name for name in facts if not isinstance(found, dict) or found.get(name) != facts[name])
+        raise BadRunDir(f"holds a run with another {' and '.join(differ)}; choose another --run-dir", where=str(run_dir))
+    write_text(path, json.dumps(dict(facts), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Written beside and moved into place. Raises: BadRunDir."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error
+
+
 def write(path: Path, content: Mapping[str, object]) -> None:
-    """Written beside and moved into place, so that a stop in the middle leaves the old file."""
-    part = path.with_suffix(".part")
-    torch.save(dict(content), part)
-    part.replace(path)
+    """Tensors, numbers and containers of them; written beside and moved into place, so that a stop leaves the old file.
+
+    Raises: BadRunDir.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        torch.save(dict(content), part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict of a net."""
+    """The state dict of a net. Raises: BadRunDir (missing or damaged)."""
     return cast("dict[str, torch.Tensor]", _read(path))
 
 
 def read_state(path: Path) -> RunState:
+    """What `write` put there after the last finished epoch. Raises: BadRunDir (missing or damaged)."""
     return cast("RunState", _read(path))
 
 
 def _read(path: Path) -> object:
-    content: object = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 (weights_only, our own file)
+    try:
+        content: object = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 (weights_only, our own file)
+    except Exception as error:  # a damaged file fails in many ways, and every one of them means this
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadRunDir(f"missing or damaged: {reason}; remove the run directory to start again", where=str(path)) from error
     return content

@@ -32,7 +32,7 @@ class SparseConv3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         if self.kernel_size == 1 and self.stride == 1:
-            return x.with_feats(x.feats @ self.weight[0])
+            return x.with_feats((x.feats @ self.weight[0]).to(x.feats.dtype))  # autocast would narrow what the next layer sums
         kernel_map = x.sites.kernel_map(x.level, self.kernel_size, self.stride)
         return SparseTensor(sparse_conv(x.feats, self.weight, kernel_map), x.sites, x.batch_size, x.level * self.stride)
 
@@ -62,13 +62,15 @@ class SparseConvTranspose3d(nn.Module):
 
 
 class SparseBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over all sites of the batch."""
+    """Batch normalisation of each channel over all sites of the batch: (S, C) -> (S, C)."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
         return x.with_feats(super().forward(x.feats))
 
 
 class SparseReLU(nn.Module):
+    """max(0, x), site by site: (S, C) -> (S, C)."""
+
     def forward(self, x: SparseTensor) -> SparseTensor:
         return x.with_feats(x.feats.relu())
 
@@ -95,7 +97,12 @@ class GlobalAvgPool(nn.Module):
 
 
 def _mean_by_row(feats: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """Mean of the feats (S, C) that share a target row: rows (S,) -> (num_rows, C)."""
-    sums = feats.new_zeros(num_rows, feats.shape[1]).index_add(0, rows, feats)
+    """Mean of the feats (S, C) that share a target row: rows (S,) -> (num_rows, C).
+
+    16-bit features are summed in float32: a count past 65,504 is infinite in float16. On CUDA the order of the sum, and so
+    its last bits, may differ between runs.
+    """
+    wide = feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
+    sums = wide.new_zeros(num_rows, feats.shape[1]).index_add(0, rows, wide)
     counts = torch.bincount(rows, minlength=num_rows).clamp(min=1)
-    return sums / counts[:, None].to(feats.dtype)
+    return (sums / counts[:, None].to(wide.dtype)).to(feats.dtype)

@@ -23,7 +23,7 @@ class SiteCache:
 
     def __init__(self, coords: torch.Tensor) -> None:
         self._coords = {1: coords}
-        self._parents: dict[int, torch.Tensor] = {}
+        self._parents: dict[tuple[int, int], torch.Tensor] = {}  # by level and stride
         self._indices: dict[int, SiteIndex] = {}
         self._maps: dict[tuple[int, int, int], KernelMap] = {}
 
@@ -34,7 +34,7 @@ class SiteCache:
     def parents(self, level: int, stride: int) -> torch.Tensor:
         """Row at level · stride of every row of `level`: (S,) int64."""
         self._descend(level, stride)
-        return self._parents[level]
+        return self._parents[level, stride]
 
     def kernel_map(self, level: int, kernel_size: int, stride: int) -> KernelMap:
         """Map of a convolution that starts at `level`."""
@@ -49,8 +49,8 @@ class SiteCache:
         return self._maps[key]
 
     def _descend(self, level: int, stride: int) -> None:
-        if level not in self._parents:
-            self._coords[level * stride], self._parents[level] = downsample_sites(self._coords[level], stride)
+        if (level, stride) not in self._parents:
+            self._coords[level * stride], self._parents[level, stride] = downsample_sites(self._coords[level], stride)
 
 
 @dataclass(frozen=True)

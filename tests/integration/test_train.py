@@ -1,16 +1,19 @@
 """`fip train` end to end on small made-up clouds: the checkpoint, going on after a stop, evaluation as served."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models.checkpoint import load_checkpoint
 from models.cli import run
+from models.errors import BadDataset, BadRunDir
 from models.io import read_cloud
 from models.manifest import NetworkSpec
 from models.pointcloud import PointCloud
@@ -20,7 +23,9 @@ from training.datasets import LabelledClouds, read_split
 from training.evaluate import evaluate
 from training.loop import fit
 from training.recipe import load_recipe
+from training.reproduce import ARMS, ten_shot
 from training.run import start, training_splits
+from training.runlog import RunLog, read_scalars
 from training.runstate import STATE
 
 SETTINGS = ["--set", "input.voxel_size=0.2", "--set", "batch_size=8", "--set", "data.validation=0.2", "--threads", "1"]
@@ -133,7 +138,86 @@ def test_going_on_after_a_stop_gives_the_same_weights(finished: Path, data: Path
 
 def test_another_recipe_may_not_take_over_a_run(finished: Path, data: Path, image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fip_train(data, image_file, finished, "--set", "epochs=4") == 5
-    assert "holds a run of another recipe" in capsys.readouterr().err
+    assert "bad_run_dir" in (said := capsys.readouterr().err)
+    assert "another recipe" in said
+    other = image_file.with_name("other.safetensors")
+    save_file({name: tensor + 1 for name, tensor in load_file(image_file).items()}, other)
+    assert fip_train(data, other, finished, "--set", "epochs=3") == 5
+    assert "another weights" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_scored_again(finished: Path, data: Path, image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "checkpoint" / "manifest.json").read_bytes()
+    assert fip_train(data, image_file, finished, "--set", "epochs=3") == 0
+    assert (finished / "checkpoint" / "manifest.json").read_bytes() == before
+    assert "test accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["state.pt", "run.json"])
+def test_damaged_run_files_are_named(
+    finished: Path, data: Path, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    for name in ("state.pt", "run.json", "best.pt"):
+        shutil.copy(finished / name, tmp_path / name)
+    (tmp_path / damage).write_bytes((tmp_path / damage).read_bytes()[:-40])
+    assert fip_train(data, image_file, tmp_path, "--set", "epochs=3") == 5
+    assert "bad_run_dir" in capsys.readouterr().err
+
+
+def test_a_torn_log_line_is_passed_over(finished: Path, tmp_path: Path) -> None:
+    shutil.copy(finished / "scalars.jsonl", tmp_path / "scalars.jsonl")
+    with (tmp_path / "scalars.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "lo')
+    with RunLog(tmp_path) as log:
+        log.epoch(4, {"loss": 0.5})
+        log.epoch(4, {"loss": 0.25})  # the epoch was repeated
+    assert [row["loss"] for row in read_scalars(tmp_path)][3:] == [0.25]
+
+
+def test_a_diverged_run_publishes_nothing(data: Path, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fip_train(data, image_file, tmp_path / "run", "--set", "epochs=3", "--set", "optim.lr=1.0e+38") == 5
+    assert "error [diverged]" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("init", ["image", "scratch", "random-frozen"])
+def test_where_a_run_starts(image_file: Path, init: str) -> None:
+    """Seeded random weights everywhere, but for the stages of `image`."""
+    overrides = {"init": init, "mode": "all" if init == "scratch" else "iobn"}
+    nets = [start(load_recipe("bundled-modelnet40", overrides | {"seed": seed}), 3, str(image_file)).net for seed in (0, 0, 1)]
+    first, again, other = (net.state_dict() for net in nets)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    same = {name for name, parameter in nets[0].named_parameters() if parameter.std() > 0 and torch.equal(first[name], other[name])}
+    stage_kernels = {name for name in first if name.startswith("layer") and ".conv" in name}
+    assert same == (stage_kernels if init == "image" else set())
+    assert (start(load_recipe("bundled-modelnet40", overrides), 3, str(image_file)).report is not None) == (init == "image")
+
+
+def test_labels_must_be_the_models(finished: Path, data: Path) -> None:
+    clouds = replace(read_split("modelnet40", data, "test"), names=("cube", "sphere", "rod"))
+    with pytest.raises(BadDataset, match="other classes than the model"):
+        evaluate(Predictor.load(finished / "checkpoint"), clouds, progress=False)
+
+
+def test_ten_shot_chooses_on_held_out_clouds_and_computes_nothing_twice(data: Path, image_file: Path, tmp_path: Path) -> None:
+    """The whole table in small: an inflated ResNet20, one epoch, four shots."""
+    overrides: dict[str, object] = {"network": "cifar_resnet20", "epochs": 1, "data.shots": 4, "input.voxel_size": 0.2}
+    args = data, str(image_file), tmp_path / "out", tmp_path / "runs"
+    table = ten_shot(*args, overrides=overrides).read_text()
+    cells = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out" / "ten-shot").iterdir()}
+    assert len(cells) == 8
+    for arm in ARMS:
+        pair = [cell for cell in cells.values() if cell["arm"] == arm]
+        tested = [cell for cell in pair if cell["test_accuracy"] is not None]
+        assert [cell["held_out_accuracy"] for cell in tested] == [max(cell["held_out_accuracy"] for cell in pair)]
+        assert all(cell["frozen_unchanged"] for cell in pair)
+        assert {cell["frozen_tensors"] for cell in pair} == ({18} if "iobn" in arm else {0})
+        assert f"| {arm} |" in table
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ten-shot").iterdir()}
+    assert ten_shot(*args, overrides=overrides).read_text() == table
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ten-shot").iterdir()}
+    with pytest.raises(BadRunDir, match="another recipe"):  # another recipe may not take over the cells' run directories
+        ten_shot(*args, overrides=overrides | {"batch_size": 5})
 
 
 @pytest.mark.parametrize(
@@ -159,7 +243,7 @@ def test_training_and_serving_make_the_same_voxels(finished: Path, data: Path, t
 
     clouds = read_split("modelnet40", data, "test")
     recipe = load_recipe(str(finished / "recipe.yaml"))
-    trained = _batch(clouds, np.arange(1), recipe.input, None, None, "cpu").inputs
+    trained = _batch(clouds, np.arange(1), recipe.input, None, None, torch.device("cpu")).inputs
     np.save(tmp_path / "cloud.npy", clouds.xyz[0])
     served = Predictor.load(finished / "checkpoint").voxelize(read_cloud(tmp_path / "cloud.npy"))
     assert np.array_equal(trained.coords[:, 1:].numpy(), served.coords)

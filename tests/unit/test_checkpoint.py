@@ -87,6 +87,14 @@ def test_manifest_is_strict(saved: tuple[Path, torch.nn.Module, Manifest], chang
         load_checkpoint(folder)
 
 
+def test_weights_that_are_not_finite_are_not_saved(saved: tuple[Path, torch.nn.Module, Manifest], tmp_path: Path) -> None:
+    _, net, manifest = saved
+    with torch.no_grad():
+        net.get_parameter("fc.weight")[0, 0] = torch.nan
+    with pytest.raises(BadCheckpoint, match=r"fc\.weight; nothing is saved"):
+        save_checkpoint(tmp_path / "nan", net, manifest, "# card\n")
+
+
 def test_weights_must_fit_the_network(saved: tuple[Path, torch.nn.Module, Manifest]) -> None:
     folder, _, manifest = saved
     checkpoint = load_checkpoint(folder)

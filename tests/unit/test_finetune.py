@@ -12,10 +12,10 @@ from training.optim import OptimSpec, sgd
 HEAD = ("conv1.", "bn1.", "fc.", "fc_bn.")
 
 
-def moved(mode: str) -> tuple[set[str], set[str]]:
+def moved(network: str, mode: str) -> tuple[set[str], set[str]]:
     """(parameters, running statistics) that three optimiser steps change."""
     torch.manual_seed(0)
-    net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=4))
+    net = build(NetworkSpec(name=network, in_channels=3, num_classes=4))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     policy = freeze_policy(net, mode)
     policy.apply(net)
@@ -36,15 +36,16 @@ def moved(mode: str) -> tuple[set[str], set[str]]:
     ("mode", "stage_kernels", "stage_affine", "stage_statistics"),
     [("io", False, False, False), ("ioms", False, False, True), ("iobn", False, True, True), ("all", True, True, True)],
 )
-def test_what_moves(mode: str, stage_kernels: bool, stage_affine: bool, stage_statistics: bool) -> None:
-    net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=4))
+@pytest.mark.parametrize("network", ["cifar_resnet20", "resnet18"])  # without and with parameters in the shortcuts
+def test_what_moves(network: str, mode: str, stage_kernels: bool, stage_affine: bool, stage_statistics: bool) -> None:
+    net = build(NetworkSpec(name=network, in_channels=3, num_classes=4))
     names = {name for name, _ in net.named_parameters()}
     statistics = {name for name, _ in net.named_buffers() if "running" in name}
-    kernels = {name for name in names if name.startswith("layer") and ".conv" in name}
-    affine = {name for name in names if name.startswith("layer") and ".bn" in name}
+    kernels = {name for name in names if name.startswith("layer") and (".conv" in name or "downsample.0" in name)}
+    affine = {name for name in names if name.startswith("layer")} - kernels
     outside = {name for name in names if name.startswith(HEAD)} - {"fc.bias"}  # the batch norm after it cancels a bias
     expected = outside | (kernels if stage_kernels else set()) | (affine if stage_affine else set())
-    parameters, running = moved(mode)
+    parameters, running = moved(network, mode)
     assert parameters - {"fc.bias"} == expected
     assert running == {name for name in statistics if stage_statistics or name.startswith(HEAD)}
 

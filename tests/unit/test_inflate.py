@@ -100,5 +100,9 @@ def test_failures_are_loud() -> None:
         inflate_state_dict(source, target, InflateSpec(stages=()))
     with pytest.raises(InflationError, match=r"layer1\.0\.conv1\.weight.*wants \(27, 64, 64\)"):
         inflate_state_dict(source | {"layer1.0.conv1.weight": torch.randn(32, 64, 3, 3)}, target, InflateSpec())
+    with pytest.raises(InflationError, match="only square kernels"):
+        inflate_state_dict(source | {"layer1.0.conv1.weight": torch.randn(64, 64, 3, 1)}, target, InflateSpec())
+    with pytest.raises(InflationError, match=r"layer1\.0\.bn1\.bias.*NaN"):
+        inflate_state_dict(source | {"layer1.0.bn1.bias": torch.full((64,), torch.nan)}, target, InflateSpec())
     with pytest.raises(InflationError, match="not in the 2D weights"):
         inflate_state_dict({"patch_embed.weight": torch.randn(2, 2)}, target, InflateSpec())

@@ -60,3 +60,16 @@ def test_damaged_aliases_are_named(registry: Path) -> None:
     (registry / "tiny" / "aliases.json").write_text("{")
     with pytest.raises(BadCheckpoint, match=r"aliases\.json"):
         resolve("tiny", registry)
+    shutil.copytree(registry / "tiny" / "1", registry / "other" / "1")
+    assert resolve("other", registry).version == 1  # one damaged model does not take the others with it
+    assert {model.name for model in list_models(registry)} >= {"tiny", "other"}
+
+
+def test_a_folder_without_versions_is_no_model(registry: Path) -> None:
+    (registry / "empty" / "notes").mkdir(parents=True)
+    (registry / "tiny" / "007").mkdir()
+    with pytest.raises(UnknownModel, match="no model is called 'empty'"):
+        resolve("empty", registry)
+    assert [model.version for model in list_models(registry) if model.name == "tiny"] == [1, 2, 10]
+    with pytest.raises(UnknownModel, match=r"no manifest\.json"):
+        find_model(str(registry / "empty"))

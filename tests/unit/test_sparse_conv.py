@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import conv3d, conv_transpose3d, pad
 
+from models.sparse.backends.gemm import SMALLEST_WORTHWHILE, probe_gemm
 from models.sparse.backends.torch_backend import sparse_conv
 from models.sparse.kernel_map import kernel_offsets
 from models.sparse.nn import GlobalAvgPool, SparseAvgPool3d, SparseConv3d, SparseConvTranspose3d
@@ -57,7 +58,7 @@ def test_equals_dense_convolution(kernel_size: int, stride: int, shift: tuple[in
     torch.testing.assert_close(found.feats, from_dense(dense, found.coords, stride), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("kernel_size", "stride"), [(2, 2), (3, 2), (3, 1)])
+@pytest.mark.parametrize(("kernel_size", "stride"), KERNELS)
 def test_transposed_equals_dense(kernel_size: int, stride: int) -> None:
     fine = random_tensor(5)
     coarse = SparseConv3d(5, 6, kernel_size, stride)(fine)
@@ -134,9 +135,10 @@ def test_same_batch_gives_the_same_bits() -> None:
     assert all(torch.equal(conv(random_tensor(4)).feats, conv(random_tensor(4)).feats) for _ in range(5))
 
 
-def test_autocast_multiplies_low_and_sums_high() -> None:
+@pytest.mark.parametrize("kernel_size", [1, 2, 3])
+def test_autocast_multiplies_low_and_sums_high(kernel_size: int) -> None:
     x = random_tensor(64)
-    conv = SparseConv3d(64, 64, 3)
+    conv = SparseConv3d(64, 64, kernel_size)
     exact = conv(x).feats
     with torch.autocast("cpu", torch.bfloat16):
         low = conv(x).feats
@@ -145,7 +147,59 @@ def test_autocast_multiplies_low_and_sums_high() -> None:
     assert (low - exact).norm() / exact.norm() < 0.005
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_any_dtype(dtype: torch.dtype) -> None:
+    """Forward and backward in the dtype of the features; 16-bit results near the float64 ones."""
+    exact, x = random_tensor(8, dtype=torch.float64), random_tensor(8, dtype=torch.float64)
+    conv = SparseConv3d(8, 8, 3, 2).to(torch.float64)
+    expected = conv(exact).feats
+    low = SparseConv3d(8, 8, 3, 2).to(dtype)
+    low.load_state_dict(conv.state_dict())
+    feats = x.feats.to(dtype).requires_grad_()
+    found = low(x.with_feats(feats)).feats
+    found.sum().backward()
+    assert found.dtype == feats.grad.dtype == low.weight.grad.dtype == dtype
+    assert (found.double() - expected).norm() / expected.norm() < 0.02
+
+
+def test_pooling_many_sites_in_half_precision() -> None:
+    grid = torch.cartesian_prod(torch.zeros(1, dtype=torch.int64), torch.arange(70_000), torch.zeros(1).long(), torch.zeros(1).long())
+    pooled = GlobalAvgPool()(sparse_tensor(grid.int(), torch.ones(70_000, 2, dtype=torch.float16)))
+    assert torch.equal(pooled, torch.ones(1, 2, dtype=torch.float16))
+
+
+def test_pooling_two_strides_from_one_level() -> None:
+    x = random_tensor(3)
+    assert (SparseAvgPool3d(2)(x).level, SparseAvgPool3d(4)(x).level) == (2, 4)
+
+
+@pytest.mark.parametrize("gemm", ["mkl", "onednn"])
+def test_both_products_on_a_large_layer(gemm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the size from which oneDNN may be chosen: forward and backward against dense, with either product."""
+    monkeypatch.setenv("FIP_GEMM", gemm)
+    probe_gemm.cache_clear()
+    if probe_gemm().chosen != gemm:
+        pytest.skip(f"{gemm} is not usable here: {probe_gemm().reason}")
+    grid = torch.cartesian_prod(torch.arange(1), *[torch.arange(18)] * 3).int()
+    assert len(grid) * 64 * 64 > SMALLEST_WORTHWHILE
+    feats = torch.randn(len(grid), 64, requires_grad=True)
+    conv = SparseConv3d(64, 64, 3)
+    found = conv(sparse_tensor(grid, feats)).feats
+    dense_feats = feats.detach().clone().requires_grad_()
+    weight = dense_weight(conv.weight.detach(), 3).clone().requires_grad_()
+    dense = conv3d(dense_feats.T.reshape(1, 64, 18, 18, 18), weight, padding=1).reshape(64, -1).T
+    torch.testing.assert_close(found, dense, atol=1e-5, rtol=1e-4)
+    outer = torch.randn_like(found)
+    found.backward(outer)
+    dense.backward(outer)
+    torch.testing.assert_close(feats.grad, dense_feats.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(dense_weight(conv.weight.grad, 3), weight.grad, atol=1e-3, rtol=1e-4)
+    probe_gemm.cache_clear()
+
+
 def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ValueError, match="feats are"):
+        SparseConv3d(4, 4, 3).half()(random_tensor(4))
     x = random_tensor(4)
     with pytest.raises(ValueError, match="do not fit a map"):
         SparseConv3d(5, 4, 3)(x)

@@ -38,10 +38,13 @@ def test_augmentation_stays_in_its_ranges() -> None:
 
 def test_rotation_keeps_height_and_distances() -> None:
     spec = AugmentSpec(p_scale=0, p_translate=0, p_jitter=0, rotate_deg=180)
-    after = augment(cloud(), spec, np.random.default_rng(5)).xyz
-    assert np.array_equal(after[:, 2], cloud().xyz[:, 2])
-    np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.linalg.norm(cloud().xyz, axis=1), rtol=1e-5)
-    assert not np.allclose(after, cloud().xyz)
+    for column, up in enumerate(("x", "y", "z")):
+        after = augment(cloud(), spec, np.random.default_rng(5), up).xyz
+        assert np.array_equal(after[:, column], cloud().xyz[:, column])
+        np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.linalg.norm(cloud().xyz, axis=1), rtol=1e-5)
+        assert not np.allclose(after, cloud().xyz)
+        turn = np.linalg.lstsq(cloud().xyz.astype(float), after.astype(float), rcond=None)[0]
+        assert np.linalg.det(turn) == pytest.approx(1, abs=1e-3)
 
 
 def test_cosine_ends_at_zero_after_a_warm_up() -> None:

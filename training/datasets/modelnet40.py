@@ -18,8 +18,10 @@ def read_modelnet40(root: Path, split: str) -> LabelledClouds:
     files = sorted(root.glob(f"ply_data_{split}*.h5"), key=lambda path: (len(path.name), path.name))
     if not files or not names_file.is_file():
         raise BadDataset(f"needs ply_data_{split}*.h5 and shape_names.txt (ModelNet40 in its HDF5 release)", where=str(root))
-    names = tuple(names_file.read_text(encoding="utf-8").split())
+    names = tuple(line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip())
     parts = [_read_file(path, len(names)) for path in files]
+    if not sum(len(targets) for _, targets in parts):
+        raise BadDataset(f"the {split} split has no clouds", where=str(root))
     if len({xyz.shape[1] for xyz, _ in parts}) > 1:
         raise BadDataset("the files hold clouds of different sizes", where=str(root))
     return LabelledClouds(np.concatenate([xyz for xyz, _ in parts]), np.concatenate([targets for _, targets in parts]), names)

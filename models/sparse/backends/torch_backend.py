@@ -39,8 +39,10 @@ def sparse_conv(feats: torch.Tensor, weight: torch.Tensor, kernel_map: KernelMap
     """out[o] = Σ over taps k and pairs (i, o) of feats[i] @ weight[k].
 
     feats (S, Cin), weight (K, Cin, Cout) -> (T, Cout). Differentiable in feats and weight. Deterministic: taps are added
-    in order, and within a tap no output row occurs twice. Raises: ValueError on shapes that do not fit.
+    in order, and within a tap no output row occurs twice. Raises: ValueError on shapes or dtypes that do not fit.
     """
+    if feats.dtype != weight.dtype and not torch.is_autocast_enabled(feats.device.type):
+        raise ValueError(f"feats are {feats.dtype}, weight is {weight.dtype}")
     taps, channels, _ = weight.shape
     if feats.shape != (kernel_map.num_in, channels) or len(kernel_map.sizes) != taps:
         expected = f"({kernel_map.num_in}, {channels}) and {len(kernel_map.sizes)} taps"

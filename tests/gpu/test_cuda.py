@@ -1,0 +1,76 @@
+"""The torch engine, training and Predictor on a CUDA device, against the same on the CPU."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.manifest import NetworkSpec
+from models.pointcloud import PointCloud
+from models.predictor import Predictor
+from models.registry import find_model
+from models.sparse.nn import SparseConv3d
+from models.sparse.tensor import sparse_tensor
+from models.zoo import build
+from training.datasets import LabelledClouds
+from training.finetune import freeze_policy
+from training.loop import accuracy_of, fit
+from training.recipe import load_recipe
+
+pytestmark = pytest.mark.gpu
+
+
+def coords() -> torch.Tensor:
+    """Half of the cells of two 10³ grids."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.rand(2, 10, 10, 10, generator=generator) < 0.5).nonzero().int() - torch.tensor([0, 5, 5, 5], dtype=torch.int32)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)])
+def test_convolution_forward_and_backward(kernel_size: int, stride: int) -> None:
+    sites, feats = coords(), torch.randn(len(coords()), 16)
+    conv = SparseConv3d(16, 24, kernel_size, stride)
+    results = []
+    for device in ("cpu", "cuda"):
+        x = feats.clone().to(device).requires_grad_()
+        layer = copy.deepcopy(conv).to(device)
+        out = layer(sparse_tensor(sites.to(device), x))
+        out.feats.square().sum().backward()
+        assert layer.weight.grad is not None
+        assert x.grad is not None
+        results.append([tensor.detach().cpu() for tensor in (out.coords, out.feats, x.grad, layer.weight.grad)])
+    assert torch.equal(results[0][0], results[1][0])
+    for on_cpu, on_gpu in zip(results[0][1:], results[1][1:], strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("network", ["resnet18", "resnet50", "cifar_resnet20"])
+def test_nets_agree_with_the_cpu(network: str) -> None:
+    torch.manual_seed(0)
+    net = build(NetworkSpec(name=network, in_channels=3, num_classes=5)).eval()
+    feats = torch.randn(len(coords()), 3)
+    with torch.inference_mode():
+        expected = net(sparse_tensor(coords(), feats))
+        found = net.cuda()(sparse_tensor(coords().cuda(), feats.cuda()))
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_training_runs_on_the_device(tmp_path: Path) -> None:
+    clouds = LabelledClouds(np.random.default_rng(0).normal(size=(12, 64, 3)).astype("f4"), np.arange(12) % 3, ("a", "b", "c"))
+    recipe = load_recipe("bundled-modelnet40", {"epochs": 2, "batch_size": 4, "init": "scratch"})
+    net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=3)).cuda()
+    for _ in range(2):  # the second call goes on from the saved state
+        fit(net, freeze_policy(net, "all"), recipe, clouds, clouds, tmp_path)
+    assert 0 <= accuracy_of(net, clouds, recipe.input) <= 1
+    assert all(parameter.is_cuda and parameter.isfinite().all() for parameter in net.parameters())
+
+
+def test_the_bundled_model_gives_the_same_label() -> None:
+    folder = find_model("modelnet40")
+    cloud = PointCloud(np.random.default_rng(0).normal(size=(3000, 3)).astype("f4"))
+    on_cpu, on_gpu = (Predictor.load(folder, device) for device in ("cpu", "cuda"))
+    found = [predictor.classify([predictor.voxelize(cloud)])[0] for predictor in (on_cpu, on_gpu)]
+    assert found[0].index == found[1].index
+    np.testing.assert_allclose(found[0].logits, found[1].logits, atol=1e-3)
