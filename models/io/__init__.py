@@ -12,7 +12,8 @@ from typing import BinaryIO
 import numpy as np
 
 from models.errors import NoPoints, UnsupportedFormat, nearest
-from models.io.npy import read_npy, read_npz
+from models.io.npy import read_npy
+from models.io.npz import read_npz
 from models.io.off import read_off
 from models.io.ply import read_ply
 from models.io.raw import read_kitti, read_nuscenes

@@ -9,9 +9,7 @@ from models.errors import BadBody, TruncatedFile
 from models.io.columns import Table
 from models.io.decimals import plain_decimals
 from models.io.ply_header import Element, Header
-from models.io.source import Source, take, text_rows
-
-ROWS_AT_A_TIME = 1 << 15  # bounds what the text of the rows takes in memory beside the numbers
+from models.io.source import ROWS_AT_A_TIME, Source, take, text_rows
 
 
 def read_ascii(source: Source, header: Header) -> Table:
@@ -72,7 +70,8 @@ def _parse_carefully(lines: list[bytes], vertex: Element, out: Table, start: int
         try:
             out[row] = _row(line.split(), vertex)
         except (ValueError, OverflowError) as error:
-            raise BadBody(f"cannot be read: {error}: {line[:80].decode('latin-1').strip()!r}", where=f"vertex {start + row}") from error
+            text = line[:80].decode("latin-1").strip()
+            raise BadBody(f"cannot be read: {str(error)[:120]}: {text!r}", where=f"vertex {start + row}") from error
 
 
 def _row(words: list[bytes], vertex: Element) -> tuple[float, ...]:

@@ -11,30 +11,42 @@ import numpy as np
 from models.errors import BadBody, TruncatedFile
 from models.io.columns import Table
 from models.io.ply_header import Element, Header
-from models.io.source import Source
+from models.io.source import ROWS_AT_A_TIME, Source
 
-WALKED_ROWS = 2_000_000  # about 2 s; rows with lists of differing lengths have to be read one after the other
+WALKED_VALUES = 4_000_000  # in one file, about 2 s: rows with lists of differing lengths are read one after the other
 _STRUCT = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f4": "f", "f8": "d"}
 
 
 def read_binary(source: Source, header: Header) -> Table:
-    """The scalar columns of the vertex element. What follows it in the file is not read.
+    """The scalar columns (N,) of the vertex element. What follows it in the file is not read.
 
     Raises: TruncatedFile, BadBody (a list of negative length, too many rows of differing lengths).
     """
     vertex = header.elements[header.vertex]
+    before = [element for element in header.elements[: header.vertex] if element.count]
     offset = header.offset
-    for element in header.elements[: header.vertex]:
-        offset = _read_lists(source, offset, element, header.byte_order)[1] if element.has_lists else offset + element.least_bytes(False)
-    if vertex.has_lists:
-        return _read_lists(source, offset, vertex, header.byte_order)[0]
-    row = np.dtype([(each.name, header.byte_order + each.code) for each in vertex.properties])
-    if offset + vertex.count * row.itemsize > source.size:
-        raise _truncated(vertex, source.size - offset)
+    if vertex.has_lists or any(element.has_lists for element in before):
+        body = source.read(offset, source.size - offset)  # once, however many elements have lists
+        place, walked = 0, 0
+        for element in before:
+            place, walked = _skip(body, place, element, header.byte_order, walked)
+        if vertex.has_lists:
+            return _read_lists(body, place, vertex, header.byte_order, walked)
+        offset += place
+    else:
+        offset += sum(element.least_bytes(False) for element in before)
+    return _read_fixed(source, offset, vertex, header.byte_order)
+
+
+def _read_fixed(source: Source, offset: int, element: Element, byte_order: str) -> Table:
+    """All rows of an element without lists."""
+    row = np.dtype([(each.name, byte_order + each.code) for each in element.properties])
+    if offset + element.count * row.itemsize > source.size:
+        raise _truncated(element, source.size - offset)
     source.file.seek(offset)
-    table = np.fromfile(source.file, row, vertex.count)
-    if len(table) < vertex.count:
-        raise _truncated(vertex, table.nbytes)
+    table = np.fromfile(source.file, row, element.count)
+    if len(table) < element.count:
+        raise _truncated(element, table.nbytes)
     return table
 
 
@@ -42,65 +54,101 @@ def _truncated(element: Element, present: int) -> TruncatedFile:
     return TruncatedFile(f"{element.count} rows of {element.name!r} do not fit into the {max(present, 0)} bytes left in the file")
 
 
-def _read_lists(source: Source, offset: int, element: Element, byte_order: str) -> tuple[Table, int]:
-    """The scalar columns of an element with lists, and where it ends."""
-    body = source.read(offset, source.size - offset)
-    scalars = [each.name for each in element.properties if not each.length_code]
-    rows = _equal_rows(body, element, byte_order)
+def _skip(body: bytes, place: int, element: Element, byte_order: str, walked: int) -> tuple[int, int]:
+    """Where the element ends that begins at `place`, and how many values were walked so far."""
+    if not element.has_lists:
+        return place + element.least_bytes(False), walked
+    rows = _equal_rows(body, place, element, byte_order)
     if rows is not None:
-        return rows[scalars], offset + rows.nbytes
-    table, length = _walk(body, element, byte_order)
-    return table, offset + length
+        return place + rows.nbytes, walked
+    walked = _checked_walk(element, walked)
+    return _walk(body, place, element, byte_order, None), walked
 
 
-def _equal_rows(body: bytes, element: Element, byte_order: str) -> Table | None:
-    """All rows as one array if every list is as long as the first row's, else None."""
+def _read_lists(body: bytes, place: int, element: Element, byte_order: str, walked: int) -> Table:
+    """The scalar columns of an element with lists that begins at `place`."""
+    scalars = [each for each in element.properties if not each.length_code]
+    rows = _equal_rows(body, place, element, byte_order)
+    if rows is not None:
+        return rows[[each.name for each in scalars]]
+    _checked_walk(element, walked)
+    table = np.empty(element.count, [(each.name, each.code) for each in scalars])
+    _walk(body, place, element, byte_order, table)
+    return table
+
+
+def _equal_rows(body: bytes, start: int, element: Element, byte_order: str) -> Table | None:
+    """All rows as one array if every list is as long as the first row's, else None. The element has rows."""
     fields: list[tuple[str, str] | tuple[str, str, tuple[int]]] = []
     lengths: dict[str, int] = {}
-    place = 0
+    present = len(body) - start
+    place = 0  # in the first row
     for i, each in enumerate(element.properties):
         if not each.length_code:
             fields.append((each.name, byte_order + each.code))
             place += each.least_bytes
             continue
-        first = body[place : place + each.least_bytes]
+        first = body[start + place : start + place + each.least_bytes]
         length = int.from_bytes(first, "little" if byte_order == "<" else "big")
         place += each.least_bytes + length * int(each.code[1:])
-        if place * max(element.count, 1) > len(body):
+        if place * element.count > present:
             return None
         lengths[f"{i} length"] = length  # a name with a blank: no property can have it
         fields += [(f"{i} length", byte_order + each.length_code), (f"{i} values", byte_order + each.code, (length,))]
     row = np.dtype(fields)
-    if row.itemsize * element.count > len(body):
+    if row.itemsize * element.count > present:
         return None
-    rows: Table = np.frombuffer(body, row, element.count)
+    rows: Table = np.frombuffer(body, row, element.count, start)
     return rows if all((rows[name] == length).all() for name, length in lengths.items()) else None
 
 
-def _walk(body: bytes, element: Element, byte_order: str) -> tuple[Table, int]:
-    """Row by row: the scalar columns and the number of bytes of the element."""
-    if element.count > WALKED_ROWS:
-        raise BadBody(f"more than {WALKED_ROWS} rows with lists of differing lengths", where=f"element {element.name}")
-    steps = [
-        (struct.Struct(byte_order + _STRUCT[each.length_code or each.code]), int(each.code[1:]) if each.length_code else None)
-        for each in element.properties
-    ]
-    values: list[tuple[float, ...]] = []
-    place = 0
-    for row in range(element.count):
-        scalars: list[float] = []
-        for read, item_bytes in steps:
-            if place + read.size > len(body):
-                raise _truncated(element, len(body))
-            (value,) = read.unpack_from(body, place)
-            place += read.size
-            if item_bytes is None:
-                scalars.append(value)
-            elif value < 0:
-                raise BadBody(f"a list of {value} values", where=f"{element.name} {row}")
-            else:
-                place += value * item_bytes
-        values.append(tuple(scalars))
-    if place > len(body):
-        raise _truncated(element, len(body))
-    return np.array(values, [(each.name, each.code) for each in element.properties if not each.length_code]), place
+def _checked_walk(element: Element, walked: int) -> int:
+    """The number of values walked when this element is done, too. Raises: BadBody (too many for one file)."""
+    walked += element.count * len(element.properties)
+    if walked > WALKED_VALUES:
+        raise BadBody(f"more than {WALKED_VALUES} values in rows with lists of differing lengths", where=f"element {element.name}")
+    return walked
+
+
+def _walk(body: bytes, place: int, element: Element, byte_order: str, out: Table | None) -> int:
+    """Row by row from `place` on: where the element ends; its scalar columns go to `out`, if that is wanted."""
+    steps = _steps(element, byte_order, keep=out is not None)
+    size, begin = len(body), place
+    for start in range(0, element.count, ROWS_AT_A_TIME):
+        stop = min(start + ROWS_AT_A_TIME, element.count)
+        rows: list[tuple[float, ...]] = []
+        for row in range(start, stop):
+            values: tuple[float, ...] = ()
+            for read, item_bytes in steps:
+                if place + read.size > size:
+                    raise _truncated(element, size - begin)
+                found = read.unpack_from(body, place)
+                place += read.size
+                if item_bytes:
+                    if found[-1] < 0:
+                        raise BadBody(f"a list of {found[-1]} values", where=f"{element.name} {row}")
+                    place += found[-1] * item_bytes
+                    found = found[:-1]
+                values += found
+            if out is not None:
+                rows.append(values)
+        if out is not None:
+            out[start:stop] = rows  # a block at a time: numpy lets no other thread run meanwhile
+    if place > size:
+        raise _truncated(element, size - begin)
+    return place
+
+
+def _steps(element: Element, byte_order: str, keep: bool) -> list[tuple[struct.Struct, int]]:
+    """How a row is read: runs of scalars (passed over unless to be kept), each up to the length of a list and with the
+    bytes of one value of that list; 0 for what comes after the last list.
+    """
+    steps: list[tuple[struct.Struct, int]] = []
+    run = byte_order
+    for each in element.properties:
+        if each.length_code:
+            steps.append((struct.Struct(run + _STRUCT[each.length_code]), int(each.code[1:])))
+            run = byte_order
+        else:
+            run += _STRUCT[each.code] if keep else f"{each.least_bytes}x"
+    return [*steps, (struct.Struct(run), 0)] if len(run) > 1 else steps

@@ -8,10 +8,11 @@ import re
 from dataclasses import dataclass
 
 from models.errors import BadHeader, HeaderTooLarge, MissingCoordinates, TruncatedFile
-from models.io.source import Source
+from models.io.source import Source, parse_count
 
 HEADER_BYTES = 64 * 1024
-PROPERTIES = 256
+ELEMENTS = 64
+PROPERTIES = 256  # of one element
 
 _SYNONYMS = {
     "i1": ("char", "int8"),
@@ -102,7 +103,7 @@ def read_header(source: Source) -> Header:
 
 def _parse(lines: list[str], offset: int) -> Header:
     byte_order: str | None = None
-    elements: list[tuple[str, int, list[Property]]] = []
+    elements: list[tuple[str, int, dict[str, Property]]] = []
     for number, line in enumerate(lines, start=2):
         words = line.split()
         place = f"line {number}"
@@ -111,18 +112,20 @@ def _parse(lines: list[str], offset: int) -> Header:
                 continue
             case ["format", name, *_] if name in BYTE_ORDERS and byte_order is None:
                 byte_order = BYTE_ORDERS[name]
-            case ["element", name, count] if count.isascii() and count.isdigit():
-                elements.append((name, int(count), []))
+            case ["element", name, count]:
+                if len(elements) == ELEMENTS:
+                    raise HeaderTooLarge(f"more than {ELEMENTS} elements", where=place)
+                elements.append((name, parse_count(count, place), {}))
             case ["property", *rest] if elements:
                 _add_property(elements[-1][2], rest, place)
             case _:
                 raise BadHeader(f"not understood: {line.strip()[:80]!r}", where=place)
     if byte_order is None:
         raise BadHeader("no format line", where="header")
-    return Header(byte_order, tuple(Element(name, count, tuple(found)) for name, count, found in elements), offset)
+    return Header(byte_order, tuple(Element(name, count, tuple(found.values())) for name, count, found in elements), offset)
 
 
-def _add_property(found: list[Property], words: list[str], place: str) -> None:
+def _add_property(found: dict[str, Property], words: list[str], place: str) -> None:
     match words:
         case ["list", length, kind, name] if length in TYPES and kind in TYPES and TYPES[length][0] in "iu":
             new = Property(name, TYPES[kind], TYPES[length])
@@ -132,6 +135,6 @@ def _add_property(found: list[Property], words: list[str], place: str) -> None:
             raise BadHeader(f"not a property: {' '.join(words)[:80]!r}", where=place, known=TYPES)
     if len(found) == PROPERTIES:
         raise HeaderTooLarge(f"more than {PROPERTIES} properties in one element", where=place)
-    if any(new.name == each.name for each in found):
-        raise BadHeader(f"the property {new.name!r} appears twice", where=place)
-    found.append(new)
+    if new.name in found:
+        raise BadHeader(f"the property {new.name[:80]!r} appears twice", where=place)
+    found[new.name] = new

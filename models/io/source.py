@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from models.errors import BadBody, EmptyFile, FileError, TooManyPoints
+from models.errors import BadBody, BadHeader, EmptyFile, FileError, TooManyPoints
 
 BLOCK_BYTES = 1 << 18  # text is split into lines a block at a time; no line may be longer than a block
+ROWS_AT_A_TIME = 1 << 15  # rows of a text, or of Python objects, that are turned into numbers at once
+COUNT_DIGITS = 18  # of any count that a header gives: fits 64 bits
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ def _open(source: Path | BinaryIO) -> BinaryIO:
     if not stat.S_ISREG(source.stat().st_mode):  # before opening: to open a pipe would wait for a writer
         raise FileError("not a regular file", where=str(source))
     return source.open("rb")
+
+
+def parse_count(word: str, where: str) -> int:
+    """The number of rows that a header gives as text. Raises: BadHeader (not a whole number of at most 18 digits)."""
+    if not (word.isascii() and word.isdigit() and len(word) <= COUNT_DIGITS):
+        raise BadHeader(f"a count must be a whole number of at most {COUNT_DIGITS} digits, found {word[:24]!r}", where=where)
+    return int(word)
 
 
 def text_rows(source: Source, offset: int) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """The door `read_cloud`, and every format but PLY."""
 
 import io
+import itertools
 import os
 import pickle
 import tempfile
@@ -29,6 +30,7 @@ from models.errors import (
 from models.io import FORMATS, choose_format, read_cloud
 from models.io.decimals import plain_decimals
 from models.io.off import SURFACE_POINTS, sample_surface
+from models.io.source import ROWS_AT_A_TIME
 
 XYZ = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 PLY = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n1 2 3\n"
@@ -210,6 +212,16 @@ def _npy_header(text: str, body: bytes = bytes(240), length: int | None = None) 
     return b"\x93NUMPY\1\0" + (len(text) if length is None else length).to_bytes(2, "little") + text.encode() + body
 
 
+def _npy_shape(shape: str, size: int = 240) -> bytes:
+    return _npy_header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}", bytes(size))
+
+
+def test_npy_shapes_of_python_2_and_the_most_columns(save):
+    assert len(read_cloud(save("a.npy", _npy_shape("(20L, 3L)")))) == 20
+    assert len(read_cloud(save("a.npy", _npy_shape("( 20 ,3, )")))) == 20
+    assert len(read_cloud(save("a.npy", _npy_shape("(1, 256)", 1024))).extra) == 253
+
+
 @pytest.mark.parametrize(
     ("data", "error"),
     [
@@ -226,7 +238,19 @@ def _npy_header(text: str, body: bytes = bytes(240), length: int | None = None) 
         (npy(XYZ)[:40], BadHeader),
         (npy(XYZ)[:9], BadHeader),
         (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (2000000000, 3), }"), TruncatedFile),
-        (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999, 3), }"), TruncatedFile),
+        (_npy_shape("(9223372036854775807, 3)"), TruncatedFile),
+        (_npy_shape("(9223372036854775808, 3)"), BadHeader),
+        (_npy_shape("(99999999999999999999999, 3)"), BadHeader),
+        (_npy_shape("(0, 99999999999999999999999999)"), BadHeader),
+        (_npy_shape("(0, 9223372036854775807)"), HeaderTooLarge),
+        (_npy_shape("(1, 257)", 257 * 4), HeaderTooLarge),
+        (_npy_shape("(1L2, 3)"), BadHeader),
+        (_npy_shape("(20 3)"), BadHeader),
+        (_npy_shape("(, 3)"), BadHeader),
+        (_npy_shape("(60)"), BadHeader),
+        (_npy_shape("(" + "1, " * 70 + ")"), BadHeader),
+        (_npy_shape("(1, 1, 1, 20, 3)"), BadHeader),
+        (_npy_shape("(1, 20, 3)"), MissingCoordinates),
         (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (20, 3), }", length=65535), BadHeader),
         (_npy_header("{'descr': '<f4', 'fortran_order': False, 'shape': (-20, 3), }"), BadHeader),
         (_npy_header("(" * 4000), BadHeader),
@@ -283,11 +307,34 @@ def _zip(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
         (_zip({f"{i}.npy": b"" for i in range(65)}), HeaderTooLarge),
         (_zip({"x" * 60_000: b"", "y" * 60_000: b""}), HeaderTooLarge),
         (_zip({"xyz.npy": npy(np.zeros((3_000_000, 3)))}), BadBody),  # 72 MB in 70 kB
+        (_zip({"xyz.npy": npy(XYZ)}, zipfile.ZIP_LZMA), UnsupportedFormat),
+        (_zip({"xyz.npy": npy(XYZ)}, zipfile.ZIP_BZIP2), UnsupportedFormat),
+        (_zip({"xyz.npy": npy(np.zeros((1, 257)))}), HeaderTooLarge),
+        (npz(xyz=XYZ, rgb=np.zeros((0, 3), np.uint8)), BadBody),
     ],
 )
 def test_bad_npz(save, data, error):
     with pytest.raises(error):
         read_cloud(save("a.npz", data))
+
+
+def test_what_is_no_array_does_not_pay_for_arrays(save):
+    """A stored member of 2 MB beside 70 kB of zeros: its size does not raise what the arrays may come to."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xyz.npy", npy(np.zeros((3_000_000, 3))))
+        archive.writestr("readme.txt", bytes(2 << 20), zipfile.ZIP_STORED)
+    with pytest.raises(BadBody, match="the limit for"):
+        read_cloud(save("a.npz", buffer.getvalue()))
+
+
+def test_an_absolute_limit_for_the_arrays_of_an_npz(save, monkeypatch):
+    path = save("a.npz", npz(xyz=XYZ))
+    monkeypatch.setattr("models.io.npz.UNZIPPED_BYTES", 128 + XYZ.nbytes)
+    read_cloud(path)
+    monkeypatch.setattr("models.io.npz.UNZIPPED_BYTES", 127 + XYZ.nbytes)
+    with pytest.raises(BadBody):
+        read_cloud(path)
 
 
 # --- meshes
@@ -328,6 +375,22 @@ def test_surface_samples_follow_the_area_not_the_number_of_triangles():
     np.testing.assert_allclose(points[~far].mean(axis=0), vertices[:3].mean(axis=0), atol=0.03)
 
 
+def test_off_of_more_rows_than_a_block(save):
+    """Polygons of 2 to 5 corners: the points are those of the same fans given as triangles."""
+    count = ROWS_AT_A_TIME + 10
+    vertices = np.random.default_rng(0).random((count, 3)).round(6)
+    polygons = [[(i + k) % count for k in range(2 + i % 4)] for i in range(count)]
+    fans = [(each[0], a, b) for each in polygons for a, b in itertools.pairwise(each[1:])]
+
+    def off(faces) -> bytes:
+        rows = [*(" ".join(map(str, row)) for row in vertices), *(" ".join(map(str, (len(row), *row))) for row in faces)]
+        return f"OFF\n{count} {len(faces)} 0\n".encode() + "\n".join(rows).encode()
+
+    expected = sample_surface(vertices, np.array(fans), SURFACE_POINTS, np.random.default_rng(0))
+    for faces in (polygons, fans):
+        np.testing.assert_array_equal(read_cloud(save("a.off", off(faces))).xyz, expected)
+
+
 def test_off_without_faces_is_a_cloud(save):
     np.testing.assert_array_equal(read_cloud(save("a.off", b"OFF\n2 0 0\n1 2 3\n4 5 6\n")).xyz, [[1, 2, 3], [4, 5, 6]])
 
@@ -357,6 +420,9 @@ def test_off_without_faces_is_a_cloud(save):
         (CUBE_OFF.replace(b"1 1 1\n", b"1 1 nan\n", 1), NonFinite),
         (CUBE_OFF.replace(b"1 1 1\n", b"1 1 1e200\n", 1), NonFinite),
         (b"OFF\n" + b"1" * 10_000_000, BadBody),
+        (b"OFF\n" + b"9" * 5000 + b" 0 0\n1 2 3\n", BadHeader),
+        (b"OFF\n1 " + b"9" * 4300 + b" 0\n1 2 3\n", BadHeader),
+        (b"OFF\n1 0 " + b"9" * 19 + b"\n1 2 3\n", BadHeader),
     ],
 )
 def test_bad_off(save, data, error):

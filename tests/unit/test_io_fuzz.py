@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import re
 import struct
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from models.errors import FipError
 from models.io import read_cloud
 
-MEMORY = 8 << 20  # the files are below 2 kB
+MEMORY = 8 << 20  # the files are below 30 kB
 
 
 def _ply(form: str, body: bytes) -> bytes:
@@ -50,7 +52,10 @@ FILES = {
     **dict(zip(("one.npy", "two.npz", "three.npz"), _arrays(), strict=True)),
 }
 
+COUNTS = [b"0", b"1", b"-1", b"257", b"2147483648", b"9" * 18, b"9" * 19, b"9" * 4300, b"9" * 5000, b"1L2", b"1_0", b"+2", b"\xb2"]
+
 edit = st.one_of(
+    st.tuples(st.just("count"), st.integers(0, 12), st.sampled_from(COUNTS)),
     st.tuples(st.just("flip"), st.integers(0, 1 << 16), st.integers(1, 255)),
     st.tuples(st.just("cut"), st.integers(0, 1 << 16), st.integers(1, 40)),
     st.tuples(st.just("end"), st.integers(0, 1 << 16), st.just(0)),
@@ -64,7 +69,10 @@ def damaged(data: bytes, edits: list[tuple[str, int, int | bytes]]) -> bytes:
     out = bytearray(data)
     for kind, place, value in edits:
         at = place % (len(out) + 1)
-        if isinstance(value, bytes):
+        if kind == "count":
+            if numbers := list(re.finditer(rb"\d+", bytes(out[:400]))):
+                out[slice(*numbers[place % len(numbers)].span())] = value
+        elif isinstance(value, bytes):
             out[at:at] = value
         elif kind == "flip" and at < len(out):
             out[at] ^= value
@@ -83,8 +91,42 @@ def test_the_files_are_good_to_begin_with(name, tmp_path):
 
 @given(st.sampled_from(sorted(FILES)), st.lists(edit, min_size=1, max_size=4))
 def test_only_fip_errors_and_little_memory(tmp_path_factory, name, edits):
-    path: Path = tmp_path_factory.getbasetemp() / f"fuzz-{name}"
-    path.write_bytes(damaged(FILES[name], edits))
+    only_fip_errors_and_little_memory(tmp_path_factory.getbasetemp() / f"fuzz-{name}", damaged(FILES[name], edits))
+
+
+length = st.one_of(st.integers(0, 5), st.sampled_from([*COUNTS, 256, 257, 1 << 31, (1 << 63) - 1, 1 << 63, 10**26])).map(
+    lambda value: value.decode("latin-1") if isinstance(value, bytes) else str(value)
+)
+shape = st.builds(
+    lambda lengths, comma, end: f"({comma.join(lengths)}{end})",
+    st.lists(length, max_size=70),
+    st.sampled_from([", ", ",", " ", "L, "]),
+    st.sampled_from(["", ",", "L", ", "]),
+)
+
+
+@given(
+    st.lists(shape, min_size=1, max_size=3),
+    st.sampled_from([None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]),
+)
+def test_shapes_of_arrays(tmp_path_factory, shapes, compression):
+    arrays = []
+    for each in shapes:
+        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {each}, }}\n".encode("latin-1")
+        arrays.append(b"\x93NUMPY\1\0" + (len(text) & 0xFFFF).to_bytes(2, "little") + text + bytes(1100))
+    folder = tmp_path_factory.getbasetemp()
+    if compression is None:
+        only_fip_errors_and_little_memory(folder / "shapes.npy", arrays[0])
+        return
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, data in zip(("xyz", "rgb", "label"), arrays, strict=False):
+            archive.writestr(f"{name}.npy", data)
+    only_fip_errors_and_little_memory(folder / "shapes.npz", buffer.getvalue())
+
+
+def only_fip_errors_and_little_memory(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
     tracemalloc.start()
     try:
         with contextlib.suppress(FipError):

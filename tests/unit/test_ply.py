@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.errors import BadBody, BadHeader, FileError, HeaderTooLarge, MissingCoordinates, NonFinite, NoPoints, TruncatedFile
 from models.io import read_cloud
+from models.io.source import ROWS_AT_A_TIME, Source
 
 CUBE = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
 FORMATS = ("ascii", "binary_little_endian", "binary_big_endian")
@@ -62,7 +63,7 @@ Rows = list[list[int | list[int]]]
 def encoded(elements: list[tuple[str, list[str], Rows]], form: str) -> bytes:
     """A PLY written value by value with struct."""
     lines = ["ply", f"format {form} 1.0"]
-    body = b""
+    parts: list[bytes] = []
     order = ">" if "big" in form else "<"
     for name, columns, rows in elements:
         lines += [f"element {name} {len(rows)}", *(f"property {column}" for column in columns)]
@@ -77,10 +78,10 @@ def encoded(elements: list[tuple[str, list[str], Rows]], form: str) -> bytes:
                     assert isinstance(value, int)
                     words.append((kinds[0], value))
             if form == "ascii":
-                body += " ".join(str(value) for _, value in words).encode() + b"\n"
+                parts.append(" ".join(str(value) for _, value in words).encode() + b"\n")
             else:
-                body += b"".join(struct.pack(order + KINDS[kind], value) for kind, value in words)
-    return "\n".join([*lines, "end_header", ""]).encode() + body
+                parts += [struct.pack(order + KINDS[kind], value) for kind, value in words]
+    return "\n".join([*lines, "end_header", ""]).encode() + b"".join(parts)
 
 
 @st.composite
@@ -266,7 +267,11 @@ REFUSED = {
     "a long list in a vertex": (_header(BINARY, "element vertex 1", *XYZ, LIST) + bytes(12) + b"\xff", TruncatedFile),
     "a list in text": (_header(ASCII, "element vertex 1", *XYZ, LIST) + b"1 2 3 4 5\n", BadBody),
     "a negative list in text": (_header(ASCII, "element vertex 1", LIST, *XYZ) + b"-2 1 2 3 4 5\n", BadBody),
-    "1e30 vertices": (_header(BINARY, f"element vertex {10**30}", *XYZ), TruncatedFile),
+    "1e17 vertices": (_header(BINARY, f"element vertex {10**17}", *XYZ), TruncatedFile),
+    "1e18 vertices": (_header(BINARY, f"element vertex {10**18}", *XYZ), BadHeader),
+    "vertices of 4300 digits": (_header(BINARY, "element vertex " + "9" * 4300, *XYZ), BadHeader),
+    "vertices of 5000 digits": (_header(BINARY, "element vertex " + "9" * 5000, *XYZ), BadHeader),
+    "65 elements": (_header(BINARY, *["element face 0"] * 64, "element vertex 0", *XYZ), HeaderTooLarge),
     "one byte short": (_header(BINARY, "element vertex 2", *XYZ) + bytes(23), TruncatedFile),
     "one row short": (_header(ASCII, "element vertex 2", *XYZ) + b"0.0000 0.0000 0.0000\n", TruncatedFile),
     "a negative count": (_header(ASCII, "element vertex -1", *XYZ), BadHeader),
@@ -309,10 +314,44 @@ def test_a_compressed_splat_is_called_by_its_name(read):
 
 
 def test_many_rows_of_differing_lists_are_refused(read, monkeypatch):
-    monkeypatch.setattr("models.io.ply_binary.WALKED_ROWS", 2)
-    body = b"\1\0\0\0\0" + b"\0" + b"\0" + bytes(12)
+    body = b"\1\0\0\0\0" + b"\0" + b"\0"
+    one = _header(BINARY, "element face 3", LIST, "element vertex 1", *XYZ) + body + bytes(12)
+    two = _header(BINARY, "element face 3", LIST, "element edge 3", LIST, "element vertex 1", *XYZ) + 2 * body + bytes(12)
+    monkeypatch.setattr("models.io.ply_binary.WALKED_VALUES", 6)
+    read(two)
+    monkeypatch.setattr("models.io.ply_binary.WALKED_VALUES", 5)
+    read(one)
+    with pytest.raises(BadBody, match="differing lengths") as caught:
+        read(two)
+    assert caught.value.where == "element edge"
+    monkeypatch.setattr("models.io.ply_binary.WALKED_VALUES", 2)
     with pytest.raises(BadBody, match="differing lengths"):
-        read(_header(BINARY, "element face 3", LIST, "element vertex 1", *XYZ) + body)
+        read(one)
+
+
+def test_the_body_is_read_once_however_many_elements_have_lists(tmp_path, monkeypatch):
+    elements = [line for i in range(63) for line in (f"element face{i} {i % 2}", LIST)]
+    (tmp_path / "cloud.ply").write_bytes(_header(BINARY, *elements, "element vertex 1", *XYZ) + bytes(31 + 12))
+    offsets: list[int] = []
+    plain_read = Source.read
+
+    def counted(source: Source, offset: int, count: int) -> bytes:
+        offsets.append(offset)
+        return plain_read(source, offset, count)
+
+    monkeypatch.setattr(Source, "read", counted)
+    read_cloud(tmp_path / "cloud.ply")
+    assert len([offset for offset in offsets if offset]) == 1
+
+
+@pytest.mark.parametrize("form", FORMATS[1:])
+def test_more_rows_of_differing_lists_than_a_block(read, form):
+    rng = np.random.default_rng(0)
+    rows = [[i % 256, [0] * int(n), i, i + 1, i + 2] for i, n in enumerate(rng.integers(0, 3, ROWS_AT_A_TIME + 100))]
+    columns = ["uchar a", "list uchar int l", "float x", "double y", "int z"]
+    cloud = read(encoded([("face", columns, rows), ("vertex", columns, rows)], form))
+    np.testing.assert_array_equal(cloud.xyz, np.arange(len(rows))[:, None] + [0, 1, 2])
+    np.testing.assert_array_equal(cloud.extra["a"], np.arange(len(rows)) % 256)
 
 
 def test_what_follows_the_vertices_is_not_read(read):
