@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import time
+import zipfile
 from dataclasses import dataclass, field
 
 import httpx
@@ -43,6 +44,20 @@ def pickled_npz() -> bytes:
     return buffer.getvalue()
 
 
+def lzma_npz() -> bytes:
+    """A good array in a zip, compressed as numpy never does."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("xyz.npy", npy_of_shape("(4, 3)"))
+    return buffer.getvalue()
+
+
+def npy_of_shape(shape: str, size: int = 48) -> bytes:
+    """An npy of `size` zero bytes whose header claims this shape of float32."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(size)
+
+
 class Bomb:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (exec, ("raise SystemExit('unpickled')",))
@@ -54,6 +69,17 @@ def plain_pickle() -> bytes:
 
 POINTS = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
 GOOD = ply(POINTS)
+LONG = 10**4299  # as many digits as Python turns into text
+BAD_COUNTS = [
+    ("ply_count_of_4300_digits", "ply", ply([], count=LONG), "bad_header"),
+    ("ply_count_of_5000_digits", "ply", ply([]).replace(b"vertex 0", b"vertex " + b"9" * 5000), "bad_header"),
+    ("ply_of_65_elements", "ply", ply([]).replace(b"element", b"element face 0\n" * 64 + b"element"), "header_too_large"),
+    ("off_count_of_5000_digits", "off", b"OFF\n" + b"9" * 5000 + b" 0 0\n0 0 0\n", "bad_header"),
+    ("npy_length_1L2", "npy", npy_of_shape("(1L2, 3)"), "bad_header"),
+    ("npy_width_of_26_digits", "npy", npy_of_shape("(0, 99999999999999999999999999)"), "bad_header"),
+    ("npy_of_70_dimensions", "npy", npy_of_shape(f"({'1, ' * 70})"), "bad_header"),
+    ("npy_on_its_side", "npy", npy_of_shape("(1, 100000)", 400_000), "header_too_large"),
+]
 MANY_PROPERTIES = (
     b"ply\nformat ascii 1.0\nelement vertex 1\n" + b"".join(b"property float p%d\n" % i for i in range(100_000)) + b"end_header\n"
 )
@@ -69,6 +95,8 @@ CASES = [
     Case("no_coordinates", ply(POINTS, names="abc"), 422, "missing_coordinates"),
     Case("no_vertex", ply([]), 422, "no_points"),
     Case("one_point", ply(POINTS[:1]), 422, "degenerate_cloud"),
+    *(Case(name, body, 400, code, query={"input_format": fmt}) for name, fmt, body, code in BAD_COUNTS),
+    Case("npz_lzma", lzma_npz(), 415, "unsupported_format", query={"input_format": "npz"}),
     Case("wrong_format", b"\xff\xd8\xff\xe0 JFIF" * 100, 415, "unsupported_format"),
     Case("not_the_format_of_its_name", b"\xff\xd8\xff\xe0 JFIF" * 100, 400, "bad_header", headers={"X-Filename": "chair.ply"}),
     Case("unknown_model", GOOD, 404, "unknown_model", query={"model": "no-such-model"}),
