@@ -15,12 +15,14 @@ from models.errors import FipError
 from service.context import Context, Lifecycle
 from service.middleware import RequestMiddleware
 from service.pool import Pool, warm_up_cloud
-from service.problems import on_bad_option, on_fip_error, on_http_error
+from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
 from service.routes import classify, health, metrics, models
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.uploads import Uploads
+
+LOOKUPS = 4
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -34,6 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
         scheduler=Scheduler(telemetry, settings.max_waiting),
         uploads=Uploads(settings),
         readers=CapacityLimiter(settings.readers),
+        lookups=CapacityLimiter(LOOKUPS),
     )
 
     @asynccontextmanager
@@ -41,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         model = await to_thread.run_sync(context.pool.load)
-        await context.scheduler.classify(model.predictor, model.predictor.voxelize(warm_up_cloud()))
+        await context.scheduler.warm_up(model.predictor, model.predictor.voxelize(warm_up_cloud()))
         context.lifecycle.phase = "ready"
         yield
         context.lifecycle.phase = "draining"
@@ -61,4 +64,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, on_http_error)
     for routes in (classify, models, health, metrics):
         app.include_router(routes.router)
+    describe_problems(app)
     return app

@@ -1,5 +1,6 @@
 """`fip serve`. Nothing heavier than click is imported until it is called."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -9,7 +10,9 @@ import click
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, FIP_HOST]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8000, FIP_PORT]")
 @click.option(
-    "--registry", type=click.Path(path_type=Path), help="Folder of NAME/VERSION/ model folders, beside the bundled ones.  [FIP_REGISTRY]"
+    "--registry",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of NAME/VERSION/ model folders, beside the bundled ones.  [FIP_REGISTRY]",
 )
 @click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
 @click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
@@ -21,12 +24,23 @@ def serve(host: str | None, port: int | None, registry: Path | None, model: str 
     """
     from pydantic import ValidationError
 
+    from models.device import parse_device
+    from models.errors import BadOption
     from service.server import run
     from service.settings import Settings
 
     given = {"host": host, "port": port, "registry": registry, "model": model, "device": device, "threads": threads}
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
+        parse_device(settings.device)
     except ValidationError as error:
-        raise click.UsageError(str(error)) from error
+        first = error.errors()[0]
+        raise _wrong(str(first["loc"][0]), first["msg"], given) from error
+    except BadOption as error:
+        raise _wrong("device", f"{error.detail} (known: {', '.join(error.known)})", given) from error
     return run(settings)
+
+
+def _wrong(setting: str, message: str, given: Mapping[str, object]) -> click.UsageError:
+    """Wrong usage, named as the setting was given: by option or in the environment."""
+    return click.UsageError(f"{f'--{setting}' if given.get(setting) is not None else f'FIP_{setting.upper()}'}: {message}")

@@ -30,6 +30,7 @@ class Context:
     scheduler: Scheduler
     uploads: Uploads
     readers: CapacityLimiter  # threads that parse and voxelize
+    lookups: CapacityLimiter  # threads that look models up, which large files being parsed must not delay
 
 
 async def context_of(request: Request) -> Context:  # async: FastAPI would run it in a thread otherwise

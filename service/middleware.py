@@ -29,29 +29,31 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 0
+        answered, status = started, 0
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal answered, status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
+            if message["type"] == "http.response.start" or message.get("body"):  # the empty end may come much later, see Lingering
+                answered = time.perf_counter()
 
         with self._telemetry.in_flight.track_inprogress():
             try:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:
-                status = CLIENT_LEFT
+                answered, status = time.perf_counter(), CLIENT_LEFT
                 self._telemetry.cancelled.labels("read").inc()
             except Exception:
                 LOG.exception("failed", extra={"fields": {"request_id": request_id, "path": scope["path"]}})
                 if not status:
                     await unexpected()(scope, receive, send_with_id)
-        self._finish(scope, status, time.perf_counter() - started)
+        self._finish(scope, status, answered - started)
 
     def _finish(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]

@@ -1,12 +1,17 @@
 """The one file of a multipart form, taken apart as it streams by."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.problems import BadMultipart
+
+# filename*=UTF-8''ch%C3%A4ir.ply: forms should not have it (RFC 7578), some clients send nothing else, and the parser passes over it
+EXTENDED_NAME = re.compile(rb""";\s*filename\*\s*=\s*"?(?P<charset>[\w-]*)'[^']*'(?P<name>[^;"\s]*)""", re.IGNORECASE)
 
 
 def boundary_of(content_type: str) -> bytes | None:
@@ -23,6 +28,17 @@ def boundary_of(content_type: str) -> bytes | None:
 def file_name(given: str) -> str:
     """The last part of a file name, without the folders a caller may have put before it. It never becomes a path here."""
     return PurePosixPath(given.replace("\\", "/")).name[:255]
+
+
+def _stated_name(disposition: bytes, options: Mapping[bytes, bytes]) -> str | None:
+    """The file name of a part's Content-Disposition; None if the part is no file."""
+    if b"filename" in options:
+        return options[b"filename"].decode("utf-8", "replace")
+    extended = EXTENDED_NAME.search(disposition)
+    if extended is None:
+        return None
+    charset = "latin-1" if extended["charset"].lower() == b"iso-8859-1" else "utf-8"
+    return unquote_to_bytes(extended["name"]).decode(charset, "replace")
 
 
 class MultipartFile:
@@ -80,14 +96,16 @@ class MultipartFile:
         self._value.clear()
 
     def _part_is_named(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        disposition = self._headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
         field = options.get(b"name", b"").decode("utf-8", "replace")
-        if b"filename" not in options:
+        name = _stated_name(disposition, options)
+        if name is None:
             raise BadMultipart("the form may hold one file and nothing else; options go into the query", where=field[:80] or None)
         self._files += 1
         if self._files > 1:
             raise BadMultipart("the form holds more than one file", where=field[:80] or None)
-        self.name = file_name(options[b"filename"].decode("utf-8", "replace"))
+        self.name = file_name(name)
         self.content_type = self._headers.get(b"content-type", b"").decode("latin-1")
 
     def _data(self, data: bytes, start: int, end: int) -> None:

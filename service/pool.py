@@ -62,8 +62,10 @@ class Pool:
         """The model of a reference, loaded if need be. Raises: BadModelName, UnknownModel, BadCheckpoint."""
         reference = self.default if reference is None else reference
         model = resolve(reference, self._registry)
-        with self._lock:
-            loaded = self._loaded.get(model.folder) or self._load(model)
+        loaded = self._loaded.get(model.folder)
+        if loaded is None:  # one that is there does not wait for another that is being loaded
+            with self._lock:
+                loaded = self._loaded.get(model.folder) or self._load(model)
         return Live(_ref(model, loaded.digest, reference), loaded.predictor)
 
     def catalogue(self) -> tuple[ModelInfo, ...]:

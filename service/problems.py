@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 
 from anyio import move_on_after
-from fastapi import Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
@@ -42,6 +42,12 @@ class UnsupportedEncoding(errors.InputError):
     code = "unsupported_encoding"
 
 
+class SpoolFull(FipError):
+    """The disk, a quota or a limit of the process leaves no room for the body."""
+
+    code = "spool_full"
+
+
 class Overloaded(FipError):
     """Too many requests wait already."""
 
@@ -68,9 +74,12 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     errors.WrongTask: HTTPStatus.UNPROCESSABLE_ENTITY,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    SpoolFull: HTTPStatus.INSUFFICIENT_STORAGE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+FOR_THE_OPERATOR = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.INSUFFICIENT_STORAGE)  # logged as errors
 HTTP_CODES = {HTTPStatus.NOT_FOUND: "not_found", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
 
 
@@ -93,9 +102,21 @@ class Lingering(Response):
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
-    """The `responses` of a route that may answer with these problems."""
+    """The `responses` of a route that may answer with these problems. `describe_problems` adds the schema they refer to."""
+    return {status: _documented(HTTPStatus(status)) for status in statuses}
+
+
+def _documented(status: HTTPStatus) -> dict[str, object]:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"model": Problem, "description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    described: dict[str, object] = {"description": status.phrase, "content": content}
+    if status in BUSY:
+        described["headers"] = {"Retry-After": {"description": "seconds to wait before trying again", "schema": {"type": "integer"}}}
+    return described
+
+
+def describe_problems(app: FastAPI) -> None:
+    """Put the schema of problems into the description of the app. A route's `model=` would do it too, but as application/json."""
+    app.openapi()["components"]["schemas"]["Problem"] = Problem.model_json_schema()
 
 
 def status_of(error: type[FipError]) -> HTTPStatus:
@@ -133,10 +154,9 @@ def from_error(error: FipError) -> Response:
     status = status_of(type(error))
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return problem(status, error.code, "the service cannot do this at the moment; its log says why")
-    if isinstance(error, BodyTooLarge):
+    if isinstance(error, (BodyTooLarge, SpoolFull)):  # the client is still sending
         return Lingering(problem(status, error.code, error.detail, where=error.where, headers={"Connection": "close"}))
-    busy = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if busy else None
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in BUSY else None
     return problem(status, error.code, error.detail, where=error.where, known=error.known, headers=headers)
 
 
@@ -149,7 +169,7 @@ def unexpected() -> Response:
 
 async def on_fip_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FipError)
-    if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status_of(type(error)) in FOR_THE_OPERATOR:
         LOG.error("failed", extra={"fields": {"code": error.code, "error": str(error), "path": request.url.path}})
     request.state.problem_code = error.code
     return from_error(error)

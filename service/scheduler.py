@@ -6,26 +6,16 @@ Batching requests together belongs in `Scheduler.classify`; callers would not no
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 from models.predictor import Classification, Predictor
 from models.voxelize import Voxels
 from service.problems import Overloaded
-from service.telemetry import Telemetry
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A classification, and how long it waited for the device and held it."""
-
-    classification: Classification
-    queue_ms: float
-    forward_ms: float
+from service.telemetry import Telemetry, Timings
 
 
 class Scheduler:
-    """The device's queue. All methods belong to the event loop; nets run in the worker thread only."""
+    """The device's queue. All public methods belong to the event loop; nets run in the worker thread only."""
 
     def __init__(self, telemetry: Telemetry, max_waiting: int) -> None:
         self._telemetry = telemetry
@@ -33,15 +23,19 @@ class Scheduler:
         self._waiting = 0
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fip-device")
 
-    async def classify(self, predictor: Predictor, voxels: Voxels) -> Answer:
-        """Wait for the device, then for the answer. Raises: Overloaded, WrongTask."""
+    async def warm_up(self, predictor: Predictor, voxels: Voxels) -> None:
+        """A forward pass that no metric counts."""
+        await asyncio.get_running_loop().run_in_executor(self._worker, predictor.classify, [voxels])
+
+    async def classify(self, predictor: Predictor, voxels: Voxels, timings: Timings) -> Classification:
+        """Wait for the device (stage `queue`), then for the answer (stage `forward`). Raises: Overloaded, WrongTask."""
         if self._waiting >= self._max_waiting:
             raise Overloaded(f"{self._waiting} requests wait already; try again")
         loop = asyncio.get_running_loop()
         points = len(voxels.inverse)
         self._count(1, points)
         try:
-            return await loop.run_in_executor(self._worker, partial(_forward, predictor, voxels, time.perf_counter()))
+            return await loop.run_in_executor(self._worker, partial(self._forward, predictor, voxels, timings, time.perf_counter()))
         finally:
             self._count(-1, -points)
 
@@ -54,9 +48,10 @@ class Scheduler:
         self._telemetry.queue_requests.inc(requests)
         self._telemetry.queue_points.inc(points)
 
-
-def _forward(predictor: Predictor, voxels: Voxels, arrived: float) -> Answer:
-    started = time.perf_counter()
-    [classification] = predictor.classify([voxels])
-    ended = time.perf_counter()
-    return Answer(classification, (started - arrived) * 1000, (ended - started) * 1000)
+    def _forward(self, predictor: Predictor, voxels: Voxels, timings: Timings, arrived: float) -> Classification:
+        timings.ended("queue", time.perf_counter() - arrived)
+        self._telemetry.batch_requests.observe(1)
+        self._telemetry.batch_points.observe(len(voxels.inverse))
+        with timings.stage("forward"):
+            [classification] = predictor.classify([voxels])
+        return classification

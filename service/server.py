@@ -10,6 +10,7 @@ import uvicorn
 
 from service.app import create_app
 from service.context import Context
+from service.protocol import BoundedHttp
 from service.settings import Settings
 from service.telemetry import JsonLines
 
@@ -46,6 +47,7 @@ def run(settings: Settings) -> int:
         log_config=None,
         access_log=False,  # the middleware writes one line a request
         timeout_graceful_shutdown=settings.drain_seconds,
+        http=BoundedHttp,
         ws="none",
     )
     app.state.context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status

@@ -1,6 +1,5 @@
 """What an operator may set, from the command line or from the environment (`FIP_HOST`, `FIP_PORT`, ...)."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import DirectoryPath, Field
@@ -12,19 +11,21 @@ MIB = 1 << 20
 class Settings(BaseSettings):
     """Frozen. Sizes are in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="FIP_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FIP_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free port")] = 8000
     registry: Annotated[
         DirectoryPath | None, Field(description="folder of NAME/VERSION/ model folders; None serves the bundled models")
     ] = None
-    model: Annotated[str | None, Field(description="default model, NAME[:VERSION|@ALIAS]; None takes the bundled one")] = None
+    model: Annotated[str | None, Field(min_length=1, description="default model, NAME[:VERSION|@ALIAS]; None takes the bundled one")] = None
     device: str = "cpu"
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of one forward pass; None leaves it to torch")] = None
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * MIB
     max_points: Annotated[int, Field(ge=1)] = 20_000_000
     max_waiting: Annotated[int, Field(ge=1, description="requests that may wait for the device before others get 429")] = 64
-    spool_dir: Annotated[Path | None, Field(description="where uploads are kept while they are read; None takes the system's")] = None
+    spool_dir: Annotated[DirectoryPath | None, Field(description="where uploads are kept while they are read; None takes the system's")] = (
+        None
+    )
     drain_seconds: Annotated[int, Field(ge=0, description="how long requests in flight may take after SIGTERM")] = 30

@@ -2,12 +2,16 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STAGES = ("read", "parse", "voxelize", "queue", "forward", "encode")
+POINTS = tuple(4.0**power for power in range(3, 13))  # 64 to 16.8 million
+REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 Field = str | int | float | None
@@ -31,16 +35,38 @@ class Telemetry:
         self.in_flight = Gauge("fip_requests_in_flight", "Requests being answered", registry=self.registry)
         self.queue_requests = Gauge("fip_queue_requests", "Requests waiting for the device or holding it", registry=self.registry)
         self.queue_points = Gauge("fip_queue_points", "Points (after the point budget) of those requests", registry=self.registry)
+        self.batch_requests = Histogram("fip_batch_requests", "Requests in a forward pass", registry=self.registry, buckets=REQUESTS)
+        self.batch_points = Histogram(
+            "fip_batch_points", "Points (after the point budget) in a forward pass", registry=self.registry, buckets=POINTS
+        )
         self.rejected = Counter("fip_rejected", "Requests refused, by the code of the problem", ("reason",), registry=self.registry)
         self.cancelled = Counter("fip_cancelled", "Requests whose client left, by stage", ("stage",), registry=self.registry)
         self.model_info = Gauge("fip_model_info", "1 for every model loaded", ("name", "version", "digest", "task"), registry=self.registry)
         for stage in STAGES:  # a stage is listed before its first request
             self.stage_duration.labels(stage)
 
-    def stages(self, timings_ms: Mapping[str, float]) -> None:
-        """Record the stages of one request, in milliseconds."""
-        for stage, milliseconds in timings_ms.items():
-            self.stage_duration.labels(stage).observe(milliseconds / 1000)
+
+class Timings:
+    """How long the stages of one request took, in `ms` in the order of their ends. Each is observed when it ends, also when it fails.
+
+    Only one stage of a request runs at a time, in whichever thread.
+    """
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._durations = telemetry.stage_duration
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ended(name, time.perf_counter() - started)
+
+    def ended(self, name: str, seconds: float) -> None:
+        self.ms[name] = seconds * 1000
+        self._durations.labels(name).observe(seconds)
 
 
 class JsonLines(logging.Formatter):

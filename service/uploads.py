@@ -3,6 +3,7 @@
 The event loop only takes chunks off the socket; writing and taking multipart apart happen in threads, a megabyte at a time.
 """
 
+import errno
 import io
 import os
 import tempfile
@@ -21,10 +22,12 @@ from models.io import choose_format
 from models.io.ply_header import HEADER_BYTES, read_header
 from models.io.source import Source
 from service.multipart import MultipartFile, boundary_of, file_name
-from service.problems import BodyTooLarge, UnsupportedEncoding
+from service.problems import BodyTooLarge, SpoolFull, UnsupportedEncoding
 from service.settings import Settings
+from service.telemetry import Timings
 
 FLUSH_BYTES = 1 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 T = TypeVar("T")
 
@@ -39,7 +42,10 @@ class Upload:
 
 
 class Spool:
-    """A temporary file that is opened with its first bytes. Used from threads only."""
+    """A temporary file without a name, opened with its first bytes; nothing stays behind, however the process ends.
+
+    Used from threads only.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -47,13 +53,20 @@ class Spool:
         self.size = 0
 
     def write(self, chunk: bytes) -> None:
-        self.file().write(chunk)
+        """Raises: SpoolFull."""
+        left = memoryview(chunk)
+        try:
+            while left:
+                left = left[self.file().write(left) :]  # a disk that is nearly full takes a part
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise SpoolFull(f"no room for the body: {error.strerror}", where="body") from error
         self.size += len(chunk)
 
     def file(self) -> BinaryIO:
         if self._file is None:
-            # the Spool closes it, and closing removes it
-            self._file = tempfile.NamedTemporaryFile(prefix="fip-upload-", dir=self._folder, buffering=0)  # type: ignore[assignment]  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  # `close` does it
         assert self._file is not None
         return self._file
 
@@ -62,7 +75,7 @@ class Spool:
         return self._file is not None
 
     def close(self) -> None:
-        """Remove the file."""
+        """Give its room back."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -77,11 +90,11 @@ class Uploads:
         self._threads = CapacityLimiter(settings.readers + 4)  # apart from the readers, so that parsing never delays receiving
 
     @asynccontextmanager
-    async def receive(self, request: Request, input_format: str | None) -> AsyncGenerator[Upload, None]:
-        """Spool the body, raw or multipart; the file is removed on leaving, if its reader has not closed it before.
+    async def receive(self, request: Request, input_format: str | None, timings: Timings) -> AsyncGenerator[Upload, None]:
+        """Spool the body, raw or multipart (stage `read`); the file is closed on leaving, if its reader has not done so before.
 
         Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), EmptyFile, BadMultipart,
-        UnsupportedEncoding; after the first megabyte also what is wrong with the head of the file (see `check_head`).
+        SpoolFull, UnsupportedEncoding; after the first megabyte also what is wrong with the head of the file (see `check_head`).
         """
         # FastAPI's own max_body_size answers in plain text, hence the check here
         largest = self._largest_size(request)
@@ -97,9 +110,10 @@ class Uploads:
 
         try:
             write = part.feed if part else spool.write
-            await self._fill(request, write, lambda: check_head(upload(), input_format, largest))
-            if part:
-                await self._in_thread(part.finish)
+            with timings.stage("read"):
+                await self._fill(request, write, lambda: check_head(upload(), input_format, largest))
+                if part:
+                    await self._in_thread(part.finish)
             if spool.size == 0:
                 raise EmptyFile("the body is empty: send the file as the body, or as the one file of a multipart form")
             yield upload()
@@ -110,7 +124,7 @@ class Uploads:
 
     def _largest_size(self, request: Request) -> int:
         """What the body may come to. Raises: BodyTooLarge, UnsupportedEncoding."""
-        if request.headers.get("content-encoding", "identity") != "identity":
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedEncoding("send the file as it is, without Content-Encoding", where="Content-Encoding", known=("identity",))
         length = request.headers.get("content-length", "")
         if not length.isdecimal():

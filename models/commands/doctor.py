@@ -29,7 +29,7 @@ def doctor(registry: Path | None, as_json: bool) -> int:
     """
     from models.registry import list_models
 
-    models = [model_facts(model) for model in list_models(registry)]
+    models = [model_facts(model, registry) for model in list_models(registry)]
     report: dict[str, Facts | list[Facts]] = {
         "system": system_facts(),
         "device": device_facts(),
@@ -46,12 +46,15 @@ def system_facts() -> Facts:
 
 
 def device_facts() -> Facts:
-    """The device nets run on by default, and how many threads torch uses."""
+    """The device nets run on unless another is asked for, what may be asked for, and how many threads torch uses."""
     import torch
 
-    cuda = torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
-    return {"kind": "cuda" if cuda else "cpu", "name": name, "threads": torch.get_num_threads()}
+    from models.device import DEFAULT_DEVICE, available_devices
+
+    known = available_devices()
+    facts: Facts = {"default": DEFAULT_DEVICE, "available": ", ".join(known), "threads": torch.get_num_threads()}
+    facts["cpu"] = platform.processor() or platform.machine()
+    return facts | {name: torch.cuda.get_device_name(name) for name in known if name.startswith("cuda:")}
 
 
 def engine_facts() -> list[Facts]:
@@ -66,15 +69,17 @@ def engine_facts() -> list[Facts]:
     return [torch_facts, {"name": "torchsparse", "chosen": False, "reason": missing}]
 
 
-def model_facts(model: "ModelVersion") -> Facts:
-    """What a model is, and whether every digest of its checkpoint holds."""
-    from models.checkpoint import load_checkpoint
+def model_facts(model: "ModelVersion", registry: Path | None) -> Facts:
+    """What a model is, and whether it could be served: its aliases can be read, every digest of its checkpoint holds, its weights fit."""
     from models.errors import ModelError
+    from models.predictor import Predictor
+    from models.registry import resolve
 
     facts: Facts = {"name": model.name, "version": model.version}
     try:
-        manifest = load_checkpoint(model.folder).manifest
-    except ModelError as error:
+        resolve(f"{model.name}:{model.version}", registry)  # a listing passes over aliases that cannot be read
+        manifest = Predictor.load(model.folder).manifest
+    except (ModelError, OSError) as error:
         return {**facts, "ok": False, "reason": str(error)}
     size = sum(file.stat().st_size for file in model.folder.iterdir())
     return {**facts, "ok": True, "task": manifest.task, "network": manifest.network.name, "bytes": size}

@@ -35,6 +35,7 @@ class Options:
 @click.option("--unit", metavar="UNIT", help="Unit of the coordinates (m, cm, mm, ...), for models that work in metres.")
 @click.option("--input-format", metavar="FORMAT", help="Format of the files, where name and content do not tell.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print for a file.")
+@click.option("--device", envvar="FIP_DEVICE", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 def predict(
     files: tuple[Path, ...],
@@ -44,27 +45,21 @@ def predict(
     unit: str | None,
     input_format: str | None,
     top: int,
+    device: str,
     as_json: bool,
 ) -> int:
     """Print the class of each point-cloud FILE with its score, best first.
 
     A file that cannot be used is reported on stderr and does not stop the others; the exit code is then 3.
     """
-    from models.checkpoint import read_manifest
     from models.cli import describe, exit_code
     from models.errors import InputError
     from models.io import FORMATS
-    from models.predictor import Predictor
-    from models.registry import find_model
-    from models.registry.default import default_model
     from models.voxelize import UNITS_M
 
     _one_of(unit, UNITS_M, "--unit")
     _one_of(input_format, FORMATS, "--input-format")
-    folder = find_model(model or default_model(registry), registry)
-    predictor = Predictor.load(folder)
-    version = folder.name if folder.name.isdecimal() else None
-    ref = {"name": predictor.manifest.name, "version": version, "digest": read_manifest(folder)[1]}
+    predictor, ref = load_model(model, registry, _device(device))
     options = Options(up, unit, input_format, top)
     worst = 0
     for path in files:
@@ -80,6 +75,27 @@ def predict(
     return worst
 
 
+def load_model(model: str | None, registry: Path | None, device: str) -> tuple["Predictor", Row]:
+    """The model of a name or folder, and how answers name it: as the service does, where it is in a registry.
+
+    Raises: BadModelName, UnknownModel, BadCheckpoint.
+    """
+    from models.checkpoint import read_manifest
+    from models.predictor import Predictor
+    from models.registry import find_model, resolve
+    from models.registry.default import default_model
+
+    reference = model or default_model(registry)
+    folder = find_model(reference, registry)
+    predictor = Predictor.load(folder, device)
+    if folder == Path(reference):
+        name, version = predictor.manifest.name, folder.name if folder.name.isdecimal() else None
+    else:
+        published = resolve(reference, registry)
+        name, version = published.name, str(published.version)
+    return predictor, {"name": name, "version": version, "digest": read_manifest(folder)[1]}
+
+
 def classify_file(predictor: "Predictor", path: Path, options: Options) -> Row:
     """Answer for one file, with the fields of `POST /v1/classify`. Raises: InputError."""
     from models.io import read_cloud
@@ -90,6 +106,16 @@ def classify_file(predictor: "Predictor", path: Path, options: Options) -> Row:
     labels = predictor.manifest.labels
     ranked = [{"label": labels[i], "index": int(i), "score": float(answer.scores[i])} for i in answer.ranking[: options.top]]
     return {"predictions": ranked, "num_points": len(cloud), "num_voxels": answer.num_voxels, "filled": list(answer.filled)}
+
+
+def _device(text: str) -> str:
+    from models.device import parse_device
+    from models.errors import BadOption
+
+    try:
+        return parse_device(text)
+    except BadOption as error:
+        raise click.BadParameter(f"{error.detail} (known: {', '.join(error.known)})", param_hint="--device") from error
 
 
 def _one_of(value: str | None, known: Iterable[str], option: str) -> None:

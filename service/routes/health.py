@@ -10,12 +10,14 @@ from service.schemas import Health
 router = APIRouter(prefix="/health", tags=["health"])
 
 
+@router.head("/live", include_in_schema=False)
 @router.get("/live")
 async def live() -> Health:
     """200 as long as the process answers at all."""
     return Health(status="alive")
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses={503: {"model": Health, "description": "Loading or draining"}})
 async def ready(context: Shared, response: Response) -> Health:
     """200 once the default model is loaded and warm; 503 before that, and from the moment the service is told to stop."""

@@ -14,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.protocol import BoundedHttp
 from service.settings import Settings
 
 BODY_LIMIT = 32 << 20  # test_bad_input.py goes just over it
@@ -24,7 +25,7 @@ Serve = Callable[..., AbstractContextManager[httpx.Client]]
 @contextmanager
 def _serve(app: FastAPI, *, start: bool = True) -> Iterator[httpx.Client]:
     """A client of the app on a free port; `start=False` leaves the app as it is before its models are loaded."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on" if start else "off")
+    config = uvicorn.Config(app, log_config=None, access_log=False, http=BoundedHttp, ws="none", lifespan="on" if start else "off")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(config)

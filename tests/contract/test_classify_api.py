@@ -87,6 +87,19 @@ def test_multipart_file_name_says_the_format(client: httpx.Client) -> None:
     assert client.post("/v1/classify", files={"file": ("scan.bin", KITTI)}).json()["num_points"] == 64
 
 
+@pytest.mark.parametrize(
+    "name", ["filename*=UTF-8''sc%C3%A4n.bin", "FileName*=utf-8'en'scan.bin", "filename=\"scan.bin\"; filename*=UTF-8''scan.ply"]
+)
+def test_an_extended_file_name_says_it_too(client: httpx.Client, name: str) -> None:
+    form = f"--b\r\nContent-Disposition: form-data; name=file; {name}\r\n\r\n".encode() + KITTI + b"\r\n--b--\r\n"
+    response = client.post("/v1/classify", content=form, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert response.json().get("num_points") == 64, response.text
+
+
+def test_identity_is_no_encoding_however_it_is_written(client: httpx.Client, ball: Ball) -> None:
+    assert client.post("/v1/classify", content=ball(100), headers={"Content-Encoding": "Identity"}).status_code == 200
+
+
 def test_content_says_the_format(client: httpx.Client, ball: Ball) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.random.default_rng(0).normal(size=(77, 3)).astype(np.float32))
@@ -138,17 +151,41 @@ def test_nothing_is_left_on_disk(tmp_path: Path, tiny_registry: Path, serve: Ser
 def test_too_many_points(tiny_registry: Path, serve: Serve, ball: Ball) -> None:
     with serve(create_app(Settings(registry=tiny_registry, model="tiny", max_points=99))) as client:
         response = client.post("/v1/classify", content=ball(100))
+        assert client.post("/v1/classify", content=ball(99)).status_code == 200
     assert (response.status_code, response.json()["code"]) == (413, "too_many_points")
+
+
+def test_look_ups_do_not_wait_for_readers(app: FastAPI, serve: Serve, ball: Ball) -> None:
+    app.state.context.readers.total_tokens = 0  # as if they were all at work
+    with serve(app) as client:
+        assert client.post("/v1/classify?model=nobody", content=ball(100)).status_code == 404
+        assert client.post("/v1/classify", content=b"junk" * 1_000_000).status_code == 415
+        assert client.get("/v1/models").status_code == 200
+        assert client.get("/v1/models/tiny").status_code == 200
 
 
 def test_openapi_describes_the_body_and_the_problems(client: httpx.Client) -> None:
     operation = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
     assert "application/ply" in operation["requestBody"]["content"]
     assert "multipart/form-data" in operation["requestBody"]["content"]
-    assert {"200", "400", "404", "413", "415", "422", "429", "503"} <= set(operation["responses"])
-    assert "application/problem+json" in operation["responses"]["415"]["content"]
+    assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "507"}
     names = {parameter["name"] for parameter in operation["parameters"]}
-    assert names == {"model", "top", "logits", "up", "unit", "input_format"}
+    assert names == {"model", "top", "logits", "up", "unit", "input_format", "X-Filename"}
+    assert set(operation["responses"]["200"]["headers"]) == {"X-Model", "Server-Timing"}
+    with_retry = {status for status, described in operation["responses"].items() if "Retry-After" in described.get("headers", {})}
+    assert with_retry == {"429", "503"}
+
+
+def test_openapi_says_of_every_error_that_it_is_a_problem(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    for path in ("/v1/classify", "/v1/models", "/v1/models/{name}"):
+        for operation in document["paths"][path].values():
+            for status, described in operation["responses"].items():
+                expected = {"application/problem+json": reference} if int(status) >= 400 else described["content"]
+                assert described["content"] == expected, (path, status)
+                assert set(described["content"]) != {"application/json"} or int(status) < 400
+    assert document["components"]["schemas"]["Problem"]["required"] == ["type", "title", "status", "detail", "code"]
 
 
 def test_docs_need_no_other_server(client: httpx.Client) -> None:

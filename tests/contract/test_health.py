@@ -33,6 +33,14 @@ def test_draining_is_not_ready_but_still_answers(app: FastAPI, serve: Serve, bal
         assert client.post("/v1/classify", content=ball(100)).status_code == 200
 
 
+def test_head_answers_without_a_body(app: FastAPI, serve: Serve) -> None:
+    with serve(app) as client:
+        found = [client.head("/health/live"), client.head("/health/ready")]
+        app.state.context.lifecycle.phase = "draining"
+        found.append(client.head("/health/ready"))
+    assert [(response.status_code, response.content) for response in found] == [(200, b""), (200, b""), (503, b"")]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"), [("GET", "/nothing", 404, "not_found"), ("PUT", "/v1/classify", 405, "method_not_allowed")]
 )

@@ -14,6 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
+from service.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("models", "service", "training")
 
@@ -79,6 +81,12 @@ def test_compose_up_starts_one_cpu_service_without_secrets(compose: dict) -> Non
     assert list(started) == ["fip"]
     assert started["fip"]["ports"] == ["${FIP_PORT:-8000}:8000"]
     assert not [volume for volume in started["fip"].get("volumes", []) if ":/home/fip/models" in volume]
+
+
+def test_compose_waits_longer_than_the_service_drains(compose: dict) -> None:
+    grace = compose["services"]["fip"]["stop_grace_period"]
+    assert grace.endswith("s")
+    assert int(grace.removesuffix("s")) > Settings.model_fields["drain_seconds"].default
 
 
 def test_compose_passes_only_arguments_that_the_dockerfile_takes(compose: dict) -> None:

@@ -45,6 +45,7 @@ EXPECTED = {
     problems.BodyTooLarge: 413,
     problems.BadMultipart: 400,
     problems.UnsupportedEncoding: 415,
+    problems.SpoolFull: 507,
     problems.Overloaded: 429,
     problems.NotReady: 503,
 }

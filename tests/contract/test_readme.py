@@ -9,7 +9,14 @@ from service import problems
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| (`[^|]+) \| (\d*) ?\| (\d*) ?\|$", re.MULTILINE)
-SERVICE_ONLY = (problems.BodyTooLarge, problems.BadMultipart, problems.UnsupportedEncoding, problems.Overloaded, problems.NotReady)
+SERVICE_ONLY = (
+    problems.BodyTooLarge,
+    problems.BadMultipart,
+    problems.UnsupportedEncoding,
+    problems.SpoolFull,
+    problems.Overloaded,
+    problems.NotReady,
+)
 # Families, never raised themselves.
 FAMILIES = {errors.FipError, errors.InputError, errors.CloudError, errors.ModelError, errors.TrainingError}
 USAGE = 2

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -67,6 +68,21 @@ def test_serve_answer_and_stop(start: Start) -> None:
     assert (event["event"], event["status"], event["model"]) == ("request", 200, "tiny:1")
 
 
+def test_a_body_that_does_not_fit_on_the_disk_is_refused(start: Start) -> None:
+    process, address = start()
+    kitti = np.zeros((20_000, 4), "<f4")  # cut short at a whole point, it would pass for a smaller cloud
+    kitti[:, :3] = XYZ
+    small = kitti[:1000].tobytes()
+    with httpx.Client(base_url=address, params={"input_format": "bin"}, timeout=30) as client:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (160_000, resource.RLIM_INFINITY))
+        refused = client.post("/v1/classify", content=kitti.tobytes())
+        form = client.post("/v1/classify", files={"file": ("x.bin", kitti.tobytes())})
+        accepted = client.post("/v1/classify", content=small)
+    for response in (refused, form):
+        assert (response.status_code, response.json()["code"]) == (507, "spool_full"), response.text
+    assert accepted.json()["num_points"] == 1000
+
+
 def test_requests_in_flight_are_answered_before_the_end(start: Start) -> None:
     process, address = start()
     url = httpx.URL(address)
@@ -110,6 +126,10 @@ def in_flight(client: httpx.Client) -> float:
         (["--model", "../../etc"], 4, "bad_model_name"),
         (["--registry", "/no/such/folder"], 2, "registry"),
         (["--port", "99999"], 2, "port"),
+        (["--model", ""], 2, "--model: "),
+        (["--registry", ""], 2, "--registry"),
+        (["--device", "banana"], 2, "--device: no device 'banana' here (known: cpu"),
+        (["--device", "cuda:99"], 2, "--device: no device 'cuda:99' here"),
     ],
 )
 def test_what_cannot_be_started_says_so(tiny_registry: Path, arguments: list[str], status: int, said: str) -> None:
@@ -117,3 +137,18 @@ def test_what_cannot_be_started_says_so(tiny_registry: Path, arguments: list[str
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("FIP_PORT", "abc", "FIP_PORT: Input should be a valid integer"),
+        ("FIP_DEVICE", "banana", "FIP_DEVICE: no device 'banana' here"),
+        ("FIP_SPOOL_DIR", "/no/such/folder", "FIP_SPOOL_DIR: Path does not point to a directory"),
+        ("FIP_REGISTRY", "/no/such/folder", "FIP_REGISTRY: Path does not point to a directory"),
+    ],
+)
+def test_a_wrong_environment_is_named_in_one_line(name: str, value: str, said: str) -> None:
+    done = subprocess.run([str(FIP), "serve"], capture_output=True, text=True, timeout=60, env={**environment(), name: value})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"Error: {said}")

@@ -15,6 +15,7 @@ from service.pool import Live
 from service.routes.classify import read_voxels
 from service.schemas import ClassifyOptions, ModelRef
 from service.settings import Settings
+from service.telemetry import Telemetry, Timings
 from service.uploads import Spool, Upload
 
 RNG = np.random.default_rng(7)
@@ -53,7 +54,9 @@ def test_the_same_bytes_give_the_same_voxels(xyz: np.ndarray, predictor: Predict
     spool = Spool(tmp_path)
     spool.write(path.read_bytes())
     model = Live(ModelRef(name="tiny", version="1", digest="", alias=None), predictor)
-    served = read_voxels(Upload(spool, "", "application/octet-stream"), model, ClassifyOptions(), max_points=10_000).voxels
+    served = read_voxels(
+        Upload(spool, "", "application/octet-stream"), model, ClassifyOptions(), Timings(Telemetry()), max_points=10_000
+    ).voxels
     for name in ("coords", "feats", "inverse"):
         ours, theirs = getattr(served, name), getattr(trained, name)
         assert ours.dtype == theirs.dtype

@@ -71,6 +71,55 @@ def test_an_unknown_model_names_the_nearest(tiny_registry: Path, cloud_file: Pat
     assert "error [unknown_model]: model: no model is called 'tyny'; did you mean 'tiny'?" in capsys.readouterr().err
 
 
+def test_a_model_is_called_by_its_folder_in_a_registry(
+    tiny_registry: Path, tmp_path: Path, cloud_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the service does; a folder given by its path has only the name in its manifest."""
+    folder = tmp_path / "registry" / "renamed" / "3"
+    shutil.copytree(tiny_registry / "tiny" / "1", folder)
+
+    def ref(*use: str) -> tuple[str, str]:
+        assert run(["predict", "--json", *use, str(cloud_file)]) == 0
+        model = json.loads(capsys.readouterr().out)["model"]
+        return model["name"], model["version"]
+
+    assert ref("--registry", str(tmp_path / "registry"), "--model", "renamed") == ("renamed", "3")
+    assert ref("--model", str(folder)) == ("tiny", "3")
+
+
+def test_devices(use: list[str], cloud_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*use, "--device", "cpu", str(cloud_file)]) == 0
+    capsys.readouterr()
+    assert run([*use, "--device", "banana", str(cloud_file)]) == 2
+    assert "no device 'banana' here (known: cpu" in capsys.readouterr().err
+    assert run(["doctor", "--json"]) in (0, 4)
+    device = json.loads(capsys.readouterr().out)["device"]
+    assert device["default"] == "cpu"
+    assert device["available"].split(", ")[0] == "cpu"
+
+
+def test_doctor_reports_each_model_that_could_not_be_served(
+    tiny_registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = tmp_path / "registry"
+    for name in ("aliases", "manifest", "network", "whole"):
+        shutil.copytree(tiny_registry / "tiny", registry / name)
+    (registry / "aliases" / "aliases.json").write_text("{")
+    (registry / "manifest" / "1" / "manifest.json").write_text("{")
+    manifest = registry / "network" / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("cifar_resnet20", "cifar_resnet32"))  # digests hold, the weights do not fit
+    assert run(["doctor", "--json", "--registry", str(registry)]) == 4
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)["models"]}
+    assert {name: models[name]["ok"] for name in ("aliases", "manifest", "network", "whole")} == {
+        "aliases": False,
+        "manifest": False,
+        "network": False,
+        "whole": True,
+    }
+    assert "aliases.json" in models["aliases"]["reason"]
+    assert "tensors missing" in models["network"]["reason"]
+
+
 def test_doctor_says_which_engine_and_finds_a_damaged_model(
     tiny_registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
