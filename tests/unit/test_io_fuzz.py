@@ -69,7 +69,7 @@ def damaged(data: bytes, edits: list[tuple[str, int, int | bytes]]) -> bytes:
     out = bytearray(data)
     for kind, place, value in edits:
         at = place % (len(out) + 1)
-        if kind == "count":
+        if kind == "count" and isinstance(value, bytes):
             if numbers := list(re.finditer(rb"\d+", bytes(out[:400]))):
                 out[slice(*numbers[place % len(numbers)].span())] = value
         elif isinstance(value, bytes):

@@ -347,7 +347,9 @@ def test_the_body_is_read_once_however_many_elements_have_lists(tmp_path, monkey
 @pytest.mark.parametrize("form", FORMATS[1:])
 def test_more_rows_of_differing_lists_than_a_block(read, form):
     rng = np.random.default_rng(0)
-    rows = [[i % 256, [0] * int(n), i, i + 1, i + 2] for i, n in enumerate(rng.integers(0, 3, ROWS_AT_A_TIME + 100))]
+    rows: list[list[int | list[int]]] = [
+        [i % 256, [0] * int(n), i, i + 1, i + 2] for i, n in enumerate(rng.integers(0, 3, ROWS_AT_A_TIME + 100))
+    ]
     columns = ["uchar a", "list uchar int l", "float x", "double y", "int z"]
     cloud = read(encoded([("face", columns, rows), ("vertex", columns, rows)], form))
     np.testing.assert_array_equal(cloud.xyz, np.arange(len(rows))[:, None] + [0, 1, 2])

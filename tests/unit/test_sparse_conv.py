@@ -158,6 +158,8 @@ def test_any_dtype(dtype: torch.dtype) -> None:
     feats = x.feats.to(dtype).requires_grad_()
     found = low(x.with_feats(feats)).feats
     found.sum().backward()
+    assert feats.grad is not None
+    assert low.weight.grad is not None
     assert found.dtype == feats.grad.dtype == low.weight.grad.dtype == dtype
     assert (found.double() - expected).norm() / expected.norm() < 0.02
 
