@@ -192,6 +192,7 @@ def _table(setting: Setting, chosen: list[Cell], trials: list[Cell]) -> str:
         f"| FIP-ALL over scratch | {accuracy['fip-all'] - accuracy['scratch']:+.2f} | +1.0 (72.2 → 73.2; 2,048 points) |",
         f"| IO+BN, image over random frozen filters | {accuracy['fip-iobn'] - accuracy['random-frozen-iobn']:+.2f} | not in the paper |",
         "",
+        *_edge(chosen),
         "All trials (held-out %): " + ", ".join(f"{cell.arm} at {cell.lr:g}: {100 * cell.held_out_accuracy:.2f}" for cell in trials) + ".",
         "",
         f"Recipe `{RECIPE}`, trained by {' and '.join(codes)}; torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} "
@@ -200,6 +201,15 @@ def _table(setting: Setting, chosen: list[Cell], trials: list[Cell]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _edge(chosen: list[Cell]) -> list[str]:
+    """A warning where the chosen learning rates lie on one side of the two that were tried."""
+    picked = {cell.lr for cell in chosen}
+    if len(picked) > 1:
+        return []
+    other = "lower" if picked == {min(LEARNING_RATES)} else "higher"
+    return [f"Every arm chose {picked.pop():g}, so a still {other} learning rate may be better for all of them.", ""]
 
 
 def _frozen(cell: Cell) -> str:
