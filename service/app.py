@@ -41,8 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.threads)
         model = await to_thread.run_sync(context.pool.load)
         await context.scheduler.warm_up(model.predictor, model.predictor.voxelize(warm_up_cloud()))
         context.lifecycle.phase = "ready"

@@ -16,7 +16,7 @@ import click
 )
 @click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
 @click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: torch's choice, FIP_THREADS]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: 1, FIP_THREADS]")
 def serve(host: str | None, port: int | None, registry: Path | None, model: str | None, device: str | None, threads: int | None) -> int:
     """Start the HTTP service.
 

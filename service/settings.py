@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     ] = None
     model: Annotated[str | None, Field(min_length=1, description="default model, NAME[:VERSION|@ALIAS]; None takes the bundled one")] = None
     device: str = "cpu"
-    threads: Annotated[int | None, Field(ge=1, description="CPU threads of one forward pass; None leaves it to torch")] = None
+    threads: Annotated[int, Field(ge=1, description="CPU threads of one forward pass; small clouds are slower on more")] = 1
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * MIB
     max_points: Annotated[int, Field(ge=1)] = 20_000_000
