@@ -59,7 +59,7 @@ $(BIN)/python:
 	done; echo "no Python 3.11 or later on the PATH" >&2; exit 1
 
 $(VENV)/.installed-serve: pyproject.toml | $(BIN)/python
-	@echo "installing the service into $(VENV) (torch alone is about 200 MB; once, a minute or two)"
+	@echo "installing the service into $(VENV) (once; a CPU build of torch is 200 MB, the default one for Linux several GB)"
 	@$(PIP) -e '.[serve]'
 	@touch $@
 

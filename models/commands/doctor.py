@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Facts = dict[str, str | int | float | bool]
 
-PACKAGES = ("fip-server", "torch", "torchsparse", "numpy", "pydantic", "safetensors", "plyfile", "fastapi", "uvicorn", "h5py")
+PACKAGES = ("fip-server", "torch", "torchsparse", "numpy", "pydantic", "safetensors", "fastapi", "uvicorn", "h5py")
 DAMAGED = 4
 
 

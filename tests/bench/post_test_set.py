@@ -27,6 +27,10 @@ from training.datasets import read_split
 from training.evaluate import evaluate
 
 Points = npt.NDArray[np.float64]
+COMMAND = (
+    "python -m tests.bench.post_test_set URL FOLDER_OF_PLY --scale 0.001 --scale 1 --scale 1000 --shift-radii 1000 "
+    "--against MODELNET40_HDF5 --page docs/results/bundled-model.md"
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def page(report: dict[str, object]) -> str:
     rows += [f"| same label at {name} | {share:.2%} |" for name, share in same.items()]
     head = f"# bundled-model: what the service answers on the {report['clouds']} test clouds of ModelNet40"
     digest = str(report["digest"])[:16]
-    made = f"Model {report['model']} (digest `{digest}`). {machine()} Again with: `python -m tests.bench.post_test_set --help`."
+    made = f"Model {report['model']} (digest `{digest}`). {machine()} Again with: `{COMMAND}`."
     return "\n".join([head, "", "| | |", "|---|---|", *rows, "", made, ""])
 
 
