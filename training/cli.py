@@ -38,7 +38,6 @@ def train(
     Ends with a checkpoint in RUN_DIR/checkpoint, scored once on the test split.
     """
     from models.device import parse_device
-
     from training.recipe import load_recipe, parse_override
     from training.train import train as run
 
@@ -63,7 +62,6 @@ def evaluate(model: str, data: Path, kind: str, split: str, registry: Path | Non
     import json
 
     from models.device import parse_device
-
     from models.predictor import Predictor
     from models.registry import find_model
     from training.datasets import read_split
@@ -157,7 +155,6 @@ def reproduce(
 ) -> None:
     """Rerun a table of the paper on real data and write OUT/NAME.md. Stop it at any time; finished cells are kept."""
     from models.device import parse_device
-
     from models.errors import nearest
     from training.reproduce import ten_shot
 
