@@ -52,6 +52,7 @@ def _score(recipe: Recipe, beginning: Start, splits: Splits, data: Path, run_dir
     test = read_split(recipe.data.kind, data, "test")
     if test.names != splits.train.names:
         raise BadDataset("test and train name different classes", where=str(data))
+    click.echo(f"scoring on the {len(test)} test clouds, for the epoch best on validation and for the last")
     net = beginning.net
     last = {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
