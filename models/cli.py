@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import click
 
-from models.errors import FipError, InputError, ModelError, TrainingError, nearest
+from models.errors import BadOption, FipError, InputError, ModelError, TrainingError, nearest
 
 COMMAND_GROUP = "fip.commands"
 UNEXPECTED, INTERRUPTED = 1, 130
 OURS = ("models", "training", "service")
-EXIT_CODES: tuple[tuple[type[FipError], int], ...] = ((InputError, 3), (ModelError, 4), (TrainingError, 5))
+EXIT_CODES: tuple[tuple[type[FipError], int], ...] = ((BadOption, 2), (InputError, 3), (ModelError, 4), (TrainingError, 5))
 
 EPILOG = """\b
 Exit codes:

@@ -21,8 +21,7 @@ CELLS_PER_AXIS = 1 << 20  # a cell of three axes fits into one int64 key
 TABLE_CELLS_PER_POINT = 4  # beyond it sorting the points is faster than a table of the cells
 BUDGET_SEED = 0  # the subset of a dense cloud is the same for every request
 
-# where the up axis of the file has to go for the model's up axis: new xyz = old xyz[:, order]; cyclic, so no mirroring
-_CYCLIC = {"x": 0, "y": 1, "z": 2}
+_AXES = {"x": 0, "y": 1, "z": 2}
 
 
 @dataclass(frozen=True)
@@ -49,8 +48,8 @@ def prepare(cloud: PointCloud, spec: InputSpec, *, up: Axis | None = None, unit:
     cloud above `spec.point_budget` are sampled without replacement, the same ones every time. A normalised
     cloud comes out as float32, others keep the file's precision. Raises: BadOption, NoPoints, NonFinite, DegenerateCloud.
     """
-    if up is not None and up not in _CYCLIC:
-        raise BadOption(f"unknown up axis {up!r}", where="up", known=_CYCLIC)
+    if up is not None and up not in _AXES:
+        raise BadOption(f"unknown up axis {up!r}", where="up", known=_AXES)
     if unit is not None and unit not in UNITS_M:
         raise BadOption(f"unknown unit {unit!r}", where="unit", known=UNITS_M)
     cloud = cloud.checked()
@@ -61,7 +60,7 @@ def prepare(cloud: PointCloud, spec: InputSpec, *, up: Axis | None = None, unit:
     if unit is not None:
         xyz = xyz * UNITS_M[unit]
     if up is not None and up != spec.up:
-        xyz = np.roll(xyz, _CYCLIC[spec.up] - _CYCLIC[up], axis=1)
+        xyz = _upright(xyz, _AXES[up], _AXES[spec.up])
     if spec.normalise == "unit_sphere":
         xyz = _unit_sphere(xyz).astype(np.float32)
     return replace(cloud, xyz=xyz)
@@ -92,6 +91,14 @@ def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
 def devoxelize(values: npt.NDArray[np.generic], voxels: Voxels) -> npt.NDArray[np.generic]:
     """One value a point from one value a voxel: values (M, …) -> (n, …)."""
     return values[voxels.inverse]
+
+
+def _upright(xyz: npt.NDArray[np.floating], source: int, target: int) -> npt.NDArray[np.floating]:
+    """Turn axis `source` into axis `target` by 90° about the third, as CAD programs do: (x, y, z) with y up -> (x, -z, y) with z up."""
+    turned = xyz.copy()
+    turned[:, target] = xyz[:, source]
+    turned[:, source] = -xyz[:, target]
+    return turned
 
 
 def _corners(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
@@ -168,8 +175,8 @@ def _features(cloud: PointCloud, specs: tuple[FeatureSpec, ...]) -> tuple[npt.ND
 
 
 def _column(cloud: PointCloud, name: str) -> npt.NDArray[np.floating | np.uint8] | None:
-    if name in _CYCLIC:
-        return cloud.xyz[:, _CYCLIC[name]]
+    if name in _AXES:
+        return cloud.xyz[:, _AXES[name]]
     if name == "intensity":
         return cloud.intensity
     colour = ("red", "green", "blue").index(name)

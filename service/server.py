@@ -8,6 +8,7 @@ from types import FrameType
 
 import uvicorn
 
+from models.errors import BadOption
 from service.app import create_app
 from service.context import Context
 from service.protocol import BoundedHttp
@@ -37,7 +38,10 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings) -> int:
-    """Serve until told to stop; the exit status. Raises: ModelError (no model to serve, or a damaged one)."""
+    """Serve until told to stop; the exit status.
+
+    Raises: BadOption (nothing can listen there), ModelError (no model to serve, or a damaged one).
+    """
     _log_as_json_lines()
     app = create_app(settings)
     config = uvicorn.Config(
@@ -50,6 +54,7 @@ def run(settings: Settings) -> int:
         http=BoundedHttp,
         ws="none",
     )
+    _check_address(settings.host, settings.port)
     app.state.context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
     server = Server(config, app.state.context)
     # uvicorn raises the signal again after draining; by then it has been obeyed
@@ -57,6 +62,19 @@ def run(settings: Settings) -> int:
     signal.signal(signal.SIGINT, lambda number, frame: None)
     server.run()
     return EXIT_STOPPED if server.started else EXIT_FAILED
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raises: BadOption when nothing can listen there. uvicorn would find out only after loading, and log it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise BadOption(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port (make serve PORT=…)", where="port"
+        ) from error
 
 
 def _log_as_json_lines() -> None:

@@ -45,7 +45,11 @@ def train(
     flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed}
     said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
     chosen = load_recipe(recipe, said)
-    run(chosen, data, weights, run_dir or Path("runs") / chosen.name, parse_device(device))
+    try:
+        run(chosen, data, weights, run_dir or Path("runs") / chosen.name, parse_device(device))
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on after the last finished epoch", err=True)
+        raise
 
 
 @click.command()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from models.errors import BadDataset
 from models.predictor import Predictor
 from training.datasets import LabelledClouds
+from training.progress import progress
 
 BATCH = 32
 
@@ -38,19 +38,19 @@ class ClassificationReport:
         return float(np.mean(list(self.class_accuracy.values())))
 
 
-def evaluate(predictor: Predictor, clouds: LabelledClouds, *, progress: bool = True) -> ClassificationReport:
+def evaluate(predictor: Predictor, clouds: LabelledClouds) -> ClassificationReport:
     """Classify every cloud as the service would. Raises: BadDataset (the classes are not the model's, in its order; no clouds)."""
     if clouds.names != predictor.manifest.labels:
         raise BadDataset(f"the data set names other classes than the model: {clouds.names[:3]}…, {predictor.manifest.labels[:3]}…")
     if not len(clouds):
         raise BadDataset("there are no clouds to evaluate on")
-    predicted = [prediction for batch in _batches(predictor, clouds, progress) for prediction in batch]
+    predicted = [prediction for batch in _batches(predictor, clouds) for prediction in batch]
     return ClassificationReport(np.array(predicted, np.int64), clouds.targets, clouds.names)
 
 
-def _batches(predictor: Predictor, clouds: LabelledClouds, progress: bool) -> Iterator[list[int]]:
+def _batches(predictor: Predictor, clouds: LabelledClouds) -> Iterator[list[int]]:
     starts = range(0, len(clouds), BATCH)
-    for start in tqdm(starts, "evaluating", unit="batch", disable=None if progress else True):
+    for start in progress(starts, f"evaluating, batches of {BATCH}", len(starts)):
         rows = range(start, min(start + BATCH, len(clouds)))
         batch = [predictor.voxelize(clouds.cloud(row)) for row in rows]
         yield [prediction.index for prediction in predictor.classify(batch)]

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from models.errors import BadRunDir, Diverged
 from models.manifest import InputSpec
@@ -23,6 +23,7 @@ from training.augment import AugmentSpec, augment
 from training.datasets import LabelledClouds
 from training.finetune import FreezePolicy
 from training.optim import lr_factor, sgd
+from training.progress import progress
 from training.recipe import Recipe
 from training.runlog import RunLog
 from training.runstate import BEST, STATE, RunState, read_state, write
@@ -49,6 +50,8 @@ def fit(net: nn.Module, policy: FreezePolicy, recipe: Recipe, train: LabelledClo
     steps = _steps(len(train), recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
     done, best = _resume(run_dir, net, optimiser, schedule)
+    if done:
+        click.echo(f"going on after epoch {done} of {recipe.epochs}")
     with RunLog(run_dir) as log:
         for epoch in range(done, recipe.epochs):
             loss, lr = _train_epoch(net, policy, recipe, train_batches(train, recipe, epoch, device), steps, optimiser, schedule)
@@ -76,7 +79,7 @@ def _train_epoch(
     """All steps of one epoch. Returns the mean loss and the learning rate of the last step."""
     policy.set_train(net)
     losses, lr = [], 0.0
-    for batch in tqdm(batches, "training", total=steps, unit="step", disable=None, leave=False):
+    for batch in progress(batches, "training, steps of this epoch", steps):
         lr = float(schedule.get_last_lr()[0])
         with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = batch_loss(net, batch, recipe.label_smoothing)

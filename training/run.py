@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from models.errors import BadWeights
 from models.manifest import NetworkSpec
 from models.zoo import build
 from training.datasets import LabelledClouds, few_shot, hold_out, read_split
@@ -44,7 +45,10 @@ def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
     net = build(spec)
     image = report = None
     if recipe.init == "image":
-        image = load_image_weights(weights or recipe.weights or "")
+        source = weights or recipe.weights
+        if source is None:
+            raise BadWeights(f"the recipe starts from 2D weights of {recipe.network}: say where they are with --weights")
+        image = load_image_weights(source)
         state, report = inflate_state_dict(image.tensors, net.state_dict(), recipe.inflate)
         net.load_state_dict(state)
     return Start(net, spec, freeze_policy(net, recipe.mode), image, report)

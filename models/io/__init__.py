@@ -86,6 +86,9 @@ def choose_format(fmt: str | None, name: str | None, content_type: str | None, *
     by_content = [known for known, each in FORMATS.items() if start.startswith(each.magic)]
     for known in (*by_name, *by_type, *by_content):
         return known
+    if start.startswith(b"plyformat"):
+        raise UnsupportedFormat("a PLY file that has lost its line ends on the way; with curl use --data-binary, not -d")
     raise UnsupportedFormat(
-        f"not a point cloud file that can be read: its name is {file_name!r}, it begins with {head[:8]!r}", known=FORMATS
+        f"its name {file_name!r} and its first bytes {head[:8]!r} do not tell the format; say it with input_format (KITTI scans: bin)",
+        known=FORMATS,
     )

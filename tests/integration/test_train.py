@@ -102,7 +102,7 @@ def test_evaluate_repeats_the_score_of_the_card(finished: Path, data: Path, caps
     assert run(["evaluate", str(finished / "checkpoint"), "--data", str(data), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] == load_checkpoint(finished / "checkpoint").manifest.metrics["test_accuracy"]
-    report = evaluate(Predictor.load(finished / "checkpoint"), read_split("modelnet40", data, "test"), progress=False)
+    report = evaluate(Predictor.load(finished / "checkpoint"), read_split("modelnet40", data, "test"))
     assert found["predicted"] == report.predicted.tolist()
     assert report.class_accuracy.keys() == {"sphere", "cube", "rod"}
 
@@ -196,7 +196,7 @@ def test_where_a_run_starts(image_file: Path, init: str) -> None:
 def test_labels_must_be_the_models(finished: Path, data: Path) -> None:
     clouds = replace(read_split("modelnet40", data, "test"), names=("cube", "sphere", "rod"))
     with pytest.raises(BadDataset, match="other classes than the model"):
-        evaluate(Predictor.load(finished / "checkpoint"), clouds, progress=False)
+        evaluate(Predictor.load(finished / "checkpoint"), clouds)
 
 
 def test_ten_shot_chooses_on_held_out_clouds_and_computes_nothing_twice(data: Path, image_file: Path, tmp_path: Path) -> None:

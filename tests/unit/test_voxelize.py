@@ -147,6 +147,12 @@ def test_the_up_axis_goes_where_the_model_has_it_without_mirroring(up, model_up)
     assert np.linalg.det(turned) == 1
 
 
+def test_files_with_y_up_are_turned_as_cad_programs_turn_them():
+    """(x, y, z) with y up is (x, -z, y) with z up: turned about x, so that an object keeps its heading."""
+    found = prepare(PointCloud(np.array([[1, 2, 3]], np.float32)), spec(up="z"), up="y").xyz
+    np.testing.assert_array_equal(found, [[1, -3, 2]])
+
+
 @pytest.mark.parametrize("unit", UNITS_M)
 def test_units_become_metres(unit):
     metres = cloud_of(50, 1.0)
