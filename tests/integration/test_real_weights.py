@@ -9,7 +9,6 @@ import torch
 
 from models.manifest import NetworkSpec
 from models.zoo import build
-from training.datasets import LabelledClouds
 from training.image_weights import load_image_weights
 from training.inflate import InflateSpec, inflate_kernel, inflate_state_dict
 from training.loop import fit
@@ -28,14 +27,9 @@ FILES = {
 }
 
 
-def real_clouds(data_dir: Path, shots: int, num_classes: int) -> LabelledClouds:
-    """The first clouds of the first classes of ModelNet40's train split."""
-    stored = np.load(data_dir / "modelnet40" / "modelnet40_train.npz", allow_pickle=False)
-    rows = np.concatenate([np.flatnonzero(stored["label"] == c)[:shots] for c in range(num_classes)])
-    dx, y_lo, z_lo, yz_hi = (stored[name][rows].astype(np.int32) for name in ("dx", "y_lo", "z_lo", "yz_hi"))
-    grid = np.stack([np.cumsum(dx, 1), y_lo | (yz_hi & 15) << 8, z_lo | (yz_hi >> 4) << 8], axis=-1)
-    names = tuple(str(name) for name in stored["class_names"][:num_classes])
-    return LabelledClouds(grid.astype(np.float32) / np.float32(2047.5) - 1, stored["label"][rows].astype(np.int64), names)
+def first_ten(targets: np.ndarray) -> np.ndarray:
+    """Rows of the first six clouds of each of the first ten classes."""
+    return np.concatenate([np.flatnonzero(targets == c)[:6] for c in range(10)])
 
 
 @pytest.mark.parametrize(("file", "network"), FILES.items())
@@ -52,11 +46,11 @@ def test_every_stage_tensor_finds_its_place(data_dir: Path, file: str, network: 
 
 
 @pytest.mark.parametrize("mode", ["io", "iobn"])
-def test_a_real_run_leaves_frozen_filters_bit_identical(data_dir: Path, tmp_path: Path, mode: str) -> None:
+def test_a_real_run_leaves_frozen_filters_bit_identical(data_dir: Path, modelnet, tmp_path: Path, mode: str) -> None:
     """Inflated CIFAR ResNet20 on ten real classes, six clouds each: the loss falls, frozen tensors keep every bit."""
     overrides = {"mode": mode, "epochs": 4, "optim.lr": 0.05, "schedule.warmup_epochs": 0, "batch_size": 20}
     recipe = load_recipe("bundled-modelnet40", overrides)
-    clouds = real_clouds(data_dir, shots=6, num_classes=10)
+    clouds = modelnet("train", first_ten)
     beginning = start(recipe, 10, str(data_dir / "weights" / "cifar10_resnet20.safetensors"))
     before = {name: tensor.clone() for name, tensor in beginning.net.state_dict().items()}
     fit(beginning.net, beginning.policy, recipe, clouds, clouds.take(np.arange(0)), tmp_path)
