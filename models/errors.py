@@ -154,6 +154,18 @@ class BadCheckpoint(ModelError):
     code = "bad_checkpoint"
 
 
+class AliasConflict(ModelError):
+    """An alias points elsewhere than was expected, or at what would be removed; nothing was changed."""
+
+    code = "alias_conflict"
+
+
+class RegistryUnavailable(ModelError):
+    """The registry cannot be reached, read or written."""
+
+    code = "registry_unavailable"
+
+
 class TrainingError(FipError):
     code = "bad_training"
 
