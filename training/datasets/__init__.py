@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from models.errors import BadDataset, nearest
-from training.datasets.labelled import LabelledClouds, few_shot, hold_out
+from training.datasets.labelled import Clouds, LabelledClouds, few_shot, hold_out
 from training.datasets.modelnet40 import read_modelnet40
 
 KINDS = {"modelnet40": read_modelnet40}
@@ -16,4 +16,4 @@ def read_split(kind: str, root: Path, split: str) -> LabelledClouds:
     return KINDS[kind](root, split)
 
 
-__all__ = ["LabelledClouds", "few_shot", "hold_out", "read_split"]
+__all__ = ["Clouds", "LabelledClouds", "few_shot", "hold_out", "read_split"]

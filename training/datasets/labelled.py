@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,36 @@ from models.errors import BadDataset
 from models.pointcloud import PointCloud
 
 
+class Clouds(Protocol):
+    """D clouds with one class each, in memory or on disk. What is on disk is read when a cloud is asked for."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """(D,) indices into names."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the clouds are: the same for the same clouds and classes in the same order."""
+
+    def __len__(self) -> int: ...
+
+    def cloud(self, index: int) -> PointCloud:
+        """One cloud, in the units and frame of its file. Raises: InputError (the file cannot be used)."""
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Self:
+        """The clouds of the given rows, in that order."""
+
+
+AnyClouds = TypeVar("AnyClouds", bound=Clouds)
+
+
 @dataclass(frozen=True)
 class LabelledClouds:
-    """D clouds of N points: xyz (D, N, 3) float32 in file units, targets (D,) int64 into names."""
+    """D clouds of N points in memory: xyz (D, N, 3) float32 in file units, targets (D,) int64 into names."""
 
     xyz: npt.NDArray[np.float32]
     targets: npt.NDArray[np.int64]
@@ -35,7 +63,7 @@ class LabelledClouds:
         return digest.hexdigest()
 
 
-def few_shot(clouds: LabelledClouds, shots: int, seed: int) -> LabelledClouds:
+def few_shot(clouds: AnyClouds, shots: int, seed: int) -> AnyClouds:
     """`shots` clouds of each class, drawn without replacement; the same ones for the same seed.
 
     Raises: BadDataset (a class has fewer).
@@ -50,7 +78,7 @@ def few_shot(clouds: LabelledClouds, shots: int, seed: int) -> LabelledClouds:
     return clouds.take(np.sort(np.concatenate(rows)))
 
 
-def hold_out(clouds: LabelledClouds, share: float, seed: int) -> tuple[LabelledClouds, LabelledClouds]:
+def hold_out(clouds: AnyClouds, share: float, seed: int) -> tuple[AnyClouds, AnyClouds]:
     """(rest, held out): a seeded share of every class, at least one cloud of a class that has two or more."""
     rng = np.random.default_rng(seed)
     held = []
