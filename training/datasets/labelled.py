@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,15 @@ class Clouds(Protocol):
 
     def take(self, rows: npt.NDArray[np.integer]) -> Self:
         """The clouds of the given rows, in that order."""
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """Clouds that know which of them are the same."""
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """(D,) equal numbers for equal clouds; None where that is not known."""
 
 
 AnyClouds = TypeVar("AnyClouds", bound=Clouds)
@@ -78,14 +87,32 @@ def few_shot(clouds: AnyClouds, shots: int, seed: int) -> AnyClouds:
     return clouds.take(np.sort(np.concatenate(rows)))
 
 
-def hold_out(clouds: AnyClouds, share: float, seed: int) -> tuple[AnyClouds, AnyClouds]:
-    """(rest, held out): a seeded share of every class, at least one cloud of a class that has two or more."""
+def hold_out(clouds: AnyClouds, share: float, seed: int, *, smallest: int = 2) -> tuple[AnyClouds, AnyClouds]:
+    """(rest, held out): a seeded share of every class, at least one cloud of a class that has `smallest` or more.
+
+    Clouds that know of their copies (`Grouped`) are drawn with them, and those that lie under two classes stay in the rest.
+    """
     rng = np.random.default_rng(seed)
+    groups = _groups_of(clouds)
+    alone = np.arange(len(clouds)) if groups is None else _drawable(groups, clouds.targets)
     held = []
     for target in range(len(clouds.names)):
-        of_class = np.flatnonzero(clouds.targets == target)
-        count = min(max(1, round(share * len(of_class))), len(of_class) - 1) if share and len(of_class) > 1 else 0
+        of_class = alone[clouds.targets[alone] == target]
+        count = min(max(1, round(share * len(of_class))), len(of_class) - 1) if share and len(of_class) >= smallest else 0
         held.append(rng.choice(of_class, count, replace=False))
     rows = np.sort(np.concatenate(held)).astype(np.int64)
+    if groups is not None:
+        rows = np.flatnonzero(np.isin(groups, groups[rows]))
     rest = np.setdiff1d(np.arange(len(clouds)), rows)
     return clouds.take(rest), clouds.take(rows)
+
+
+def _groups_of(clouds: object) -> npt.NDArray[np.int64] | None:
+    return clouds.groups if isinstance(clouds, Grouped) else None
+
+
+def _drawable(groups: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The first cloud of every group that is of one class."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    of_two = np.unique(inverse[targets != targets[first][inverse]])
+    return np.sort(np.delete(first, of_two))
