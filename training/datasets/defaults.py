@@ -36,15 +36,21 @@ def derive_input(clouds: Clouds, seed: int = 0) -> tuple[dict[str, object], list
         if place < VOXELIZED:
             sample.append(prepare(cloud, InputSpec(features=_FEATURES, voxel_size=1.0, point_budget=MOST)))
     budget = point_budget(counts)
-    low = np.percentile(counts, PERCENTILE)
+    low = float(np.percentile(counts, PERCENTILE))
     size, held = voxel_size(sample, budget)
     values: dict[str, object] = {"normalise": "unit_sphere", "point_budget": budget, "voxel_size": size}
     reasons = [
         "normalise unit_sphere: a class is told by the shape of a whole object, wherever it stands and in whatever unit it is",
-        f"point_budget {budget}: nine clouds in ten have at least {low:,.0f} points (powers of two, {FEWEST} to {MOST:,})",
+        f"point_budget {budget}: {_why(low)}; denser clouds are thinned out to it",
         f"voxel_size {size:g}: {held:.1f} points an occupied voxel, over {len(sample)} clouds in the unit sphere",
     ]
     return values, reasons
+
+
+def _why(low: float) -> str:
+    if low < FEWEST:
+        return f"the least that is used, though one cloud in ten has no more than {low:,.0f} points"
+    return f"a power of two up to {MOST:,} that nine clouds in ten have points for ({low:,.0f})"
 
 
 def point_budget(counts: npt.NDArray[np.integer]) -> int:

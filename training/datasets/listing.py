@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -115,8 +114,15 @@ def list_folder(root: Path) -> Listing:
     splits = np.repeat(np.array([split for _, split, _ in found], np.int8), counts)
     _check_classes(names, targets, walk.problems)
     _refuse(root, walk.problems)
-    ignored = MappingProxyType(dict(sorted(walk.ignored.items())))
-    return Listing(walk.paths(), tuple(name.decode() for name in names), targets, splits, walk.sizes(), walk.mtimes(), ignored)
+    return Listing(
+        walk.paths(),
+        tuple(name.decode() for name in names),
+        targets,
+        splits,
+        walk.sizes(),
+        walk.mtimes(),
+        dict(sorted(walk.ignored.items())),
+    )
 
 
 Group = tuple[bytes, Split, bytes]  # class, split, folder relative to root

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +30,7 @@ FACTS = np.dtype(
         ("points", "<i8"),
         ("low", "<f8", (3,)),
         ("high", "<f8", (3,)),
+        ("radius", "<f8"),
         ("has_rgb", "?"),
         ("has_intensity", "?"),
         ("sha256", "u1", (32,)),
@@ -44,8 +44,9 @@ _UNIT_SPHERE = InputSpec(features=(), voxel_size=1.0, normalise="unit_sphere")
 class Scan:
     """What F files hold: facts (F,) of dtype FACTS, of the listing with this digest.
 
-    points; low, high: corners of the bounding box in file units; has_rgb, has_intensity; sha256 of the bytes; all are 0 where a
-    file cannot be used. problem: 0, or 1 + the place in `codes` of the error it met; reasons: its text, of the first thousand.
+    points; low, high: corners of the bounding box, and radius: of the farthest point about the mean, in file units; has_rgb,
+    has_intensity; sha256 of the bytes; all are 0 where a file cannot be used. problem: 0, or 1 + the place in `codes` of the
+    error it met; reasons: its text, of the first thousand.
     """
 
     listing_digest: str
@@ -86,7 +87,7 @@ class Scan:
 
     def save(self, path: Path) -> None:
         """Write to `path`, beside it first. Raises: BadDataset (cannot be written)."""
-        words = {"version": VERSION, "listing": self.listing_digest, "codes": self.codes, "reasons": dict(self.reasons)}
+        words = {"version": VERSION, "listing": self.listing_digest, "codes": self.codes, "reasons": self.reasons}
         part = path.with_name(path.name + ".part")
         try:
             with part.open("wb") as file:
@@ -104,7 +105,7 @@ class Scan:
                 if words["version"] != VERSION or words["listing"] != listing.digest:
                     return None
                 facts = stored["facts"]
-            reasons = MappingProxyType({int(row): str(text) for row, text in words["reasons"].items()})
+            reasons = {int(row): str(text) for row, text in words["reasons"].items()}
             scan = Scan(words["listing"], facts, tuple(words["codes"]), reasons)
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
             return None
@@ -124,17 +125,19 @@ def scan_folder(listing: Listing) -> Scan:
             facts["problem"][row] = 1 + codes.setdefault(error.code if isinstance(error, FipError) else FileError.code, len(codes))
             if len(reasons) < REASONS_KEPT:
                 reasons[row] = _reason(error, path)
-    return Scan(listing.digest, facts, tuple(codes), MappingProxyType(reasons))
+    return Scan(listing.digest, facts, tuple(codes), reasons)
 
 
 def _look_at(path: Path) -> tuple[object, ...]:
     """One row of FACTS. Raises: InputError, OSError."""
     cloud = read_cloud(path).checked()
-    prepare(cloud, _UNIT_SPHERE)
+    unit = prepare(cloud, _UNIT_SPHERE)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     low, high = ([float(corner(column)) for column in cloud.xyz.T] for corner in (np.min, np.max))
-    return len(cloud), low, high, cloud.rgb is not None, cloud.intensity is not None, np.frombuffer(digest, np.uint8), USABLE
+    column = int(np.argmax(np.subtract(high, low)))
+    radius = (high[column] - low[column]) / float(np.ptp(unit.xyz[:, column]))
+    return len(cloud), low, high, radius, cloud.rgb is not None, cloud.intensity is not None, np.frombuffer(digest, np.uint8), USABLE
 
 
 def _reason(error: Exception, path: Path) -> str:

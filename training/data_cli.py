@@ -1,0 +1,101 @@
+"""`fip data`: what the user's own clouds hold. Only click is imported here; the work is imported when a command runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from models.errors import FipError
+    from training.datasets.listing import Listing
+    from training.datasets.report import DataReport
+
+
+@click.group()
+def data() -> None:
+    """Your own clouds: look a folder of classes through before training on it."""
+
+
+@data.command()
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Look at about N files only, drawn by the seed.")
+@click.option(
+    "--test-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of every class set aside as test clouds, where no folder is named train or test.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sample and of the test clouds.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(path: Path, sample: int | None, test_share: float, seed: int, as_json: bool) -> None:
+    """Report what the folder PATH holds: classes, sizes, copies, unusable files, and the input options they lead to.
+
+    PATH is ROOT/CLASS/FILES, ROOT/CLASS/{train,val,test}/FILES or ROOT/{train,val,test}/CLASS/FILES. Exits with 5 if nothing in it
+    can be trained on; single unusable files are listed.
+    """
+    import contextlib
+    import json
+    import sys
+
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # JSON stands alone on stdout
+        found = look_through(path, sample, test_share, seed)
+    if as_json:
+        problem = {"code": found.problem.code, "detail": str(found.problem)} if found.problem else None
+        derived = {"notes": found.notes, "input": found.derived, "reasons": found.reasons, "problem": problem}
+        click.echo(json.dumps({**found.report.to_json(), **derived}))
+    else:
+        click.echo(found.report)
+        for note in found.notes:
+            click.echo(f"- {note}")
+        if found.reasons:
+            click.echo("\n  ".join(["input derived from the training clouds:", *found.reasons]))
+    if found.problem:
+        raise found.problem
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A report, and what training would begin with: notes on the splits, derived input options and why; or the problem."""
+
+    report: "DataReport"
+    notes: tuple[str, ...] = ()
+    derived: Mapping[str, object] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    problem: "FipError | None" = None
+
+
+def look_through(path: Path, sample: int | None, test_share: float, seed: int) -> Inspection:
+    """Look at all files of a folder, or at a sample. Unusable ones are left out. Raises: BadDataset (not a folder of classes)."""
+    from models.errors import BadDataset
+    from training.datasets.defaults import derive_input
+    from training.datasets.folder import all_clouds, folder_splits
+    from training.datasets.listing import list_folder
+    from training.datasets.report import DataReport
+    from training.datasets.scan import scan_folder
+
+    whole = list_folder(path)
+    listing = _sampled(whole, sample, seed) if sample is not None and sample < len(whole) else whole
+    scan = scan_folder(listing)
+    of = None if listing is whole else whole
+    try:
+        splits = folder_splits(whole, scan if of is None else None, test_share=test_share, seed=seed, skip_bad=True)
+        derived, reasons = derive_input(splits.train if of is None else all_clouds(listing, scan), seed)
+    except BadDataset as error:
+        return Inspection(DataReport.of(listing, scan, whole=of), problem=error)
+    report = DataReport.of(listing, scan, splits, of)
+    notes = tuple(note for note in splits.notes if note not in report.advice)
+    return Inspection(report, notes, derived, tuple(reasons))
+
+
+def _sampled(listing: "Listing", count: int, seed: int) -> "Listing":
+    """`count` files drawn by the seed, and one more of every class and split that is not among them."""
+    import numpy as np
+
+    from training.datasets.listing import Split
+
+    order = np.random.default_rng(seed).permutation(len(listing))
+    _, first = np.unique(listing.targets[order].astype(np.int64) * len(Split) + listing.splits[order], return_index=True)
+    return listing.take(np.union1d(order[:count], order[first]))
