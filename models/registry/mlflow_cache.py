@@ -1,0 +1,96 @@
+"""Downloaded versions on this machine: `root/name/version-digest/`, there as a whole or not at all, and looked at before use."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import BadCheckpoint, RegistryUnavailable
+from models.registry.mlflow_files import check
+from models.registry.protocol import ModelVersion
+
+STALE_S = 24 * 3600.0
+
+
+def cache_dir() -> Path:
+    """As in training.image_weights: $FIP_CACHE, else $XDG_CACHE_HOME/fip, else ~/.cache/fip."""
+    base = os.environ.get("FIP_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fip"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Versions of one registry. Raises, from every method: RegistryUnavailable (the disk refuses)."""
+
+    root: Path
+
+    def find(self, model: ModelVersion, digest: str | None = None) -> tuple[Path, str] | None:
+        """Folder and digest of a version that is here and undamaged; one that is damaged is dropped."""
+        for copy in self._copies(model, digest):
+            found = copy.name.partition("-")[2]
+            try:
+                check(copy, model, found)
+            except BadCheckpoint:
+                self._drop(copy)
+            else:
+                return copy, found
+        return None
+
+    def keep(self, folder: Path, model: ModelVersion, digest: str) -> Path:
+        """Take over a checked folder from a workspace, and say where it is now."""
+        target = self.root / model.name / f"{model.version}-{digest}"
+        with self._usable():
+            _settle(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process was faster with the same files
+                    raise
+        return target
+
+    def forget(self, model: ModelVersion) -> None:
+        for copy in self._copies(model, None):
+            self._drop(copy)
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A folder on the same disk that is deleted in the end; also deletes those of processes that were killed a day ago."""
+        with self._usable():
+            self.root.mkdir(parents=True, exist_ok=True)
+            for left in self.root.glob(".work-*"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - left.stat().st_mtime > STALE_S:
+                        shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=".work-", ignore_cleanup_errors=True) as workspace:
+                yield Path(workspace)
+
+    def _copies(self, model: ModelVersion, digest: str | None) -> list[Path]:
+        return sorted((self.root / model.name).glob(f"{model.version}-{digest or '*'}"))
+
+    def _drop(self, copy: Path) -> None:
+        with self.workspace() as workspace, contextlib.suppress(FileNotFoundError):
+            copy.rename(workspace / copy.name)
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RegistryUnavailable(
+                f"the cache cannot be used: {error.strerror or error}", where=str(error.filename or self.root)
+            ) from error
+
+
+def _settle(folder: Path) -> None:
+    """Have the disk keep a folder's files before the folder gets its final name."""
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
