@@ -1,9 +1,11 @@
-# The service with its bundled model. Build arguments:
+# The service with its bundled model, or with EXTRAS=train what trains more of them. Build arguments:
 #   BASE_IMAGE   an image with Python 3.11 as `python`
+#   EXTRAS       extras of the package to install, with commas: serve, train, mlflow
 #   TORCH_INDEX  where torch comes from when set, e.g. an index of CPU-only builds, which makes a much smaller image
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
+ARG EXTRAS=serve
 ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
@@ -11,19 +13,21 @@ WORKDIR /src
 COPY pyproject.toml LICENSE NOTICE README.md ./
 RUN python -m venv /opt/fip \
  && mkdir models training service && touch models/__init__.py training/__init__.py service/__init__.py \
- && /opt/fip/bin/python -m pip install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[serve]' \
+ && /opt/fip/bin/python -m pip install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[$EXTRAS]" \
  && /opt/fip/bin/python -m pip uninstall --quiet --yes fip-server
 COPY models models
 COPY training training
 COPY service service
 RUN python -m pip wheel --quiet --no-deps --wheel-dir /dist . \
  && /opt/fip/bin/python -m pip install --quiet --no-deps /dist/*.whl \
- && /opt/fip/bin/python -m compileall -q /opt/fip/lib/python3*/site-packages/models /opt/fip/lib/python3*/site-packages/service
+ && /opt/fip/bin/python -m compileall -q /opt/fip/lib/python3*/site-packages/models /opt/fip/lib/python3*/site-packages/service \
+    /opt/fip/lib/python3*/site-packages/training
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/fip /opt/fip
 ENV PATH=/opt/fip/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 FIP_HOST=0.0.0.0 FIP_PORT=8000
-RUN useradd --uid 10001 --create-home --home-dir /home/fip --shell /usr/sbin/nologin fip
+RUN useradd --uid 10001 --create-home --home-dir /home/fip --shell /usr/sbin/nologin fip \
+ && mkdir /registry /home/fip/runs && chown 10001:10001 /registry /home/fip/runs
 USER 10001:10001
 WORKDIR /home/fip
 EXPOSE 8000

@@ -33,6 +33,11 @@ class AugmentSpec(Frozen):
     flip: Probability = 0.0
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything is ever changed; where nothing is, voxels can be kept from epoch to epoch."""
+        return bool(self.p_scale or self.p_translate or self.p_jitter or self.rotate_deg or self.flip or self.drop)
+
 
 def augment(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator, up: Axis = "z") -> PointCloud:
     """One random variant of a cloud with xyz (n, 3) float32; `up` is the axis that it is turned about."""

@@ -4,21 +4,30 @@ from pathlib import Path
 
 import click
 
+from models.commands.options import registry_option
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder of the data set (ModelNet40: its HDF5 files).")
+@click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder with one subfolder of clouds a class, or what the recipe names.")
 @click.option("--weights", help="2D weights: a .pth, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
 @click.option("--init", type=click.Choice(["image", "scratch", "random-frozen"]), help="Where the net starts [recipe: image].")
 @click.option("--mode", type=click.Choice(["io", "ioms", "iobn", "all"]), help="What is trained.")
 @click.option("--shots", type=int, help="Training clouds a class.")
 @click.option("--seed", type=int, help="Seed of weights, subsets and augmentation.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe, for example optim.lr=0.01.")
+@click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read, instead of refusing the folder.")
+@click.option("--publish", "target", metavar="NAME[@ALIAS]", help="Publish the model under this name, and point the alias at it.")
+@click.option(
+    "--registry", envvar="FIP_REGISTRY", default="registry", show_default=True, help="Where to publish: a folder or an MLflow URL."
+)
 @click.option("--run-dir", type=FOLDER, help="Where state, logs and the checkpoint go [runs/NAME]. Run again to go on.")
-@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read clouds ahead of need.")
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Keep prepared clouds in RUN_DIR while training.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1. Under torchrun: cpu or cuda.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def train(
     recipe: str,
@@ -29,27 +38,44 @@ def train(
     shots: int | None,
     seed: int | None,
     overrides: tuple[str, ...],
+    skip_bad: bool,
+    target: str | None,
+    registry: str,
     run_dir: Path | None,
+    workers: int,
+    cache: bool,
     device: str,
     threads: int | None,
 ) -> None:
     """Inflate 2D weights and finetune them on point clouds as RECIPE says (a bundled name or a YAML file).
 
-    Ends with a checkpoint in RUN_DIR/checkpoint, scored once on the test split.
+    Ends with a checkpoint in RUN_DIR/checkpoint, scored once on the test clouds, and published if asked for. The same
+    command goes on after a stop. On several processes: torchrun --nproc-per-node N --no-python fip train ...
     """
     from models.device import parse_device
-    from training.recipe import load_recipe, parse_override
+    from training.distributed import world
+    from training.loop import Compute
+    from training.publishing import Target
+    from training.recipe import parse_override, read_draft
+    from training.train import Job
     from training.train import train as run
 
     _limit_threads(threads)
     flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed}
     said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
-    chosen = load_recipe(recipe, said)
-    try:
-        run(chosen, data, weights, run_dir or Path("runs") / chosen.name, parse_device(device))
-    except KeyboardInterrupt:
-        click.echo("stopped; the same command goes on after the last finished epoch", err=True)
-        raise
+    draft = read_draft(recipe, said)
+    goal = Target.parse(target, registry) if target else None
+    name = goal.name if goal else draft.name
+    with world(parse_device(device)) as (here, place):
+        compute = Compute(workers, cache, world=here)
+        job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute)
+        try:
+            checkpoint = run(job)
+        except KeyboardInterrupt:
+            here.say("stopped; the same command goes on from what is saved")
+            raise
+        if goal and checkpoint:
+            click.echo(goal.publish(checkpoint))
 
 
 @click.command()
@@ -57,22 +83,22 @@ def train(
 @click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder of the data set.")
 @click.option("--kind", default="modelnet40", show_default=True, help="Kind of data set.")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
-@click.option("--registry", type=FOLDER, envvar="FIP_REGISTRY", help="Registry to look MODEL up in, beside the bundled models.")
+@registry_option
 @click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
 @click.option("--device", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
-def evaluate(model: str, data: Path, kind: str, split: str, registry: Path | None, as_json: bool, device: str, threads: int | None) -> None:
+def evaluate(model: str, data: Path, kind: str, split: str, registry: str | None, as_json: bool, device: str, threads: int | None) -> None:
     """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer."""
     import json
 
     from models.device import parse_device
     from models.predictor import Predictor
-    from models.registry import find_model
+    from models.registry import open_catalogue
     from training.datasets import read_split
     from training.evaluate import evaluate as score
 
     _limit_threads(threads)
-    predictor = Predictor.load(find_model(model, registry), parse_device(device))
+    predictor = Predictor.load(open_catalogue(registry).locate(model)[0], parse_device(device))
     report = score(predictor, read_split(kind, data, split))
     if as_json:
         summary = {"accuracy": report.accuracy, "mean_class_accuracy": report.mean_class_accuracy, "class_accuracy": report.class_accuracy}

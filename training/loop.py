@@ -1,175 +1,265 @@
 """The training loop: one story from batches to the state after the last epoch.
 
-B clouds of a batch, L classes. Randomness of an epoch comes from (seed, epoch) alone, so a run that is stopped and
+B clouds of a batch, L classes. Everything random comes from (seed, epoch, place in the epoch), so a run that is stopped and
 started again draws what it would have drawn.
 """
 
 import json
 import math
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-import click
 import numpy as np
 import torch
 from torch import nn
 
 from models.errors import BadRunDir, Diverged
 from models.manifest import InputSpec
-from models.sparse.tensor import SparseTensor, collate
-from models.voxelize import prepare, voxelize
-from training.augment import AugmentSpec, augment
-from training.datasets import LabelledClouds
+from training.batches import MicroBatch, Samples, TrainBatch, class_weights, plan_epoch, train_batches
+from training.datasets import Clouds
+from training.distributed import ALONE, World, parallel
 from training.finetune import FreezePolicy
+from training.interrupt import StopRequest, stop_request
 from training.optim import lr_factor, sgd
 from training.progress import progress
 from training.recipe import Recipe
 from training.runlog import RunLog
 from training.runstate import BEST, STATE, RunState, read_state, write
 
+CACHE = "cache"
+SAVE_EVERY_S = 300.0
+
 
 @dataclass(frozen=True)
-class TrainBatch:
-    """inputs: voxels of B clouds; targets (B,) int64."""
+class Compute:
+    """How a run computes, which does not change what it computes. workers: processes that make batches ahead of need.
 
-    inputs: SparseTensor
-    targets: torch.Tensor
-
-
-def fit(net: nn.Module, policy: FreezePolicy, recipe: Recipe, train: LabelledClouds, validation: LabelledClouds, run_dir: Path) -> None:
-    """Train `net` in place, on the device it is on, for `recipe.epochs`; from the last finished epoch in `run_dir` if there is one.
-
-    After every epoch run_dir holds the complete state, and the weights of the epoch with the best validation accuracy
-    (`best.pt`; never chosen on test). With no validation clouds the last epoch counts as the best.
-    Raises: BadRunDir, Diverged (the loss is not finite; the epoch before is kept).
+    cache: keep what does not change from epoch to epoch on disk, in the run directory. save_every_s: seconds between saves
+    within an epoch.
     """
-    policy.apply(net)
-    device = next(net.parameters()).device
-    optimiser = sgd(policy.parameters(net), recipe.optim)
-    steps = _steps(len(train), recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
-    done, best = _resume(run_dir, net, optimiser, schedule)
-    if done:
-        click.echo(f"going on after epoch {done} of {recipe.epochs}")
-    with RunLog(run_dir) as log:
-        for epoch in range(done, recipe.epochs):
-            loss, lr = _train_epoch(net, policy, recipe, train_batches(train, recipe, epoch, device), steps, optimiser, schedule)
-            if not math.isfinite(loss):
-                raise Diverged(f"the loss of epoch {epoch + 1} is {loss}; try a lower learning rate than {recipe.optim.lr:g}")
-            scalars = {"loss": loss, "lr": lr}
-            if len(validation):
-                scalars["val_accuracy"] = accuracy_of(net, validation, recipe.input)
-            if not scalars.get("val_accuracy", best) < best:
-                best = scalars.get("val_accuracy", best)
-                write(run_dir / BEST, net.state_dict())
-            log.epoch(epoch + 1, scalars)  # before the state: a stop in between repeats the epoch, and the log keeps the later line
-            _save_state(run_dir, epoch + 1, best, net, optimiser, schedule)
+
+    workers: int = 0
+    cache: bool = True
+    save_every_s: float = SAVE_EVERY_S
+    world: World = ALONE
 
 
-def _train_epoch(
+DEFAULT = Compute()
+
+
+@dataclass
+class Position:
+    """How far a run is: finished epochs, steps of the next one and their losses, and what validation said."""
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: float = -math.inf
+    improved: int = 0
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """The parts of a run that hold tensors, and what they are fed. model: the net, averaging gradients over all processes."""
+
+    net: nn.Module
+    model: nn.Module
+    policy: FreezePolicy
+    recipe: Recipe
+    optimiser: torch.optim.SGD
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    train: Samples
+    validation: Samples
+    run_dir: Path
+    compute: Compute
+    device: torch.device
+    loss_weights: torch.Tensor | None
+
+
+def fit(
     net: nn.Module,
     policy: FreezePolicy,
     recipe: Recipe,
-    batches: Iterator[TrainBatch],
-    steps: int,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> tuple[float, float]:
-    """All steps of one epoch. Returns the mean loss and the learning rate of the last step."""
-    policy.set_train(net)
-    losses, lr = [], 0.0
-    for batch in progress(batches, "training, steps of this epoch", steps):
-        lr = float(schedule.get_last_lr()[0])
-        with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            loss = batch_loss(net, batch, recipe.label_smoothing)
-        losses.append(train_step(loss, optimiser))
-        schedule.step()
-    return float(np.mean(losses)), lr
+    train: Clouds,
+    validation: Clouds,
+    run_dir: Path,
+    compute: Compute = DEFAULT,
+) -> None:
+    """Train `net` in place, on the device it is on, for `recipe.epochs` or until it stops early; from the state in `run_dir` on
+    if there is one.
+
+    After every epoch, now and then within one, and when Ctrl-C or SIGTERM ask for the end, run_dir holds the complete state;
+    and the weights of the epoch with the best validation accuracy (`best.pt`; never chosen on test). With no validation
+    clouds the last epoch counts as the best. Raises: BadRunDir, Diverged (the loss is not finite; the last save is kept),
+    KeyboardInterrupt (asked to end, and saved).
+    """
+    policy.apply(net)
+    world = compute.world
+    device = next(net.parameters()).device
+    optimiser = sgd(policy.parameters(net), recipe.optim)
+    steps = len(_plan(train, recipe, 0, world))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
+    position = _resume(run_dir, net, optimiser, schedule)
+    if position.epoch or position.step:
+        world.say(
+            f"going on after epoch {position.epoch} of {recipe.epochs}" + (f", step {position.step} of {steps}" if position.step else "")
+        )
+    if _finished(recipe, position):
+        return
+    learn, check = Samples(train, recipe.input, recipe.augment if recipe.augment.changes else None), Samples(validation, recipe.input)
+    if compute.cache:
+        with world.first_goes_first():
+            learn, check = learn.cached(run_dir / CACHE), check.cached(run_dir / CACHE)
+    weights = class_weights(train.targets, len(train.names)).to(device) if recipe.balance == "loss" else None
+    model = parallel(net, policy, world, device)
+    trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, weights)
+    with closing(learn), closing(check), RunLog(run_dir) if world.first else nullcontext() as log, stop_request() as stop:
+        while not _finished(recipe, position):
+            loss, lr = _train_epoch(trainer, position, stop)
+            _close_epoch(trainer, position, loss, lr, log)
 
 
-def batch_loss(net: nn.Module, batch: TrainBatch, label_smoothing: float) -> torch.Tensor:
-    """Mean cross entropy of a batch, with its graph."""
+def _finished(recipe: Recipe, position: Position) -> bool:
+    """Whether all epochs are done, or too many in a row brought nothing."""
+    stalled = recipe.early_stop is not None and position.epoch - position.improved >= recipe.early_stop.patience
+    return position.epoch >= recipe.epochs or (stalled and position.step == 0)
+
+
+def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tuple[float, float]:
+    """The steps of an epoch that are still to do. Returns the mean loss of the whole epoch and the last learning rate."""
+    recipe, compute = trainer.recipe, trainer.compute
+    trainer.policy.set_train(trainer.net)
+    plan = _plan(trainer.train.clouds, recipe, position.epoch, compute.world)
+    todo = plan[position.step :]
+    flat = [micro for step in todo for micro in step]
+    batches = train_batches(trainer.train, flat, seed=recipe.seed, epoch=position.epoch, device=trainer.device, workers=compute.workers)
+    lr, saved = 0.0, time.monotonic()
+    for step in progress(todo, "training, steps of this epoch", len(plan), start=position.step, quiet=not compute.world.first):
+        lr = float(trainer.schedule.get_last_lr()[0])
+        loss = _step(trainer, step, batches)
+        trainer.schedule.step()
+        loss, asked = compute.world.mean([loss, float(stop.asked)], trainer.device)
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of epoch {position.epoch + 1} is {loss}; try a lower learning rate than {recipe.optim.lr:g}")
+        position.losses.append(loss)
+        position.step += 1
+        if asked or time.monotonic() - saved > compute.save_every_s:
+            save_state(trainer, position)
+            saved = time.monotonic()
+        if asked:
+            raise KeyboardInterrupt
+    return float(np.mean(position.losses)), lr
+
+
+def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch]) -> float:
+    """One optimiser step over its micro-batches. Returns this process's part of the mean loss, before the update."""
+    model = trainer.model
+    trainer.optimiser.zero_grad(set_to_none=True)
+    total = 0.0
+    for number, (micro, batch) in enumerate(zip(step, islice(batches, len(step)), strict=True), start=1):
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model.require_backward_grad_sync = number == len(step)  # gradients travel once a step
+        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.recipe.precision == "bf16"):
+            loss = batch_loss(model, batch, trainer.recipe.label_smoothing, trainer.loss_weights) * micro.share
+        loss.backward()
+        total += float(loss.detach())
+    trainer.optimiser.step()
+    return total
+
+
+def batch_loss(net: nn.Module, batch: TrainBatch, label_smoothing: float, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross entropy summed over a batch, with its graph. weights (L,) multiply the loss of each class."""
     logits: torch.Tensor = net(batch.inputs)  # (B, L)
-    return nn.functional.cross_entropy(logits.float(), batch.targets, label_smoothing=label_smoothing)
+    return nn.functional.cross_entropy(logits.float(), batch.targets, weights, label_smoothing=label_smoothing, reduction="sum")
 
 
-def train_step(loss: torch.Tensor, optimiser: torch.optim.Optimizer) -> float:
-    """Backward pass and update. Returns the loss before the update."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    return float(loss.detach())
+def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, log: RunLog | None) -> None:
+    """Validate, keep the best weights, log, save."""
+    recipe, world = trainer.recipe, trainer.compute.world
+    scalars = {"loss": loss, "lr": lr}
+    epoch = position.epoch + 1
+    if len(trainer.validation):
+        scalars["val_accuracy"] = validate(trainer.net, trainer.validation, world)
+    accuracy = scalars.get("val_accuracy", math.inf)
+    better = accuracy >= position.best
+    margin = recipe.early_stop.min_delta if recipe.early_stop else 0.0
+    if not len(trainer.validation) or position.improved == 0 or accuracy > position.best + margin:
+        position.improved = epoch
+    position.best = max(position.best, accuracy)
+    position.epoch, position.step, position.losses = epoch, 0, []
+    if world.first:
+        if better:
+            write(trainer.run_dir / BEST, trainer.net.state_dict())
+        assert log is not None
+        log.epoch(epoch, scalars)  # before the state: a stop in between repeats the epoch, and the log keeps the later line
+    save_state(trainer, position)
 
 
-def train_batches(clouds: LabelledClouds, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[TrainBatch]:
-    """Shuffled, augmented, voxelized batches of one epoch; a last batch of a single cloud is left out (batch norm)."""
-    rng = np.random.default_rng((recipe.seed, epoch))
-    order = rng.permutation(len(clouds))
-    for start in range(0, len(order), recipe.batch_size):
-        rows = order[start : start + recipe.batch_size]
-        if len(rows) > 1:
-            yield _batch(clouds, rows, recipe.input, recipe.augment, rng, device)
-
-
-def accuracy_of(net: nn.Module, clouds: LabelledClouds, spec: InputSpec, batch_size: int = 32) -> float:
-    """Share of clouds the net has right, in evaluation mode, on the device it is on."""
+def validate(net: nn.Module, samples: Samples, world: World = ALONE, batch_size: int = 32) -> float:
+    """Share of clouds the net has right, in evaluation mode, on the device it is on; the processes share the work."""
     net.eval()
     device = next(net.parameters()).device
+    rows = np.arange(len(samples))[world.rank :: world.size]
+    micros = [
+        MicroBatch(rows[start : start + batch_size], rows[start : start + batch_size], 1.0) for start in range(0, len(rows), batch_size)
+    ]
     right = 0
     with torch.inference_mode():
-        for start in range(0, len(clouds), batch_size):
-            batch = _batch(clouds, np.arange(start, min(start + batch_size, len(clouds))), spec, None, None, device)
+        for batch in train_batches(samples, micros, seed=0, epoch=0, device=device):
             right += int((net(batch.inputs).argmax(1) == batch.targets).sum())
-    return right / len(clouds)
+    return world.mean([float(right)], device)[0] * world.size / len(samples)
 
 
-def _batch(
-    clouds: LabelledClouds,
-    rows: np.ndarray,
-    spec: InputSpec,
-    augmentation: AugmentSpec | None,
-    rng: np.random.Generator | None,
-    device: torch.device,
-) -> TrainBatch:
-    voxels = []
-    for row in rows:
-        cloud = prepare(clouds.cloud(int(row)), spec)
-        if augmentation is not None and rng is not None:
-            cloud = augment(cloud, augmentation, rng, spec.up)
-        voxels.append(voxelize(cloud, spec))
-    return TrainBatch(collate(voxels, device), torch.from_numpy(clouds.targets[rows]).to(device))
+def accuracy_of(net: nn.Module, clouds: Clouds, spec: InputSpec) -> float:
+    """Share of clouds the net has right, in evaluation mode, on the device it is on."""
+    return validate(net, Samples(clouds, spec))
 
 
-def _steps(num_clouds: int, batch_size: int) -> int:
-    whole, rest = divmod(num_clouds, batch_size)
-    return whole + (rest > 1)
+def _plan(train: Clouds, recipe: Recipe, epoch: int, world: World) -> list[list[MicroBatch]]:
+    return plan_epoch(
+        train.targets,
+        batch_size=recipe.batch_size,
+        accumulate=recipe.accumulate,
+        balance=recipe.balance,
+        seed=recipe.seed,
+        epoch=epoch,
+        rank=world.rank,
+        ranks=world.size,
+    )
 
 
-def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR) -> tuple[int, float]:
-    """(finished epochs, best validation accuracy) after putting back what the run directory holds."""
+def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR) -> Position:
+    """How far the run in the run directory is, after putting back what it holds."""
     path = run_dir / STATE
     if not path.is_file():
-        return 0, float("-inf")
+        return Position()
     state = read_state(path)
     try:
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(json.loads(state["schedule"]))
+        return Position(state["epoch"], state["step"], state["losses"], state["best"], state["improved"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise BadRunDir(f"does not fit this run: {str(error).splitlines()[0]}", where=str(path)) from error
-    return state["epoch"], state["best"]
 
 
-def _save_state(
-    run_dir: Path, epoch: int, best: float, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR
-) -> None:
-    position = {key: value for key, value in schedule.state_dict().items() if key != "lr_lambdas"}
+def save_state(trainer: Trainer, position: Position) -> None:
+    """Write the complete state; one process does it for all."""
+    if not trainer.compute.world.first:
+        return
+    schedule = {key: value for key, value in trainer.schedule.state_dict().items() if key != "lr_lambdas"}
     state: RunState = {
-        "epoch": epoch,
-        "best": best,
-        "net": net.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": json.dumps({**position, "lr_lambdas": [None]}),
+        "epoch": position.epoch,
+        "step": position.step,
+        "losses": position.losses,
+        "best": position.best,
+        "improved": position.improved,
+        "net": trainer.net.state_dict(),
+        "optimiser": trainer.optimiser.state_dict(),
+        "schedule": json.dumps({**schedule, "lr_lambdas": [None]}),
     }
-    write(run_dir / STATE, state)
+    write(trainer.run_dir / STATE, state)

@@ -2,19 +2,19 @@
 
 import json
 import math
+import shutil
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from string import Template
 
 import matplotlib as mpl
 
 from models.checkpoint import save_checkpoint
 from models.manifest import Manifest, Provenance
-from training.datasets import LabelledClouds
-from training.evaluate import ClassificationReport
+from training.card import Scores, Story, write_card
+from training.datasets import Clouds
 from training.image_weights import DOWNLOADS
 from training.recipe import Recipe
 from training.run import Start
@@ -27,100 +27,66 @@ WEIGHT_LICENCES = {
     **{Path(download.url).stem: download.licence for download in DOWNLOADS.values()},
 }
 
-CARD = Template("""---
-license: other
-tags: [point-cloud-classification, sparse-convolution, image2point]
----
-# $name
-
-Classifies one point cloud into $num_classes classes. $origin
-
-| test clouds | accuracy, last epoch (published) | accuracy, epoch best on validation | mean class accuracy, last epoch |
-|---|---|---|---|
-| $num_test | $last | $best | $mean_class |
-
-The test split was read after training, for this table alone; $choices One seed, so the spread over seeds is not known.
-
-![loss and validation accuracy](curve.png)
-
-## Input
-$points_note Voxels of $voxel_size, features $features. $normalise_note Up axis $up (`?up=` tells otherwise). Trained on
-clean, whole objects, upright and facing the data set's way: partial scans, scenes and objects turned away from that are
-outside what was measured.
-
-## How it was made
-| | |
-|---|---|
-| network | $network, $parameters parameters |
-| 2D weights | $weights (sha256 `$weights_sha256`) |
-| data | $dataset, $num_train training clouds (sha256 `$dataset_sha256`) |
-| recipe | `recipe.yaml` (sha256 `$recipe_sha256`), seed $seed |
-| code | $code_version, $created |
-
-## Licences
-$licences
-""")
-
-
-ORIGINS = {
-    "image": "A 2D ResNet trained on images, inflated into a 3D sparse ConvNet and finetuned on point clouds (Image2Point, ECCV 2022), "
-    "mode `$mode`.",
-    "scratch": "A 3D sparse ResNet trained on point clouds from random weights: no image pretraining.",
-    "random-frozen": "A control, not for use: a 3D sparse ResNet whose random stages stayed as they were, mode `$mode`.",
-}
-
 
 @dataclass(frozen=True)
-class Scores:
-    """Reports on the test split: of the published last epoch, and of the epoch that was best on validation."""
+class Made:
+    """What a run was made from. name: of the model; dataset: of the data."""
 
-    last: ClassificationReport
-    best: ClassificationReport
+    name: str
+    recipe: Recipe
+    start: Start
+    train: Clouds
+    validation: Clouds
+    dataset: str
+    notes: tuple[str, ...] = ()
 
 
-def describe(recipe: Recipe, start: Start, train: LabelledClouds, scores: Scores | None = None) -> Manifest:
-    """The manifest of a net that was trained from `start` on `train`; without scores, `metrics` is empty."""
-    image = start.image
-    weights = image.name if image else None
-    licences = [DATA_LICENCES.get(recipe.data.kind, f"{recipe.data.kind}: see its publishers")]
-    if weights:
-        known = [licence for prefix, licence in WEIGHT_LICENCES.items() if weights.startswith(prefix)]
-        licences += known or [f"2D weights {weights}: licence not known here, ask whoever published them"]
+def describe(made: Made, scores: Scores | None = None) -> Manifest:
+    """The manifest of a net that was trained as `made` says; without scores, `metrics` is empty."""
+    recipe, image = made.recipe, made.start.image
     return Manifest(
-        name=recipe.name,
+        name=made.name,
         task="classify",
-        network=start.spec,
+        network=made.start.spec,
         input=recipe.input,
-        labels=train.names,
+        labels=made.train.names,
         metrics=_metrics(scores) if scores else {},
         provenance=Provenance(
-            weights_2d=weights,
+            weights_2d=image.name if image else None,
             weights_2d_sha256=image.sha256 if image else None,
             init=recipe.init,
             mode=recipe.mode,
             recipe=recipe.name,
             recipe_sha256=recipe.digest,
             seed=recipe.seed,
-            dataset=recipe.data.kind,
-            dataset_sha256=train.digest,
+            dataset=made.dataset,
+            dataset_sha256=made.train.digest,
             code_version=code_version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            licences=tuple(licences),
+            licences=_licences(made),
         ),
     )
 
 
-def write_checkpoint(
-    folder: Path, run_dir: Path, recipe: Recipe, start: Start, train: LabelledClouds, validation: int, scores: Scores
-) -> Manifest:
-    """Save the trained net of `start` with its card, recipe, metrics and curve. Returns the manifest."""
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = describe(recipe, start, train, scores)
-    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    details = {**manifest.metrics, "class_accuracy": scores.last.class_accuracy, "epochs": read_scalars(run_dir)}
-    (folder / "metrics.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
-    plot_curve(run_dir, folder / "curve.png")
-    return save_checkpoint(folder, start.net, manifest, _card(manifest, start, scores, len(train), validation), half=recipe.half)
+def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) -> Manifest:
+    """Save the net of `made.start` as it is, with its card, recipe, metrics and curve. Returns the manifest.
+
+    The folder appears when it is complete.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    manifest, net = describe(made, scores), made.start.net
+    (part / "recipe.yaml").write_text(made.recipe.to_yaml(), encoding="utf-8")
+    report = scores.test or scores.validation
+    details = {**manifest.metrics, "class_accuracy": report.class_accuracy if report else {}, "epochs": read_scalars(run_dir)}
+    (part / "metrics.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
+    plot_curve(run_dir, part / "curve.png")
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    card = write_card(manifest, Story(made.train, made.validation, scores, parameters, made.notes))
+    manifest = save_checkpoint(part, net, manifest, card, half=made.recipe.half)
+    part.replace(folder)
+    return manifest
 
 
 def plot_curve(run_dir: Path, path: Path) -> None:
@@ -160,43 +126,26 @@ def _git(folder: Path, *args: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def _licences(made: Made) -> tuple[str, ...]:
+    data = made.recipe.data
+    unknown = f"training data {made.dataset}: licence not stated; ask whoever published this model"
+    licences = [data.licence or DATA_LICENCES.get(data.kind, unknown)]
+    if made.start.image:
+        name = made.start.image.name
+        known = [licence for prefix, licence in WEIGHT_LICENCES.items() if name.startswith(prefix)]
+        licences += known or [f"2D weights {name}: licence not known here, ask whoever published them"]
+    return tuple(licences)
+
+
 def _metrics(scores: Scores) -> dict[str, float]:
-    return {
-        "test_accuracy": scores.last.accuracy,
-        "test_mean_class_accuracy": scores.last.mean_class_accuracy,
-        "test_accuracy_best_validation_epoch": scores.best.accuracy,
-        "test_clouds": float(len(scores.last.targets)),
-    }
-
-
-def _card(manifest: Manifest, start: Start, scores: Scores, num_train: int, num_validation: int) -> str:
-    spec, made = manifest.input, manifest.provenance
-    budget = f"Clouds of more than {spec.point_budget} points are sampled down to that, always the same way." if spec.point_budget else ""
-    sphere = spec.normalise == "unit_sphere"
-    return CARD.substitute(
-        name=manifest.name,
-        num_classes=len(manifest.labels),
-        origin=Template(ORIGINS[made.init]).substitute(mode=made.mode),
-        num_test=len(scores.last.targets),
-        last=f"{scores.last.accuracy:.2%}",
-        best=f"{scores.best.accuracy:.2%}",
-        mean_class=f"{scores.last.mean_class_accuracy:.2%}",
-        choices=f"choices were made on {num_validation} clouds held out of the train split." if num_validation else "nothing was held out.",
-        points_note=budget,
-        voxel_size=f"{spec.voxel_size:g} {'radii' if sphere else 'm'}",
-        features=", ".join(feature.name for feature in spec.features),
-        normalise_note="Clouds are centred on their mean and scaled to a unit sphere, so unit and place do not matter." if sphere else "",
-        up=spec.up,
-        network=manifest.network.name,
-        parameters=f"{sum(parameter.numel() for parameter in start.net.parameters()):,}",
-        weights=made.weights_2d or "none",
-        weights_sha256=made.weights_2d_sha256 or "-",
-        dataset=made.dataset,
-        num_train=f"{num_train:,}",
-        dataset_sha256=made.dataset_sha256,
-        recipe_sha256=made.recipe_sha256,
-        seed=made.seed,
-        code_version=made.code_version,
-        created=made.created,
-        licences="\n".join(f"- {licence}" for licence in made.licences),
-    )
+    metrics: dict[str, float] = {}
+    for split, report in (("test", scores.test), ("validation", scores.validation)):
+        if report is not None:
+            low, high = report.interval
+            metrics[f"{split}_accuracy"] = report.accuracy
+            metrics |= {f"{split}_accuracy_low": low, f"{split}_accuracy_high": high}
+            metrics[f"{split}_mean_class_accuracy"] = report.mean_class_accuracy
+            metrics[f"{split}_clouds"] = float(len(report.targets))
+    if scores.other_test is not None:
+        metrics[f"test_accuracy_{scores.other_name.replace(' ', '_')}"] = scores.other_test.accuracy
+    return metrics

@@ -5,6 +5,8 @@ into the manifest.
 """
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -15,6 +17,7 @@ from models.errors import BadRecipe, nearest
 from models.manifest import MODEL_NAME, Frozen, InputSpec
 from models.zoo import NETWORKS
 from training.augment import AugmentSpec
+from training.batches import Balance
 from training.finetune import Init, Mode
 from training.inflate import InflateSpec
 from training.optim import OptimSpec, ScheduleSpec
@@ -23,18 +26,42 @@ BUNDLED = Path(__file__).resolve().parent / "recipes"
 Positive = Annotated[int, Field(gt=0)]
 
 
+AUTO = "auto"
+TEST_SHARE = 0.2
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class DataSpec(Frozen):
-    """Which clouds. shots: training clouds a class (None = all); validation: share of *train* held out for choices."""
+    """Which clouds. shots: training clouds a class (None = all); validation: share of *train* held out for choices.
+
+    test: share of every class that is set aside as test clouds where a folder comes without any. licence: what the card says
+    of the data. (Fields that came later stay out of files and digests while they have their default: old recipes keep theirs.)
+    """
 
     kind: str = "modelnet40"
     shots: Positive | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    test: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == TEST_SHARE)] = TEST_SHARE
+    licence: Annotated[str | None, Field(exclude_if=_is_none)] = None
+
+
+class EarlyStop(Frozen):
+    """Stop once `patience` epochs have brought validation accuracy no further than `min_delta` above the best before them."""
+
+    patience: Positive = 10
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Recipe(Frozen):
     """Everything that decides a run, except where files lie.
 
     half: store the published weights as float16. precision: `bf16` multiplies in bfloat16 while training (autocast).
+    batch_size: clouds that go through the net at once, over all processes; accumulate: such batches an optimiser step.
+    balance: against classes of unequal size, weigh the loss or draw classes equally often. With early_stop the published
+    weights are those of the epoch best on validation, without it those of the last.
     """
 
     name: Annotated[str, Field(pattern=MODEL_NAME)]
@@ -54,6 +81,9 @@ class Recipe(Frozen):
     seed: Annotated[int, Field(ge=0)] = 0
     half: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: Annotated[int, Field(gt=0, exclude_if=lambda count: count == 1)] = 1
+    balance: Annotated[Balance, Field(exclude_if=lambda kind: kind == "none")] = "none"
+    early_stop: Annotated[EarlyStop | None, Field(exclude_if=_is_none)] = None
 
     @model_validator(mode="after")
     def fits_together(self) -> "Recipe":
@@ -63,6 +93,8 @@ class Recipe(Frozen):
             raise ValueError("init: scratch trains everything; say mode all, or init random-frozen for a frozen random net")
         if self.init == "random-frozen" and self.mode == "all":
             raise ValueError("init: random-frozen freezes the stages; say mode io, ioms or iobn")
+        if self.early_stop and not self.data.validation:
+            raise ValueError("early_stop: needs validation clouds; set data.validation above 0")
         return self
 
     def to_yaml(self) -> str:
@@ -79,8 +111,60 @@ def bundled_recipes() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A recipe as written; keys of `input` whose value is `auto` wait for the data."""
+
+    source: str
+    content: Mapping[str, object]
+
+    @property
+    def open_keys(self) -> tuple[str, ...]:
+        """Keys of `input` that the data decides."""
+        spec = self.content.get("input")
+        return tuple(key for key, value in spec.items() if value == AUTO) if isinstance(spec, dict) else ()
+
+    @property
+    def data(self) -> DataSpec:
+        """Which clouds. Raises: BadRecipe."""
+        return self._completed({}).data
+
+    @property
+    def seed(self) -> int:
+        return self._completed({}).seed
+
+    @property
+    def name(self) -> str:
+        return self._completed({}).name
+
+    def resolve(self, derived: Mapping[str, object]) -> Recipe:
+        """The recipe with its open keys filled in from `derived`. Raises: BadRecipe."""
+        missing = [key for key in self.open_keys if key not in derived]
+        if missing:
+            raise BadRecipe(f"{self.source}: the data does not tell input.{missing[0]}; set it", where=f"input.{missing[0]}")
+        return self._completed(derived)
+
+    def _completed(self, derived: Mapping[str, object]) -> Recipe:
+        """Open keys that are not in `derived` take a value that fits, so that all the others can be checked."""
+        content = dict(self.content)
+        if self.open_keys:
+            spec = content["input"]
+            assert isinstance(spec, dict)
+            stand_ins: dict[str, object] = {"voxel_size": 1.0, "normalise": "none", "point_budget": None, **derived}
+            content["input"] = {key: stand_ins.get(key, value) if value == AUTO else value for key, value in spec.items()}
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            raise _explained(error, self.source) from error
+
+
 def load_recipe(source: str, overrides: dict[str, object] | None = None) -> Recipe:
     """A bundled name or a YAML file, with dotted overrides (`{"optim.lr": 0.01}`). Raises: BadRecipe."""
+    return read_draft(source, overrides).resolve({})
+
+
+def read_draft(source: str, overrides: dict[str, object] | None = None) -> Draft:
+    """The same, with keys that the data decides left open. Raises: BadRecipe."""
     path = Path(source) if source.endswith((".yaml", ".yml")) else BUNDLED / f"{source}.yaml"
     if not path.is_file():
         names = bundled_recipes()
@@ -93,10 +177,9 @@ def load_recipe(source: str, overrides: dict[str, object] | None = None) -> Reci
         raise BadRecipe("must be a mapping of keys", where=str(path))
     for key, value in (overrides or {}).items():
         _set(content, key, value)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise _explained(error, str(path)) from error
+    draft = Draft(str(path), content)
+    draft._completed({})  # a mistake is told before any data is read
+    return draft
 
 
 def parse_override(text: str) -> tuple[str, object]:

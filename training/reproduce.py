@@ -18,7 +18,7 @@ from models.predictor import Predictor
 from training.datasets import read_split
 from training.evaluate import evaluate
 from training.loop import accuracy_of, fit
-from training.publish import code_version, describe
+from training.publish import Made, code_version, describe
 from training.recipe import Recipe, load_recipe
 from training.run import Splits, facts, start, training_splits
 from training.runstate import BEST, claim, read_weights, write_text
@@ -90,7 +90,8 @@ def ten_shot(
     The net that was chosen is the one reported: its last epoch, on the whole test split, read once an arm.
     """
     changes = overrides or {}
-    splits = training_splits(_recipe("scratch", LEARNING_RATES[0], seed, changes), data)
+    recipe = _recipe("scratch", LEARNING_RATES[0], seed, changes)
+    splits = training_splits(recipe, read_split(recipe.data.kind, data, "train"))
     setting = Setting(splits, data, weights, seed, device, changes, out / "ten-shot", run_dir)
     setting.cells.mkdir(parents=True, exist_ok=True)
     trials = {arm: [_trial(setting, arm, lr) for lr in LEARNING_RATES] for arm in ARMS}
@@ -145,7 +146,7 @@ def _tested(setting: Setting, cell: Cell) -> Cell:
     trained = start(recipe, len(setting.splits.train.names), setting.weights)
     trained.net.load_state_dict(read_weights(setting.run_dir(cell.arm, cell.lr) / BEST))
     test = read_split(recipe.data.kind, setting.data, "test")
-    manifest = describe(recipe, trained, setting.splits.train)
+    manifest = describe(Made(recipe.name, recipe, trained, setting.splits.train, setting.splits.validation, recipe.data.kind))
     report = evaluate(Predictor(trained.net, manifest, setting.device), test)
     tested = replace(cell, test_accuracy=report.accuracy, test_clouds=len(test))
     _write(setting.cell(cell.arm, cell.lr), tested)
@@ -178,7 +179,7 @@ def _table(setting: Setting, chosen: list[Cell], trials: list[Cell]) -> str:
         "# ten-shot: does image pretraining help with ten clouds a class?",
         "",
         f"{recipe.network} inflated from 2D weights, ModelNet40 with {recipe.data.shots} training clouds a class "
-        f"({len(splits.train)} clouds of {splits.train.xyz.shape[1]:,} points), {recipe.epochs} epochs, **one seed ({setting.seed})**: no "
+        f"({len(splits.train)} clouds of {len(splits.train.cloud(0)):,} points), {recipe.epochs} epochs, **one seed ({setting.seed})**: no "
         "spread is known, and gaps of a point or two mean nothing here. The learning rate of each arm was chosen from "
         f"{' and '.join(f'{lr:g}' for lr in LEARNING_RATES)} on {len(splits.validation)} held-out *train* clouds; the last epoch of the "
         f"chosen run was then measured on the {chosen[0].test_clouds} test clouds, through the served Predictor.",

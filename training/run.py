@@ -1,7 +1,6 @@
 """What a run starts from: a net with inflated weights, and the clouds it may see."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from models.errors import BadWeights
 from models.manifest import NetworkSpec
 from models.zoo import build
-from training.datasets import LabelledClouds, few_shot, hold_out, read_split
+from training.datasets import Clouds, few_shot, hold_out
 from training.finetune import FreezePolicy, freeze_policy
 from training.image_weights import ImageWeights, load_image_weights
 from training.inflate import InflationReport, inflate_state_dict
@@ -29,10 +28,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Splits:
-    """train and validation are parts of the official train split; test is read only to report."""
+    """train and validation are parts of the train split."""
 
-    train: LabelledClouds
-    validation: LabelledClouds
+    train: Clouds
+    validation: Clouds
 
 
 def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
@@ -64,9 +63,13 @@ def facts(recipe: Recipe, start: Start, splits: Splits) -> dict[str, str | None]
     }
 
 
-def training_splits(recipe: Recipe, data: Path) -> Splits:
-    """The training clouds of a recipe: validation held out first, then the few shots drawn from the rest."""
-    train, validation = hold_out(read_split(recipe.data.kind, data, "train"), recipe.data.validation, recipe.seed)
+def training_splits(recipe: Recipe, clouds: Clouds, validation: Clouds | None = None) -> Splits:
+    """What a recipe takes of the train split: validation held out first, unless there is one, then the few shots drawn from the
+    rest. Every process of a run finds the same ones. Raises: BadDataset.
+    """
+    train = clouds
+    if validation is None:
+        train, validation = hold_out(clouds, recipe.data.validation, recipe.seed)
     if recipe.data.shots is not None:
         train = few_shot(train, recipe.data.shots, recipe.seed)
     return Splits(train, validation)

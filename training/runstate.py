@@ -13,10 +13,17 @@ CLAIM, STATE, BEST = "run.json", "state.pt", "best.pt"
 
 
 class RunState(TypedDict):
-    """Everything that going on after `epoch` finished epochs needs. schedule: JSON."""
+    """Everything that going on needs after `epoch` finished epochs and `step` optimiser steps of the next.
+
+    losses: of those steps; best: highest validation accuracy so far; improved: the epoch that last raised it by more than the
+    early stop asks for; schedule: JSON.
+    """
 
     epoch: int
+    step: int
+    losses: list[float]
     best: float
+    improved: int
     net: dict[str, torch.Tensor]
     optimiser: dict[str, object]
     schedule: str
@@ -68,7 +75,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_state(path: Path) -> RunState:
-    """What `write` put there after the last finished epoch. Raises: BadRunDir (missing or damaged)."""
+    """What `write` put there last. Raises: BadRunDir (missing or damaged)."""
     return cast("RunState", _read(path))
 
 

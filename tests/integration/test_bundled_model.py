@@ -10,7 +10,7 @@ from models.checkpoint import load_checkpoint, sha256_of
 from models.io.off import sample_surface
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
-from models.registry import find_model
+from models.registry import Catalogue
 from training.datasets import LabelledClouds
 from training.recipe import load_recipe
 
@@ -20,11 +20,11 @@ EVERY = 8  # every eighth test cloud: 309 of 2,468
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor.load(find_model(NAME))
+    return Predictor.load(Catalogue().locate(NAME)[0])
 
 
 def test_it_is_whole_small_and_documented() -> None:
-    folder = find_model(NAME)
+    folder = Catalogue().locate(NAME)[0]
     checkpoint = load_checkpoint(folder)
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4_000_000
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -40,14 +40,14 @@ def test_it_is_whole_small_and_documented() -> None:
 
 
 def test_its_recipe_is_the_bundled_one() -> None:
-    made = load_checkpoint(find_model(NAME)).manifest.provenance
+    made = load_checkpoint(Catalogue().locate(NAME)[0]).manifest.provenance
     assert load_recipe("bundled-modelnet40").digest == made.recipe_sha256
-    assert load_recipe(str(find_model(NAME) / "recipe.yaml")).digest == made.recipe_sha256
+    assert load_recipe(str(Catalogue().locate(NAME)[0] / "recipe.yaml")).digest == made.recipe_sha256
 
 
 @pytest.mark.data
 def test_its_2d_weights_are_the_published_file(data_dir: Path) -> None:
-    made = load_checkpoint(find_model(NAME)).manifest.provenance
+    made = load_checkpoint(Catalogue().locate(NAME)[0]).manifest.provenance
     assert made.weights_2d is not None
     assert sha256_of(data_dir / "weights" / made.weights_2d) == made.weights_2d_sha256
 

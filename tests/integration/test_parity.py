@@ -66,7 +66,7 @@ def test_the_same_bytes_give_the_same_voxels(xyz: np.ndarray, predictor: Predict
 
 def test_logits_over_http_equal_the_predictor_bit_for_bit(predictor: Predictor, tiny_registry: Path, tmp_path: Path) -> None:
     bodies = {name: binary_ply(xyz) for name, xyz in CLOUDS.items()}
-    served = asyncio.run(post_all(create_app(Settings(registry=tiny_registry, model="tiny")), list(bodies.values())))
+    served = asyncio.run(post_all(create_app(Settings(registry=str(tiny_registry), model="tiny")), list(bodies.values())))
     for (name, body), answer in zip(bodies.items(), served, strict=True):
         path = tmp_path / "cloud.ply"
         path.write_bytes(body)

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,58 +14,17 @@ from models.checkpoint import load_checkpoint
 from models.cli import run
 from models.errors import BadDataset, BadRunDir
 from models.io import read_cloud
-from models.manifest import NetworkSpec
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
-from models.zoo import build
-from training.datasets import LabelledClouds, read_split
+from training.batches import MicroBatch, Samples, train_batches
+from training.datasets import read_split
 from training.evaluate import evaluate
-from training.loop import fit
 from training.recipe import load_recipe
 from training.reproduce import ARMS, ten_shot
 from training.run import start, training_splits
 from training.runlog import RunLog, read_scalars
-from training.runstate import STATE
 
 SETTINGS = ["--set", "input.voxel_size=0.2", "--set", "batch_size=8", "--set", "data.validation=0.2", "--threads", "1"]
-
-
-def shapes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Spheres (0), cube surfaces (1) and rods (2) of 128 points."""
-    rng = np.random.default_rng(seed)
-    targets = np.arange(count) % 3
-    xyz = rng.normal(size=(count, 128, 3))
-    sphere = xyz / np.linalg.norm(xyz, axis=2, keepdims=True)
-    cube = np.clip(sphere * 1.8, -1, 1) / np.sqrt(3)
-    rod = sphere * [0.1, 0.1, 1]
-    return np.choose(targets[:, None, None], [sphere, cube, rod]).astype("f4"), targets
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shapes")
-    (root / "shape_names.txt").write_text("sphere\ncube\nrod\n")
-    for split, count, seed in (("train", 48, 0), ("test", 15, 1)):
-        xyz, targets = shapes(count, seed)
-        with h5py.File(root / f"ply_data_{split}0.h5", "w") as file:
-            file["data"], file["label"] = xyz, targets.astype("u1")[:, None]
-    return root
-
-
-@pytest.fixture(scope="module")
-def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made-up 2D state dict with the names and shapes of the CIFAR ResNet20."""
-    generator = torch.Generator().manual_seed(0)
-    net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=10))
-    state = {"conv1.weight": torch.randn(16, 3, 3, 3), "linear.weight": torch.randn(10, 64)}
-    for name, tensor in net.state_dict().items():
-        if name.startswith("layer") and tensor.dim() == 3:
-            state[name] = torch.randn(tensor.shape[2], tensor.shape[1], 3, 3, generator=generator) * 0.1
-        elif name.startswith("layer") and tensor.dim():
-            state[name] = tensor.clone()
-    path = tmp_path_factory.mktemp("weights") / "image.safetensors"
-    save_file(state, path)
-    return path
 
 
 def fip_train(data: Path, image_file: Path, run_dir: Path, *more: str) -> int:
@@ -87,7 +45,7 @@ def test_the_checkpoint_tells_where_it_comes_from(finished: Path, image_file: Pa
     recipe = load_recipe(str(finished / "recipe.yaml"))
     assert made.recipe_sha256 == recipe.digest
     assert made.weights_2d == image_file.name
-    assert made.dataset_sha256 == training_splits(recipe, data).train.digest
+    assert made.dataset_sha256 == training_splits(recipe, read_split("modelnet40", data, "train")).train.digest
     assert checkpoint.manifest.labels == ("sphere", "cube", "rod")
     assert {"README.md", "recipe.yaml", "metrics.json", "curve.png", "model.safetensors"} == checkpoint.manifest.files.keys()
     card = (finished / "checkpoint" / "README.md").read_text()
@@ -105,35 +63,6 @@ def test_evaluate_repeats_the_score_of_the_card(finished: Path, data: Path, caps
     report = evaluate(Predictor.load(finished / "checkpoint"), read_split("modelnet40", data, "test"))
     assert found["predicted"] == report.predicted.tolist()
     assert report.class_accuracy.keys() == {"sphere", "cube", "rod"}
-
-
-class Stop(Exception):
-    pass
-
-
-class Breaking(LabelledClouds):
-    """Clouds that can be read 100 times."""
-
-    reads = iter(range(100))
-
-    def cloud(self, index: int) -> PointCloud:
-        if next(self.reads, None) is None:
-            raise Stop
-        return super().cloud(index)
-
-
-def test_going_on_after_a_stop_gives_the_same_weights(finished: Path, data: Path, image_file: Path, tmp_path: Path) -> None:
-    whole = torch.load(finished / STATE, weights_only=True)
-    recipe = load_recipe(str(finished / "recipe.yaml"))
-    splits = training_splits(recipe, data)
-    beginning = start(recipe, 3, str(image_file))
-    breaking = Breaking(splits.train.xyz, splits.train.targets, splits.train.names)
-    with pytest.raises(Stop):  # in the middle of the third epoch
-        fit(beginning.net, beginning.policy, recipe, breaking, splits.validation, tmp_path)
-    assert torch.load(tmp_path / STATE, weights_only=True)["epoch"] == 2
-    assert fip_train(data, image_file, tmp_path, "--set", "epochs=3") == 0
-    resumed = torch.load(tmp_path / STATE, weights_only=True)
-    assert all(torch.equal(resumed["net"][name], tensor) for name, tensor in whole["net"].items())
 
 
 def test_another_recipe_may_not_take_over_a_run(finished: Path, data: Path, image_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,15 +168,16 @@ def test_wrong_runs_say_why(
 
 def test_training_and_serving_make_the_same_voxels(finished: Path, data: Path, tmp_path: Path) -> None:
     """The same cloud through the training loop's batch (no augmentation) and through a file and Predictor."""
-    from training.loop import _batch
-
     clouds = read_split("modelnet40", data, "test")
     recipe = load_recipe(str(finished / "recipe.yaml"))
-    trained = _batch(clouds, np.arange(1), recipe.input, None, None, torch.device("cpu")).inputs
-    np.save(tmp_path / "cloud.npy", clouds.xyz[0])
-    served = Predictor.load(finished / "checkpoint").voxelize(read_cloud(tmp_path / "cloud.npy"))
-    assert np.array_equal(trained.coords[:, 1:].numpy(), served.coords)
-    assert trained.feats.numpy().tobytes() == served.feats.tobytes()
+    micro = MicroBatch(np.arange(1), np.arange(1), 1.0)
+    for samples in (Samples(clouds, recipe.input), kept := Samples(clouds, recipe.input).cached(tmp_path)):
+        (trained,) = (batch.inputs for batch in train_batches(samples, [micro], seed=0, epoch=0, device=torch.device("cpu")))
+        np.save(tmp_path / "cloud.npy", clouds.xyz[0])
+        served = Predictor.load(finished / "checkpoint").voxelize(read_cloud(tmp_path / "cloud.npy"))
+        assert np.array_equal(trained.coords[:, 1:].numpy(), served.coords)
+        assert trained.feats.numpy().tobytes() == served.feats.tobytes()
+    kept.close()
 
 
 def test_batch_size_does_not_change_an_answer(finished: Path, data: Path) -> None:

@@ -1,0 +1,256 @@
+"""The training loop: going on after a stop, batches split over micro-batches and workers, balance, early stop, caching."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.pointcloud import PointCloud
+from models.sparse.tensor import collate
+from training.batches import Samples, class_weights, plan_epoch, train_batches
+from training.datasets import LabelledClouds, read_split
+from training.loop import Compute, fit
+from training.pack import Pack, write_pack
+from training.recipe import Recipe, load_recipe
+from training.run import Start, start, training_splits
+from training.runlog import read_scalars
+from training.runstate import BEST, STATE, read_state, read_weights
+
+SMALL: dict[str, object] = {"input.voxel_size": 0.2, "batch_size": 8, "data.validation": 0.2, "epochs": 3}
+
+
+def begin(image_file: Path, overrides: dict[str, object] | None = None) -> tuple[Recipe, Start]:
+    recipe = load_recipe("bundled-modelnet40", SMALL | (overrides or {}))
+    return recipe, start(recipe, 3, str(image_file))
+
+
+def fitted(data: Path, image_file: Path, run_dir: Path, overrides: dict[str, object] | None = None, compute: Compute | None = None) -> Path:
+    recipe, beginning = begin(image_file, overrides)
+    splits = training_splits(recipe, read_split("modelnet40", data, "train"))
+    fit(beginning.net, beginning.policy, recipe, splits.train, splits.validation, run_dir, compute or Compute())
+    return run_dir
+
+
+def flat(state: object, prefix: str = "") -> dict[str, object]:
+    """Every tensor and number of a state, however deep, by its path."""
+    if isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {path: leaf for key, value in items for path, leaf in flat(value, f"{prefix}/{key}").items()}
+    return {prefix: state}
+
+
+def assert_same(run_dir: Path, other: Path) -> None:
+    """Weights, buffers, momenta, schedule and best weights, bit for bit."""
+    for read, name in ((read_state, STATE), (read_weights, BEST)):
+        first, second = flat(read(run_dir / name)), flat(read(other / name))
+        assert first.keys() == second.keys()
+        for path, leaf in first.items():
+            same = torch.equal(leaf, second[path]) if isinstance(leaf, torch.Tensor) else leaf == second[path]
+            assert same, path
+    assert any("momentum_buffer" in path for path in flat(read_state(run_dir / STATE)))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, image_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fitted(data, image_file, tmp_path_factory.mktemp("runs") / "whole")
+
+
+class Interrupting(LabelledClouds):
+    """Clouds that press Ctrl-C when cloud number `count` is read."""
+
+    count = 0
+    left: list[int]
+
+    def cloud(self, index: int) -> PointCloud:
+        self.left[0] -= 1
+        if self.left[0] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().cloud(index)
+
+
+@pytest.mark.parametrize("reads", [5, 45, 95])  # in the first, second and third epoch of 38 or so clouds, never at its end
+def test_ctrl_c_saves_and_going_on_gives_the_same_bits(whole: Path, data: Path, image_file: Path, tmp_path: Path, reads: int) -> None:
+    recipe, beginning = begin(image_file)
+    splits = training_splits(recipe, read_split("modelnet40", data, "train"))
+    clouds = Interrupting(splits.train.xyz, splits.train.targets, splits.train.names)  # type: ignore[attr-defined]
+    object.__setattr__(clouds, "left", [reads])
+    with pytest.raises(KeyboardInterrupt):
+        fit(beginning.net, beginning.policy, recipe, clouds, splits.validation, tmp_path, Compute(cache=False))
+    stopped = read_state(tmp_path / STATE)
+    assert stopped["epoch"] == reads // 39
+    assert stopped["step"] > 0
+    assert len(stopped["losses"]) == stopped["step"]
+    fitted(data, image_file, tmp_path, compute=Compute(cache=False))
+    assert_same(whole, tmp_path)
+    assert [row["loss"] for row in read_scalars(tmp_path)] == [row["loss"] for row in read_scalars(whole)]
+
+
+def train_process(data: Path, image_file: Path, run_dir: Path, *more: str) -> subprocess.Popen[bytes]:
+    """`fip train` as a user starts it."""
+    settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    command = [str(Path(sys.executable).with_name("fip")), "train", "bundled-modelnet40", "--data", str(data), "--weights", str(image_file)]
+    command += ["--run-dir", str(run_dir), "--threads", "1", *settings, *more]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("epochs_done", [0, 1, 2])
+def test_kill_9_and_going_on_gives_the_same_bits(
+    data: Path, image_file: Path, tmp_path: Path, epochs_done: int, whole_process: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = train_process(data, image_file, run_dir)
+    deadline = time.monotonic() + 120
+    while len(read_scalars(run_dir)) < epochs_done or not (run_dir / "run.json").is_file():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (run_dir / "checkpoint").exists()
+    assert train_process(data, image_file, run_dir).wait() == 0
+    assert_same(whole_process, run_dir)
+    weights = [folder / "checkpoint" / "model.safetensors" for folder in (whole_process, run_dir)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole_process(data: Path, image_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "process"
+    assert train_process(data, image_file, run_dir).wait() == 0
+    return run_dir
+
+
+def test_sigterm_saves_too(data: Path, image_file: Path, tmp_path: Path) -> None:
+    process = train_process(data, image_file, tmp_path, "--set", "epochs=500")
+    deadline = time.monotonic() + 120
+    while not read_scalars(tmp_path):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130
+    state = read_state(tmp_path / STATE)
+    assert state["epoch"] >= 1
+
+
+def test_workers_and_caches_change_nothing(whole: Path, data: Path, image_file: Path, tmp_path: Path) -> None:
+    fitted(data, image_file, tmp_path / "workers", compute=Compute(workers=2))
+    fitted(data, image_file, tmp_path / "no-cache", compute=Compute(workers=1, cache=False))
+    assert_same(whole, tmp_path / "workers")
+    assert_same(whole, tmp_path / "no-cache")
+    assert (whole / "cache").is_dir()
+    assert not (tmp_path / "no-cache" / "cache").exists()
+
+
+def test_micro_batches_are_one_batch_where_norms_are_frozen(data: Path, image_file: Path, tmp_path: Path) -> None:
+    """Gradients add up: with every batch norm in evaluation mode, two batches of 4 are one of 8."""
+    nets = []
+    for number, sizes in enumerate(({"batch_size": 8}, {"batch_size": 4, "accumulate": 2})):
+        recipe, beginning = begin(image_file, {"init": "random-frozen", "mode": "io", "epochs": 1, **sizes})
+        norms = {name for name, module in beginning.net.named_modules() if isinstance(module, torch.nn.BatchNorm1d)}
+        splits = training_splits(recipe, read_split("modelnet40", data, "train"))
+        train = splits.train.take(np.arange(32))  # whole batches of either size
+        fit(
+            beginning.net,
+            replace(beginning.policy, frozen_norms=frozenset(norms)),
+            recipe,
+            train,
+            splits.validation,
+            tmp_path / str(number),
+        )
+        nets.append(beginning.net.state_dict())
+    assert not torch.equal(nets[0]["fc.weight"], begin(image_file)[1].net.state_dict()["fc.weight"])
+    for name, tensor in nets[0].items():
+        torch.testing.assert_close(tensor, nets[1][name], atol=1e-6, rtol=1e-5)
+
+
+def test_a_plan_shares_out_every_cloud_once() -> None:
+    targets = np.zeros(45, np.int64)
+    plans = [plan_epoch(targets, batch_size=8, accumulate=2, balance="none", seed=3, epoch=1, rank=rank, ranks=3) for rank in range(3)]
+    alone = plan_epoch(targets, batch_size=8, accumulate=2, balance="none", seed=3, epoch=1)
+    assert {len(plan) for plan in plans} == {3}
+    for steps in zip(*plans, strict=True):
+        for step in steps:
+            assert all(len(micro.rows) >= 2 for micro in step)
+        assert np.mean([sum(len(micro.rows) * micro.share for micro in step) for step in steps]) == pytest.approx(1)
+    seen = np.concatenate([micro.rows for plan in plans for step in plan for micro in step])
+    assert len(seen) == len(set(seen)) == 40  # the last batch of 5 would leave a process one cloud
+    assert len({row for step in alone for micro in step for row in micro.rows}) == 45
+    first = [np.sort(np.concatenate([plan[0][k].rows for plan in plans])) for k in range(2)]
+    assert all(np.array_equal(rows, np.sort(alone[0][k].rows)) for k, rows in enumerate(first))
+
+
+def test_balance() -> None:
+    targets = np.repeat([0, 1, 2], [80, 15, 5])
+    weights = class_weights(targets, 4)
+    assert weights[3] == 0
+    assert float(weights[targets].mean()) == pytest.approx(1)
+    assert weights[2] / weights[0] == pytest.approx(16)
+    plans = [plan_epoch(targets, batch_size=10, accumulate=1, balance="sampler", seed=0, epoch=epoch) for epoch in range(40)]
+    drawn = np.concatenate([targets[micro.rows] for plan in plans for step in plan for micro in step])
+    assert np.bincount(drawn) / len(drawn) == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_a_weighted_loss_trains(data: Path, image_file: Path, tmp_path: Path) -> None:
+    """The rare class counts for more: its clouds are put more often into the rare class than without weights."""
+    clouds = read_split("modelnet40", data, "train")
+    rows = np.concatenate([np.flatnonzero(clouds.targets == target)[:count] for target, count in enumerate((16, 16, 2))])
+    logits = []
+    for balance in ("none", "loss"):
+        recipe, beginning = begin(image_file, {"epochs": 2, "balance": balance})
+        fit(beginning.net, beginning.policy, recipe, clouds.take(rows), clouds.take(rows[:0]), tmp_path / balance)
+        beginning.net.eval()
+        voxels = [Samples(clouds, recipe.input).voxels(int(row)) for row in np.flatnonzero(clouds.targets == 2)]
+        with torch.inference_mode():
+            logits.append(beginning.net(collate(voxels)).softmax(1)[:, 2].mean())
+    assert logits[1] > logits[0] + 0.05
+
+
+def test_early_stop_ends_the_run_and_stays_ended(data: Path, image_file: Path, tmp_path: Path) -> None:
+    changes: dict[str, object] = {"epochs": 50, "early_stop": {"patience": 2, "min_delta": 1.0}}  # nothing improves by 100 %
+    fitted(data, image_file, tmp_path, changes)
+    assert len(read_scalars(tmp_path)) == 3
+    before = read_state(tmp_path / STATE)
+    fitted(data, image_file, tmp_path, changes)
+    assert read_state(tmp_path / STATE)["epoch"] == before["epoch"] == 3
+
+
+def test_voxels_are_kept_where_nothing_is_augmented(data: Path, tmp_path: Path) -> None:
+    clouds = read_split("modelnet40", data, "train")
+    spec = load_recipe("bundled-modelnet40", SMALL).input
+    fresh = Samples(clouds, spec)
+    kept = fresh.cached(tmp_path)
+    for row in (0, 20, 47):
+        for one, other in zip((v := fresh.voxels(row), kept.voxels(row)), (kept.voxels(row), v), strict=True):
+            assert one.coords.tobytes() == other.coords.tobytes()
+            assert one.feats.tobytes() == other.feats.tobytes()
+            assert one.inverse.tobytes() == other.inverse.tobytes()
+    stamp = (file := next(tmp_path.glob("*.bin"))).stat().st_mtime_ns
+    fresh.cached(tmp_path).close()
+    assert file.stat().st_mtime_ns == stamp
+    micros = plan_epoch(clouds.targets, batch_size=8, accumulate=1, balance="none", seed=0, epoch=0)[0]
+    (batch,) = train_batches(kept, micros, seed=0, epoch=0, device=torch.device("cpu"))
+    assert batch.targets.tolist() == clouds.targets[micros[0].rows].tolist()
+    kept.close()
+
+
+def test_packs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(rng.normal(size=(n, 3)), None, rng.integers(0, 9, n, "u1")) for n in (4, 0, 7)]
+    write_pack(tmp_path / "p.bin", rows)
+    with closing(Pack(tmp_path / "p.bin")) as pack:
+        assert len(pack) == 3
+        for written, read in zip(rows, (pack[i] for i in range(3)), strict=True):
+            assert read[1] is None
+            for k in (0, 2):
+                assert read[k] is not None
+                assert np.array_equal(written[k], read[k])
+                assert written[k].dtype == read[k].dtype
