@@ -1,7 +1,6 @@
 """`fip serve`. Nothing heavier than click is imported until it is called."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 
@@ -9,15 +8,11 @@ import click
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, FIP_HOST]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8000, FIP_PORT]")
-@click.option(
-    "--registry",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of NAME/VERSION/ model folders, beside the bundled ones.  [FIP_REGISTRY]",
-)
+@click.option("--registry", metavar="DIR|URL", help="Folder of models, or URL of an MLflow server, over the bundled ones.  [FIP_REGISTRY]")
 @click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
 @click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: 1, FIP_THREADS]")
-def serve(host: str | None, port: int | None, registry: Path | None, model: str | None, device: str | None, threads: int | None) -> int:
+def serve(host: str | None, port: int | None, registry: str | None, model: str | None, device: str | None, threads: int | None) -> int:
     """Start the HTTP service.
 
     Prints one line with its address and model when it is ready. SIGTERM and Ctrl-C let requests in flight finish.

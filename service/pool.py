@@ -1,30 +1,37 @@
-"""Names to live models: the bundled ones, and those of a registry folder, which win.
+"""Names to live models: the bundled ones, and those of a registry, which win.
 
-Names and aliases are looked up on disk at every request, so a new version or a moved alias is seen at once; weights are
-loaded at the first use of a version, which never changes, and stay.
+Names and aliases are looked up at every request, so a new version or a moved alias is seen at once; weights are loaded at
+the first use of a version, which never changes, and stay. What was answered under a name or an alias goes on being answered
+when the version it moved to does not load, or when the registry cannot be reached.
 """
 
 import logging
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from models.checkpoint import read_manifest
-from models.errors import BadCheckpoint
+from models.artefact import CARD, read_manifest
+from models.errors import BadCheckpoint, ModelError, RegistryUnavailable
 from models.manifest import Manifest
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
-from models.registry import ModelVersion, list_models, resolve
-from models.registry.default import default_model
-from models.registry.local import CHAMPION
-from service.schemas import ModelInfo, ModelRef
+from models.registry import CHAMPION, Catalogue, Entry, ModelVersion, Reference, open_catalogue, parse_reference
+from service.schemas import DamagedModel, ModelDetails, ModelInfo, ModelList, ModelRef
 from service.telemetry import Telemetry
 
 LOG = logging.getLogger("fip.service")
 WARM_UP_POINTS = 1024
+ASK_AGAIN_S = 2.0  # a registry that was not there is left alone for so long
+LOAD_AGAIN_S = 10.0  # a version that did not load may have been repaired after so long
+
+Key = tuple[str, str, int]  # registry, name, version
 
 
 @dataclass(frozen=True)
@@ -41,50 +48,170 @@ class Loaded:
     predictor: Predictor
 
 
-class Pool:
-    """Thread-safe; what it answers comes from files, so it is asked in threads."""
+@dataclass(frozen=True)
+class Failure:
+    """Why a version did not load, in words fit for an answer, and when that was (monotonic seconds)."""
 
-    def __init__(self, registry: Path | None, default: str | None, device: str, telemetry: Telemetry) -> None:
-        self._registry, self._wanted, self._device, self._telemetry = registry, default, device, telemetry
+    reason: str
+    at_s: float
+
+
+class Pool:
+    """Thread-safe; what it answers comes from files and servers, so it is asked in threads.
+
+    Its errors are fit for an answer: they name a model and a file, no folder and no address.
+    """
+
+    def __init__(self, registry: str | None, default: str | None, device: str, telemetry: Telemetry) -> None:
+        self._address, self._wanted, self._device, self._telemetry = registry, default, device, telemetry
         self._lock = threading.Lock()
-        self._loaded: dict[Path, Loaded] = {}
+        self._loaded: dict[Key, Loaded] = {}
+        self._failed: dict[Key, Failure] = {}
+        self._served: dict[Reference, Live] = {}
+        self._unreachable_until_s = 0.0
+
+    @cached_property
+    def _models(self) -> Catalogue:
+        return open_catalogue(self._address)
 
     @cached_property
     def default(self) -> str:
-        """The reference that a request without a model means. Raises: UnknownModel (there is nothing to serve)."""
-        return self._wanted or default_model(self._registry)
+        """The reference that a request without a model means. Raises: UnknownModel (nothing to serve), RegistryUnavailable."""
+        with self._asking():
+            return self._wanted or self._models.default()
 
     def load(self) -> Live:
-        """Load the default model. Raises: BadModelName, UnknownModel, BadCheckpoint."""
+        """Load the default model. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
         return self.get(None)
 
     def get(self, reference: str | None) -> Live:
-        """The model of a reference, loaded if need be. Raises: BadModelName, UnknownModel, BadCheckpoint."""
-        reference = self.default if reference is None else reference
-        model = resolve(reference, self._registry)
-        loaded = self._loaded.get(model.folder)
+        """The model of a reference, loaded if need be; what it was before, if it cannot be had now.
+
+        Raises: BadModelName, UnknownModel, BadCheckpoint (a version was asked for, or nothing was answered before),
+        RegistryUnavailable (nothing was answered before).
+        """
+        wanted = parse_reference(self.default if reference is None else reference)
+        try:
+            entry = self._resolve(wanted)
+            loaded = self._load(entry)
+        except (BadCheckpoint, RegistryUnavailable) as error:
+            before = self._served.get(wanted)
+            if before is None or (wanted.version is not None and isinstance(error, BadCheckpoint)):
+                raise
+            return before
+        live = self._served[wanted] = Live(_ref(entry.model, loaded.digest, wanted), loaded.predictor)
+        return live
+
+    def catalogue(self) -> ModelList:
+        """Every version that can be asked for, and apart from them those that are damaged. Raises: RegistryUnavailable."""
+        default = self._default_ref()
+        with self._asking():
+            rows = [row for name in self._models.names() for row in self._listed(name, default)]
+        return ModelList(
+            models=tuple(row for row in rows if isinstance(row, ModelInfo)),
+            damaged=tuple(row for row in rows if isinstance(row, DamagedModel)),
+        )
+
+    def describe(self, reference: str) -> ModelDetails:
+        """One model with its card, without loading it. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
+        wanted = parse_reference(reference)
+        entry = self._resolve(wanted)
+        with self._asking(entry.model):
+            folder = entry.folder()
+            manifest, digest = read_manifest(folder)
+            card = read_card(folder, manifest)
+        info = _info(entry.model, manifest, digest, _alias(entry.model, wanted), self._default_ref())
+        return ModelDetails(**dict(info), card=card, provenance=manifest.provenance)
+
+    def _resolve(self, wanted: Reference) -> Entry:
+        with self._asking(wanted.name):
+            return self._models.resolve(wanted)
+
+    def _load(self, entry: Entry) -> Loaded:
+        """Raises: BadCheckpoint, RegistryUnavailable."""
+        key = _key(entry)
+        loaded = self._loaded.get(key)
         if loaded is None:  # one that is there does not wait for another that is being loaded
             with self._lock:
-                loaded = self._loaded.get(model.folder) or self._load(model)
-        return Live(_ref(model, loaded.digest, reference), loaded.predictor)
+                loaded = self._loaded.get(key) or self._read(entry)
+        return loaded
 
-    def catalogue(self) -> tuple[ModelInfo, ...]:
-        """Every version that can be asked for; one whose description is damaged is left out and logged."""
-        default = resolve(self.default, self._registry)
-        described = [(model, _described(model)) for model in list_models(self._registry)]
-        return tuple(_info(model, *found, reference=None, default=model == default) for model, found in described if found is not None)
-
-    def describe(self, reference: str) -> ModelInfo:
-        """One model, without loading it. Raises: BadModelName, UnknownModel, BadCheckpoint."""
-        model = resolve(reference, self._registry)
-        manifest, digest = read_manifest(model.folder)
-        return _info(model, manifest, digest, reference=reference, default=model == resolve(self.default, self._registry))
-
-    def _load(self, model: ModelVersion) -> Loaded:
-        manifest, digest = read_manifest(model.folder)
-        loaded = self._loaded[model.folder] = Loaded(digest, Predictor.load(model.folder, self._device))
+    def _read(self, entry: Entry) -> Loaded:
+        """Load the weights of a version, unless that failed a moment ago. Raises: BadCheckpoint, RegistryUnavailable."""
+        model, key = entry.model, _key(entry)
+        failure = self._failed.get(key)
+        if failure is not None and time.monotonic() < failure.at_s + LOAD_AGAIN_S:
+            raise BadCheckpoint(failure.reason, where=str(model))
+        try:
+            with self._asking(model):
+                folder = entry.folder()
+                manifest, digest = read_manifest(folder)
+                loaded = Loaded(digest, Predictor.load(folder, self._device))
+        except BadCheckpoint as error:
+            self._failed[key] = Failure(error.detail, time.monotonic())
+            self._telemetry.load_failures.labels(model.name, str(model.version)).inc()
+            LOG.error("model does not load", extra={"fields": {"model": str(model), "error": str(error.__cause__)}})
+            raise
+        self._failed.pop(key, None)
+        self._loaded[key] = loaded
         self._telemetry.model_info.labels(model.name, str(model.version), digest, manifest.task).set(1)
         return loaded
+
+    def _listed(self, name: str, default: ModelRef | None) -> list[ModelInfo | DamagedModel]:
+        """A row for every version of a model; one for all of them if its aliases are damaged."""
+        try:
+            with self._asking(name):
+                return [self._row(entry, default) for entry in self._models.versions(name)]
+        except BadCheckpoint as error:
+            return [DamagedModel(name=name, version=None, aliases=(), reason=error.detail)]
+
+    def _row(self, entry: Entry, default: ModelRef | None) -> ModelInfo | DamagedModel:
+        model, failure = entry.model, self._failed.get(_key(entry))
+        if failure is not None:
+            return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=failure.reason)
+        try:
+            with self._asking(model):
+                manifest, digest = read_manifest(entry.folder())
+        except BadCheckpoint as error:
+            LOG.warning("model is damaged", extra={"fields": {"model": str(model), "error": str(error.__cause__)}})
+            return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=error.detail)
+        return _info(model, manifest, digest, CHAMPION if CHAMPION in model.aliases else None, default)
+
+    def _default_ref(self) -> ModelRef | None:
+        """What answers requests that name no model; None while nothing does."""
+        try:
+            return self.get(None).ref
+        except ModelError:
+            return None
+
+    @contextmanager
+    def _asking(self, about: ModelVersion | str = "") -> Iterator[None]:
+        """Ask the registry, unless it was unreachable a moment ago; in what it raises, leave folders and addresses to the log.
+
+        Raises: BadCheckpoint, RegistryUnavailable.
+        """
+        away = "the registry of models cannot be reached at the moment"
+        if time.monotonic() < self._unreachable_until_s:
+            raise RegistryUnavailable(away)
+        try:
+            yield
+        except RegistryUnavailable as error:
+            self._unreachable_until_s = time.monotonic() + ASK_AGAIN_S
+            LOG.error("registry unavailable", extra={"fields": {"error": str(error)}})
+            raise RegistryUnavailable(away) from error
+        except BadCheckpoint as error:
+            raise BadCheckpoint(f"{about} is damaged: {_file(error)}{error.detail}", where=str(about)) from error
+
+
+def read_card(folder: Path, manifest: Manifest) -> str:
+    """The model card, in Markdown. Raises: BadCheckpoint (it is not the one that was published)."""
+    try:
+        text = (folder / CARD).read_bytes()
+    except OSError as error:
+        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=CARD) from error
+    if sha256(text).hexdigest() != manifest.files.get(CARD):
+        raise BadCheckpoint("the file differs from the digest in the manifest", where=CARD)
+    return text.decode("utf-8")
 
 
 def warm_up_cloud() -> PointCloud:
@@ -95,36 +222,36 @@ def warm_up_cloud() -> PointCloud:
     return PointCloud(xyz, rgb=rgb, intensity=np.zeros(WARM_UP_POINTS, np.float32))
 
 
-def _described(model: ModelVersion) -> tuple[Manifest, str] | None:
-    try:
-        return read_manifest(model.folder)
-    except BadCheckpoint as error:
-        LOG.warning("model left out", extra={"fields": {"model": f"{model.name}:{model.version}", "error": str(error)}})
-        return None
+def _key(entry: Entry) -> Key:
+    return entry.registry.address, entry.model.name, entry.model.version
 
 
-def _ref(model: ModelVersion, digest: str, reference: str | None) -> ModelRef:
-    return ModelRef(name=model.name, version=str(model.version), digest=digest, alias=_alias(model, reference))
+def _file(error: BadCheckpoint) -> str:
+    """`model.safetensors: ` if the error is about a file, else nothing: no more of a path is shown."""
+    name = Path(error.where).name if error.where else ""
+    return f"{name}: " if "." in name else ""
 
 
-def _alias(model: ModelVersion, reference: str | None) -> str | None:
+def _ref(model: ModelVersion, digest: str, wanted: Reference) -> ModelRef:
+    return ModelRef(name=model.name, version=str(model.version), digest=digest, alias=_alias(model, wanted))
+
+
+def _alias(model: ModelVersion, wanted: Reference) -> str | None:
     """The alias a reference went through: the one it names; the champion for a bare name; none for a version."""
-    if reference is not None and ":" in reference:
+    if wanted.version is not None:
         return None
-    if reference is not None and "@" in reference:
-        return reference.partition("@")[2]
-    return CHAMPION if CHAMPION in model.aliases else None
+    return wanted.alias or (CHAMPION if CHAMPION in model.aliases else None)
 
 
-def _info(model: ModelVersion, manifest: Manifest, digest: str, *, reference: str | None, default: bool) -> ModelInfo:
+def _info(model: ModelVersion, manifest: Manifest, digest: str, alias: str | None, default: ModelRef | None) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         version=str(model.version),
         digest=digest,
-        alias=_alias(model, reference),
+        alias=alias,
         aliases=model.aliases,
         task=manifest.task,
-        default=default,
+        default=default is not None and (default.name, default.version) == (model.name, str(model.version)),
         labels=manifest.labels,
         input=manifest.input,
         metrics=manifest.metrics,

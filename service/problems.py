@@ -72,6 +72,8 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     errors.UnknownModel: HTTPStatus.NOT_FOUND,
     errors.BadModelName: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.WrongTask: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.AliasConflict: HTTPStatus.CONFLICT,
+    errors.RegistryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     SpoolFull: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -150,9 +152,9 @@ def problem(
 
 
 def from_error(error: FipError) -> Response:
-    """The answer to an error raised on purpose. What went wrong inside the service stays in its log."""
+    """The answer to an error raised on purpose. What went wrong inside the service stays in its log; a damaged model is named."""
     status = status_of(type(error))
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, errors.BadCheckpoint):
         return problem(status, error.code, "the service cannot do this at the moment; its log says why")
     if isinstance(error, (BodyTooLarge, SpoolFull)):  # the client is still sending
         return Lingering(problem(status, error.code, error.detail, where=error.where, headers={"Connection": "close"}))

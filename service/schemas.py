@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from models.errors import nearest
 from models.io import FORMATS
-from models.manifest import InputSpec
+from models.manifest import InputSpec, Provenance
 from models.voxelize import UNITS_M
 
 AXES = ("x", "y", "z")
@@ -20,7 +20,9 @@ class Shape(BaseModel):
 class ClassifyOptions(Shape):
     """The query of a classification: which model, and what only the caller knows of the file."""
 
-    model: Annotated[str | None, Field(description="NAME, NAME:VERSION or NAME@ALIAS; the service's default without it")] = None
+    model: Annotated[
+        str | None, Field(description="NAME, NAME:VERSION or NAME@ALIAS, or MLflow's models:/...; the service's default without it")
+    ] = None
     top: Annotated[int, Field(ge=1, description="how many of the best classes to answer")] = 5
     logits: Annotated[bool, Field(description="answer the float32 logits of all classes too")] = False
     up: Annotated[str | None, Field(description="the file's up axis, if not the model's", json_schema_extra={"enum": list(AXES)})] = None
@@ -65,8 +67,25 @@ class ModelInfo(ModelRef):
     metrics: dict[str, float]
 
 
+class ModelDetails(ModelInfo):
+    """Also where a model comes from. `card` is Markdown."""
+
+    card: str
+    provenance: Provenance
+
+
+class DamagedModel(Shape):
+    """A version whose files are not what was published, and why; without a version, a model whose aliases cannot be read."""
+
+    name: str
+    version: str | None
+    aliases: tuple[str, ...]
+    reason: str
+
+
 class ModelList(Shape):
     models: tuple[ModelInfo, ...]
+    damaged: tuple[DamagedModel, ...]
 
 
 class Prediction(Shape):

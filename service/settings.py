@@ -2,10 +2,18 @@
 
 from typing import Annotated
 
-from pydantic import DirectoryPath, Field
+from pydantic import AfterValidator, DirectoryPath, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.registry.address import is_address
+
 MIB = 1 << 20
+
+
+def _address(text: str | None) -> str | None:
+    if text is None or is_address(text):
+        return text
+    raise ValueError(f"{text!r} is neither a folder that exists nor an http:// or https:// address")
 
 
 class Settings(BaseSettings):
@@ -16,7 +24,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free port")] = 8000
     registry: Annotated[
-        DirectoryPath | None, Field(description="folder of NAME/VERSION/ model folders; None serves the bundled models")
+        str | None,
+        AfterValidator(_address),
+        Field(description="folder of models, or URL of an MLflow server, over the bundled models; None serves these alone"),
     ] = None
     model: Annotated[str | None, Field(min_length=1, description="default model, NAME[:VERSION|@ALIAS]; None takes the bundled one")] = None
     device: str = "cpu"

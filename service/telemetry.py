@@ -42,6 +42,9 @@ class Telemetry:
         self.rejected = Counter("fip_rejected", "Requests refused, by the code of the problem", ("reason",), registry=self.registry)
         self.cancelled = Counter("fip_cancelled", "Requests whose client left, by stage", ("stage",), registry=self.registry)
         self.model_info = Gauge("fip_model_info", "1 for every model loaded", ("name", "version", "digest", "task"), registry=self.registry)
+        self.load_failures = Counter(
+            "fip_model_load_failures", "Versions that did not load, each time that was tried", ("model", "version"), registry=self.registry
+        )
         for stage in STAGES:  # a stage is listed before its first request
             self.stage_duration.labels(stage)
 

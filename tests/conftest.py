@@ -1,6 +1,9 @@
 """What every test shares: the real data where there is some, few threads, and a GPU marker that skips with a reason."""
 
+import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 
@@ -27,7 +30,7 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with one untrained classifier `tiny`, version 1: three classes, 1,024 points, unit sphere, z up."""
+    """A registry with one untrained classifier `tiny`, version 1, that verifies: three classes, 1,024 points, unit sphere, z up."""
     import torch
 
     from models.checkpoint import save_checkpoint
@@ -36,7 +39,15 @@ def tiny_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     network = NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=3)
     features = (FeatureSpec(name="x"), FeatureSpec(name="y"), FeatureSpec(name="z"))
-    sources = {"init": "scratch", "mode": "all", "recipe": "none", "recipe_sha256": "", "dataset": "none", "dataset_sha256": ""}
+    sources = {
+        "init": "scratch",
+        "mode": "all",
+        "recipe": "none",
+        "dataset": "none",
+        "code_version": "test",
+        "licences": ["none: untrained"],
+    }
+    digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in ("recipe_sha256", "dataset_sha256")}
     manifest = Manifest(
         name="tiny",
         task="classify",
@@ -44,13 +55,26 @@ def tiny_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
         input=InputSpec(features=features, voxel_size=0.1, normalise="unit_sphere", point_budget=1024),
         labels=("chair", "stool", "table"),
         metrics={},
-        provenance=Provenance.model_validate({**sources, "seed": 0, "code_version": "test", "created": "2026-01-01T00:00:00Z"}),
+        provenance=Provenance.model_validate({**sources, **digests, "seed": 0, "created": "2026-01-01T00:00:00Z"}),
     )
     registry = tmp_path_factory.mktemp("registry")
+    (registry / "tiny" / "1").mkdir(parents=True)
+    (registry / "tiny" / "1" / "curve.png").write_bytes(white_pixel())
+    facts = "\n".join(f"- {fact}" for fact in ("test", *digests.values(), "none: untrained"))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_checkpoint(registry / "tiny" / "1", build(network), manifest, "# tiny\n\nUntrained.\n")
+        save_checkpoint(registry / "tiny" / "1", build(network), manifest, f"# tiny\n\nUntrained.\n\n![nothing](curve.png)\n\n{facts}\n")
     return registry
+
+
+def white_pixel() -> bytes:
+    """A PNG of one white pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)  # width, height, bits, grey, and three zeros
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\xff")) + chunk(b"IEND", b"")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,13 +5,14 @@ import importlib.metadata
 import json
 import os
 import platform
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from models.commands.options import registry_option
+
 if TYPE_CHECKING:
-    from models.registry import ModelVersion
+    from models.registry import Catalogue, Entry
 
 Facts = dict[str, str | int | float | bool]
 
@@ -20,16 +21,17 @@ DAMAGED = 4
 
 
 @click.command(short_help="Check this installation: engine, device, versions, models.")
-@click.option("--registry", envvar="FIP_REGISTRY", type=click.Path(path_type=Path), help="Folder of models, beside the bundled ones.")
+@registry_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def doctor(registry: Path | None, as_json: bool) -> int:
+def doctor(registry: str | None, as_json: bool) -> int:
     """Report Python, device, the sparse engine and why it was chosen, package versions and the models.
 
     The exit code is 4 when a model is damaged.
     """
-    from models.registry import list_models
+    from models.registry import open_catalogue
 
-    models = [model_facts(model, registry) for model in list_models(registry)]
+    catalogue = open_catalogue(registry)
+    models = [facts for name in catalogue.names() for facts in name_facts(catalogue, name)]
     report: dict[str, Facts | list[Facts]] = {
         "system": system_facts(),
         "device": device_facts(),
@@ -69,19 +71,28 @@ def engine_facts() -> list[Facts]:
     return [torch_facts, {"name": "torchsparse", "chosen": False, "reason": missing}]
 
 
-def model_facts(model: "ModelVersion", registry: Path | None) -> Facts:
-    """What a model is, and whether it could be served: its aliases can be read, every digest of its checkpoint holds, its weights fit."""
+def name_facts(catalogue: "Catalogue", name: str) -> list[Facts]:
+    """One entry a version; a single one if not even the versions can be told apart, because the aliases cannot be read."""
+    from models.errors import BadCheckpoint
+
+    try:
+        return [model_facts(entry) for entry in catalogue.versions(name)]
+    except BadCheckpoint as error:
+        return [{"name": name, "ok": False, "reason": str(error)}]
+
+
+def model_facts(entry: "Entry") -> Facts:
+    """What a model is, and whether it could be served: every digest of its checkpoint holds, its weights fit."""
     from models.errors import ModelError
     from models.predictor import Predictor
-    from models.registry import resolve
 
-    facts: Facts = {"name": model.name, "version": model.version}
+    facts: Facts = {"name": entry.model.name, "version": entry.model.version}
     try:
-        resolve(f"{model.name}:{model.version}", registry)  # a listing passes over aliases that cannot be read
-        manifest = Predictor.load(model.folder).manifest
+        folder = entry.folder()
+        manifest = Predictor.load(folder).manifest
     except (ModelError, OSError) as error:
         return {**facts, "ok": False, "reason": str(error)}
-    size = sum(file.stat().st_size for file in model.folder.iterdir())
+    size = sum(file.stat().st_size for file in folder.iterdir())
     return {**facts, "ok": True, "task": manifest.task, "network": manifest.network.name, "bytes": size}
 
 

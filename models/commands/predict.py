@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from models.commands.options import registry_option
+
 if TYPE_CHECKING:
     from models.manifest import Axis
     from models.predictor import Predictor
@@ -30,7 +32,7 @@ class Options:
 @click.option(
     "--model", envvar="FIP_MODEL", metavar="NAME|DIR", help="NAME, NAME:VERSION, NAME@ALIAS or a folder.  [default: the bundled one]"
 )
-@click.option("--registry", envvar="FIP_REGISTRY", type=click.Path(path_type=Path), help="Folder of models, beside the bundled ones.")
+@registry_option
 @click.option("--up", type=click.Choice(["x", "y", "z"]), help="The file's up axis, where it is not the model's.")
 @click.option("--unit", metavar="UNIT", help="Unit of the coordinates (m, cm, mm, ...), for models that work in metres.")
 @click.option("--input-format", metavar="FORMAT", help="Format of the files, where name and content do not tell.")
@@ -40,7 +42,7 @@ class Options:
 def predict(
     files: tuple[Path, ...],
     model: str | None,
-    registry: Path | None,
+    registry: str | None,
     up: "Axis | None",
     unit: str | None,
     input_format: str | None,
@@ -75,24 +77,22 @@ def predict(
     return worst
 
 
-def load_model(model: str | None, registry: Path | None, device: str) -> tuple["Predictor", Row]:
+def load_model(model: str | None, registry: str | None, device: str) -> tuple["Predictor", Row]:
     """The model of a name or folder, and how answers name it: as the service does, where it is in a registry.
 
-    Raises: BadModelName, UnknownModel, BadCheckpoint.
+    Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable.
     """
-    from models.checkpoint import read_manifest
+    from models.artefact import read_manifest
     from models.predictor import Predictor
-    from models.registry import find_model, resolve
-    from models.registry.default import default_model
+    from models.registry import open_catalogue
 
-    reference = model or default_model(registry)
-    folder = find_model(reference, registry)
+    catalogue = open_catalogue(registry)
+    folder, entry = catalogue.locate(model or catalogue.default())
     predictor = Predictor.load(folder, device)
-    if folder == Path(reference):
+    if entry is None:
         name, version = predictor.manifest.name, folder.name if folder.name.isdecimal() else None
     else:
-        published = resolve(reference, registry)
-        name, version = published.name, str(published.version)
+        name, version = entry.model.name, str(entry.model.version)
     return predictor, {"name": name, "version": version, "digest": read_manifest(folder)[1]}
 
 

@@ -1,114 +1,205 @@
-"""A registry in a directory: `root/name/version/` holds a checkpoint, versions are whole numbers that only grow.
+"""A registry in a directory: `root/name/version/` holds a checkpoint, `root/name/aliases.json` says where aliases point.
 
-`root/name/aliases.json` maps an alias to a version, for example {"champion": 3}.
+What may happen at any moment, and why nothing is ever half there:
+
+- A version is copied into `root/name/.publish-ID/`, synced, and renamed to its number. A publisher that dies leaves that
+  folder behind; whoever publishes or removes next deletes it, for the lock `.publish-ID.lock` died with its process.
+- Numbers are given out under the lock `root/name/.lock`; `.removed-7` remembers that 7 was given out once.
+- Aliases move under the same lock: read, compare, write beside, sync, rename. Readers take no lock.
 """
 
-import json
+import errno
 import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import BadCheckpoint, BadModelName, UnknownModel, nearest
-from models.manifest import MODEL_NAME
+from models.artefact import MANIFEST, read_manifest
+from models.errors import AliasConflict, BadCheckpoint, RegistryUnavailable, UnknownModel
+from models.manifest import Manifest
+from models.registry.aliases import read_aliases
+from models.registry.files import copy_synced, is_held, locked, sync_dir
+from models.registry.protocol import ModelVersion
+from models.registry.reference import check_name, is_name
+from models.registry.verify import verify
 
-BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
-CHAMPION = "champion"
-ALIASES = "aliases.json"
-_REFERENCE = re.compile(r"^(?P<name>[^@:]+)(?:@(?P<alias>[^@:]+)|:(?P<version>[^@:]+))?$")
+LOCK = ".lock"
+STAGING, REMOVED, TRASH = ".publish-", ".removed-", ".trash-"
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}\Z")
 
 
 @dataclass(frozen=True)
-class ModelVersion:
-    """One published checkpoint: where it is and what it is called. aliases: the names that point at it now."""
+class LocalRegistry:
+    """The protocol of models.registry.protocol over an existing folder."""
 
-    name: str
-    version: int
-    folder: Path
-    aliases: tuple[str, ...]
+    root: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.root)
+
+    def names(self) -> tuple[str, ...]:
+        with self._reachable():
+            folders = [path for path in self.root.iterdir() if is_name(path.name) and path.is_dir()]
+            return tuple(sorted(path.name for path in folders if _numbers(path)))
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        check_name(name)
+        with self._reachable():
+            self.root.stat()
+            current, numbers = read_aliases(self.root / name).current, _numbers(self.root / name)
+            if not set(current.values()) <= set(numbers):  # an alias moved and what it pointed at was removed, in between
+                current, numbers = read_aliases(self.root / name).current, _numbers(self.root / name)
+        pointing = {number: tuple(sorted(alias for alias, to in current.items() if to == number)) for number in numbers}
+        return tuple(ModelVersion(name, number, pointing[number]) for number in numbers)
+
+    def folder(self, model: ModelVersion) -> Path:
+        check_name(model.name)
+        with self._reachable():
+            self.root.stat()
+            numbers = _numbers(self.root / model.name)
+        if model.version not in numbers:
+            raise UnknownModel(f"no version {model}", where="model", known=[f"{model.name}:{number}" for number in numbers])
+        return self.root / model.name / str(model.version)
+
+    def digest(self, model: ModelVersion) -> str:
+        return read_manifest(self.folder(model))[1]
+
+    def publish(self, folder: Path, name: str) -> ModelVersion:
+        check_name(name)
+        manifest, digest = read_manifest(folder)
+        verify(folder)
+        with self._reachable(), self._staging(name) as staging:
+            _copy(folder, staging, manifest, digest)
+            with locked(self.root / name / LOCK):
+                number = _claim(staging)
+        return ModelVersion(name, number)
+
+    def move_alias(self, name: str, alias: str, to: int | None, *, expected: int | None) -> None:
+        check_name(alias, "alias")
+        with self._changing(name) as model_dir:
+            aliases = read_aliases(model_dir)
+            if aliases.current.get(alias) != expected:
+                raise _conflict(name, alias, aliases.current.get(alias), expected)
+            if to is not None and to not in _numbers(model_dir):
+                raise UnknownModel(f"no version {name}:{to}", where="model", known=[f"{name}:{n}" for n in _numbers(model_dir)])
+            if to != expected:
+                aliases.moved(alias, to).write(model_dir)
+
+    def history(self, name: str, alias: str) -> tuple[int, ...]:
+        check_name(name)
+        with self._reachable():
+            self.root.stat()
+            return read_aliases(self.root / name).history.get(alias, ())
+
+    def remove(self, model: ModelVersion) -> None:
+        self.folder(model)
+        with self._changing(model.name) as model_dir:
+            pointing = sorted(alias for alias, to in read_aliases(model_dir).current.items() if to == model.version)
+            if pointing:
+                raise AliasConflict(f"{model} is what {', '.join(pointing)} points at; move that first", where=str(model))
+            (model_dir / f"{REMOVED}{model.version}").touch()
+            sync_dir(model_dir)  # the number must not come back, whatever happens next
+            trash = model_dir / f"{TRASH}{uuid.uuid4().hex}"
+            (model_dir / str(model.version)).rename(trash)
+            sync_dir(model_dir)
+            shutil.rmtree(trash)
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        """Turn what the file system refuses into RegistryUnavailable."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RegistryUnavailable(f"the registry cannot be used: {reason}", where=str(error.filename or self.root)) from error
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[Path]:
+        """The folder of a model that has versions, with its lock held. Raises: BadModelName, UnknownModel, RegistryUnavailable."""
+        check_name(name)
+        with self._reachable():
+            self.root.stat()
+            if not _numbers(self.root / name):
+                raise UnknownModel(f"no model is called {name!r}", where="model", known=self.names())
+            with locked(self.root / name / LOCK):
+                _sweep(self.root / name)
+                yield self.root / name
+
+    @contextmanager
+    def _staging(self, name: str) -> Iterator[Path]:
+        """An empty folder of our own beside the versions; whatever is still there at the end is deleted."""
+        model_dir = self.root / name
+        if not model_dir.is_dir():
+            model_dir.mkdir(exist_ok=True)
+            sync_dir(self.root)
+        staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
+        with ExitStack() as held:
+            with locked(model_dir / LOCK):
+                _sweep(model_dir)
+                held.enter_context(locked(_lock_of(staging)))
+                staging.mkdir()
+            try:
+                yield staging
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+                _lock_of(staging).unlink(missing_ok=True)
 
 
-def list_models(registry: Path | None = None) -> list[ModelVersion]:
-    """Every version in the registry and in the package; a name in the registry hides the bundled one. Sorted."""
-    found = _found(registry)
-    return [version for name in sorted(found) for version in _versions(found[name], _readable_aliases(found[name]))]
+def _lock_of(staging: Path) -> Path:
+    return staging.with_name(f"{staging.name}{LOCK}")
 
 
-def resolve(reference: str, registry: Path | None = None) -> ModelVersion:
-    """The version that `name`, `name@alias` or `name:version` means; a bare name means its champion, else the newest.
-
-    Raises: BadModelName (breaks the pattern; nothing is looked up on disk), UnknownModel (lists the known ones), BadCheckpoint
-    (the model's aliases are damaged).
-    """
-    parsed = _REFERENCE.match(reference)
-    parts = [part for part in parsed.groups() if part is not None] if parsed else []
-    if parsed is None or not all(re.fullmatch(MODEL_NAME, part) for part in parts):
-        raise BadModelName(f"{reference!r} is not name, name@alias or name:version in lower-case letters, digits, '.', '_' and '-'")
-    name, alias, version = parsed["name"], parsed["alias"], parsed["version"]
-    found = _found(registry)
-    versions = _versions(found[name], _read_aliases(found[name] / ALIASES)) if name in found else []
-    if not versions:
-        names = sorted(found)
-        raise UnknownModel(f"no model is called {name!r}{nearest(name, names)}", where="model", known=names)
-    if version is not None:
-        chosen = [model for model in versions if str(model.version) == version]
-    elif alias is not None:
-        chosen = [model for model in versions if alias in model.aliases]
-    else:
-        chosen = [model for model in versions if CHAMPION in model.aliases] or versions[-1:]
-    if not chosen:
-        known = [f"{name}:{model.version}" for model in versions] + [f"{name}@{alias}" for model in versions for alias in model.aliases]
-        raise UnknownModel(f"model {name!r} has no {alias or version!r}", where="model", known=known)
-    return chosen[0]
+def _copy(folder: Path, staging: Path, manifest: Manifest, digest: str) -> None:
+    """Copy a checkpoint and see that it is still the one that was verified. Raises: BadCheckpoint (it changed meanwhile)."""
+    for name, expected in {**manifest.files, MANIFEST: digest}.items():
+        if copy_synced(folder / name, staging / name) != expected:
+            raise BadCheckpoint("the file changed while it was being published", where=str(folder / name))
+    sync_dir(staging)
 
 
-def find_model(reference: str, registry: Path | None = None) -> Path:
-    """Checkpoint folder of a reference, or of a path to a folder. Raises: BadModelName, UnknownModel."""
-    if (Path(reference) / "manifest.json").is_file():
-        return Path(reference)
-    if Path(reference).is_dir() and "/" in reference:
-        raise UnknownModel("the folder is no checkpoint: it has no manifest.json", where=reference)
-    return resolve(reference, registry).folder
+def _claim(staging: Path) -> int:
+    """Rename a whole copy to the next number. The caller holds the model's lock."""
+    model_dir = staging.parent
+    number = 1 + max((*_numbers(model_dir), *_numbers(model_dir, REMOVED)), default=0)
+    while True:
+        try:
+            staging.rename(model_dir / str(number))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            number += 1  # somebody put a folder there by hand
+        else:
+            sync_dir(model_dir)
+            return number
 
 
-def _model_dirs(root: Path) -> list[Path]:
-    if not root.is_dir():
+def _sweep(model_dir: Path) -> None:
+    """Delete what dead publishers and removers left. The caller holds the model's lock."""
+    for path in list(model_dir.iterdir()):
+        if path.name.startswith(TRASH):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.startswith(STAGING) and path.suffix != LOCK and not is_held(_lock_of(path)):
+            shutil.rmtree(path, ignore_errors=True)
+            _lock_of(path).unlink(missing_ok=True)
+        elif path.name.startswith(STAGING) and path.suffix == LOCK and not is_held(path):
+            path.unlink(missing_ok=True)
+
+
+def _numbers(model_dir: Path, prefix: str = "") -> list[int]:
+    """Version numbers, ascending; the folder of version 7 is called 7 and nothing else. With REMOVED: numbers given out and gone."""
+    try:
+        names = [path.name for path in model_dir.iterdir() if prefix or path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return [path for path in root.iterdir() if path.is_dir() and re.fullmatch(MODEL_NAME, path.name) and _numbers(path)]
+    return sorted(int(name.removeprefix(prefix)) for name in names if name.startswith(prefix) and _NUMBER.match(name.removeprefix(prefix)))
 
 
-def _found(registry: Path | None) -> dict[str, Path]:
-    """Names of models that have a version, and their folders; the registry's win over the bundled ones."""
-    return {model_dir.name: model_dir for root in (BUNDLED, registry) if root is not None for model_dir in _model_dirs(root)}
+def _conflict(name: str, alias: str, found: int | None, expected: int | None) -> AliasConflict:
+    def said(version: int | None) -> str:
+        return "nothing" if version is None else f"version {version}"
 
-
-def _versions(model_dir: Path, aliases: dict[str, int]) -> list[ModelVersion]:
-    """Versions of one model, oldest first."""
-    return [
-        ModelVersion(model_dir.name, number, model_dir / str(number), tuple(sorted(alias for alias, to in aliases.items() if to == number)))
-        for number in _numbers(model_dir)
-    ]
-
-
-def _numbers(model_dir: Path) -> list[int]:
-    """Version numbers, ascending; the folder of version 7 is called 7 and nothing else."""
-    return sorted(int(path.name) for path in model_dir.iterdir() if path.is_dir() and re.fullmatch(r"[1-9][0-9]{0,8}", path.name))
-
-
-def _readable_aliases(model_dir: Path) -> dict[str, int]:
-    """Aliases for a listing: a damaged file must not hide the other models. Resolving a name of this model says what is wrong."""
-    try:
-        return _read_aliases(model_dir / ALIASES)
-    except BadCheckpoint:
-        return {}
-
-
-def _read_aliases(path: Path) -> dict[str, int]:
-    if not path.is_file():
-        return {}
-    try:
-        aliases = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadCheckpoint(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(aliases, dict) or not all(isinstance(version, int) for version in aliases.values()):
-        raise BadCheckpoint("must map aliases to version numbers", where=str(path))
-    return aliases
+    return AliasConflict(f"points at {said(found)}, not at {said(expected)}; nothing was moved", where=f"{name}@{alias}")

@@ -59,7 +59,7 @@ class Registry(Protocol):
         """
 
     def history(self, name: str, alias: str) -> tuple[int, ...]:
-        """Versions that the alias pointed at before, oldest first, without where it points now."""
+        """Versions that the alias pointed at before, oldest first: one entry a move away, so moves to 1, 2, 3, 2 give (1, 2, 3)."""
 
     def remove(self, model: ModelVersion) -> None:
         """Delete a version for good. Raises: UnknownModel, AliasConflict (an alias points at it; move that first)."""

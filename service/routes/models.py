@@ -7,18 +7,24 @@ from fastapi import APIRouter
 
 from service.context import Loaded
 from service.problems import documented
-from service.schemas import ModelInfo, ModelList
+from service.schemas import ModelDetails, ModelList
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 
 @router.get("", responses=documented(503))
 async def list_models(context: Loaded) -> ModelList:
-    """Every version of every model that can be asked for."""
-    return ModelList(models=await to_thread.run_sync(context.pool.catalogue, limiter=context.lookups))
+    """Every version of every model that can be asked for, and which are damaged."""
+    return await to_thread.run_sync(context.pool.catalogue, limiter=context.lookups)
 
 
 @router.get("/{name}", responses=documented(404, 422, 500, 503))
-async def show_model(name: str, context: Loaded) -> ModelInfo:
-    """One model; NAME stands for its champion, else its newest version, NAME:VERSION and NAME@ALIAS for others."""
+async def show_model(name: str, context: Loaded) -> ModelDetails:
+    """One model with its card and where it comes from. NAME is its champion, else its newest version; also NAME:VERSION, NAME@ALIAS."""
     return await to_thread.run_sync(partial(context.pool.describe, name), limiter=context.lookups)
+
+
+@router.get("/models:/{rest:path}", include_in_schema=False)
+async def show_mlflow_model(rest: str, context: Loaded) -> ModelDetails:
+    """The same for MLflow's way of writing a reference."""
+    return await show_model(f"models:/{rest}", context)

@@ -141,7 +141,7 @@ def test_a_form_holds_one_file_and_nothing_else(client: httpx.Client, files: dic
 
 
 def test_nothing_is_left_on_disk(tmp_path: Path, tiny_registry: Path, serve: Serve, ball: Ball) -> None:
-    with serve(create_app(Settings(registry=tiny_registry, model="tiny", spool_dir=tmp_path))) as client:
+    with serve(create_app(Settings(registry=str(tiny_registry), model="tiny", spool_dir=tmp_path))) as client:
         assert client.post("/v1/classify", content=ball(100_000)).status_code == 200
         assert client.post("/v1/classify", content=ball(10)[:-3]).status_code == 400
         assert client.post("/v1/classify", content=b"junk" * 1_000_000).status_code == 415
@@ -149,7 +149,7 @@ def test_nothing_is_left_on_disk(tmp_path: Path, tiny_registry: Path, serve: Ser
 
 
 def test_too_many_points(tiny_registry: Path, serve: Serve, ball: Ball) -> None:
-    with serve(create_app(Settings(registry=tiny_registry, model="tiny", max_points=99))) as client:
+    with serve(create_app(Settings(registry=str(tiny_registry), model="tiny", max_points=99))) as client:
         response = client.post("/v1/classify", content=ball(100))
         assert client.post("/v1/classify", content=ball(99)).status_code == 200
     assert (response.status_code, response.json()["code"]) == (413, "too_many_points")

@@ -37,14 +37,18 @@ def test_list(client: httpx.Client) -> None:
     assert tiny["metrics"] == {}
     assert len(tiny["digest"]) == 64
     assert sum(model["default"] for model in models) == 1
-    assert client.get("/v1/models/tiny").json() == tiny
+    shown = client.get("/v1/models/tiny").json()
+    assert shown.pop("card").startswith("# tiny")
+    assert shown.pop("provenance")["code_version"] == "test"
+    assert shown == tiny
+    assert client.get("/v1/models/models:/tiny/1").json()["version"] == "1"
 
 
 def test_versions_and_aliases(registry: Path, serve: Serve) -> None:
     body = (
         b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n1 0 0\n0 1 0\n"
     )
-    with serve(create_app(Settings(registry=registry, model="tiny"))) as client:
+    with serve(create_app(Settings(registry=str(registry), model="tiny"))) as client:
         listed = [(model["version"], model["alias"], model["default"]) for model in client.get("/v1/models").json()["models"][-2:]]
         assert listed == [("1", "champion", True), ("2", None, False)]
 
@@ -62,7 +66,7 @@ def test_versions_and_aliases(registry: Path, serve: Serve) -> None:
 
 def test_a_damaged_version_does_not_hide_the_others(registry: Path, serve: Serve) -> None:
     (registry / "tiny" / "2" / "manifest.json").write_text("{")
-    with serve(create_app(Settings(registry=registry, model="tiny"))) as client:
+    with serve(create_app(Settings(registry=str(registry), model="tiny"))) as client:
         assert [model["version"] for model in client.get("/v1/models").json()["models"] if model["name"] == "tiny"] == ["1"]
         answer = client.get("/v1/models/tiny:2")
     assert (answer.status_code, answer.json()["code"]) == (500, "bad_checkpoint")

@@ -42,6 +42,8 @@ EXPECTED = {
     errors.BadModelName: 422,
     errors.WrongTask: 422,
     errors.BadCheckpoint: 500,
+    errors.AliasConflict: 409,
+    errors.RegistryUnavailable: 503,
     problems.BodyTooLarge: 413,
     problems.BadMultipart: 400,
     problems.UnsupportedEncoding: 415,
@@ -76,7 +78,7 @@ def test_document_of_an_error() -> None:
 
 
 def test_failures_of_the_service_keep_their_details_to_the_log() -> None:
-    response = problems.from_error(errors.BadCheckpoint("digest of /srv/secret/model.safetensors differs", where="/srv/secret"))
+    response = problems.from_error(errors.ModelError("digest of /srv/secret/model.safetensors differs", where="/srv/secret"))
     assert response.status_code == 500
     assert b"secret" not in bytes(response.body)
 

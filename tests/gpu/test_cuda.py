@@ -10,7 +10,7 @@ import torch
 from models.manifest import NetworkSpec
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
-from models.registry import find_model
+from models.registry import Catalogue
 from models.sparse.nn import SparseConv3d
 from models.sparse.tensor import sparse_tensor
 from models.zoo import build
@@ -68,7 +68,7 @@ def test_training_runs_on_the_device(tmp_path: Path) -> None:
 
 
 def test_the_bundled_model_gives_the_same_label() -> None:
-    folder = find_model("modelnet40")
+    folder = Catalogue().locate("modelnet40")[0]
     cloud = PointCloud(np.random.default_rng(0).normal(size=(3000, 3)).astype("f4"))
     on_cpu, on_gpu = (Predictor.load(folder, device) for device in ("cpu", "cuda"))
     found = [predictor.classify([predictor.voxelize(cloud)])[0] for predictor in (on_cpu, on_gpu)]

@@ -1,0 +1,108 @@
+"""Every model that can be asked for: those of a registry, over those that are bundled in the package."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.errors import RegistryUnavailable, UnknownModel, nearest
+from models.registry.address import is_address, is_url
+from models.registry.local import LocalRegistry
+from models.registry.protocol import CHAMPION, ModelVersion, Registry
+from models.registry.reference import Reference, parse_reference
+
+BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version, and the registry that holds it."""
+
+    model: ModelVersion
+    registry: Registry
+
+    def __str__(self) -> str:
+        return str(self.model)
+
+    def folder(self) -> Path:
+        """Where its files are. Raises: UnknownModel (removed meanwhile), BadCheckpoint, RegistryUnavailable."""
+        return self.registry.folder(self.model)
+
+
+class Catalogue:
+    """A registry, if there is one, over the bundled models: a name in the registry hides the bundled model of that name.
+
+    Raises, from every method that looks something up: RegistryUnavailable.
+    """
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self._registries: tuple[Registry, ...] = (*([registry] if registry else []), LocalRegistry(BUNDLED))
+
+    def names(self) -> tuple[str, ...]:
+        """Names of all models, sorted."""
+        return tuple(sorted({name for registry in self._registries for name in registry.names()}))
+
+    def versions(self, name: str) -> tuple[Entry, ...]:
+        """Versions of one model, oldest first; none for an unknown name. Raises: BadModelName, BadCheckpoint (damaged aliases)."""
+        for registry in self._registries:
+            if found := registry.versions(name):
+                return tuple(Entry(model, registry) for model in found)
+        return ()
+
+    def resolve(self, reference: str | Reference) -> Entry:
+        """The version that a reference means; a bare name means its champion, else the newest.
+
+        Raises: BadModelName (nothing is looked up), UnknownModel (lists the known ones), BadCheckpoint (damaged aliases).
+        """
+        wanted = parse_reference(reference) if isinstance(reference, str) else reference
+        found = self.versions(wanted.name)
+        if not found:
+            names = self.names()
+            raise UnknownModel(f"no model is called {wanted.name!r}{nearest(wanted.name, names)}", where="model", known=names)
+        if wanted.version is not None:
+            chosen = [entry for entry in found if entry.model.version == wanted.version]
+        elif wanted.alias is not None:
+            chosen = [entry for entry in found if wanted.alias in entry.model.aliases]
+        else:
+            chosen = [entry for entry in found if CHAMPION in entry.model.aliases] or [found[-1]]
+        if not chosen:
+            aliases = [f"{wanted.name}@{alias}" for entry in found for alias in entry.model.aliases]
+            missing = wanted.alias or wanted.version
+            raise UnknownModel(f"model {wanted.name!r} has no {missing}", where="model", known=[*map(str, found), *aliases])
+        return chosen[0]
+
+    def default(self) -> str:
+        """The model that answers when none is named: the first bundled one, else the first there is. Raises: UnknownModel."""
+        for registry in reversed(self._registries):
+            if names := registry.names():
+                return names[0]
+        addresses = ", ".join(registry.address for registry in self._registries)
+        raise UnknownModel("no model is bundled and no registry holds one; train one or name a checkpoint folder", where=addresses)
+
+    def locate(self, reference: str) -> tuple[Path, Entry | None]:
+        """The checkpoint folder of a reference, or of a path to a folder: then without an entry. Raises: as `resolve`."""
+        path = Path(reference)
+        if (path / "manifest.json").is_file():
+            return path, None
+        if path.is_dir() and "/" in reference:
+            raise UnknownModel("the folder is no checkpoint: it has no manifest.json", where=reference)
+        entry = self.resolve(reference)
+        return entry.folder(), entry
+
+
+def open_catalogue(address: str | None = None) -> Catalogue:
+    """The models of a registry, if one is given, over the bundled ones. Raises: RegistryUnavailable."""
+    return Catalogue(open_registry(address) if address is not None else None)
+
+
+def open_registry(address: str) -> Registry:
+    """The registry at an address: an existing folder, or the URL of an MLflow server. Raises: RegistryUnavailable."""
+    if not is_address(address):
+        raise RegistryUnavailable("no such folder, and no http:// or https:// address", where=address)
+    if not is_url(address):
+        return LocalRegistry(Path(address))
+    try:
+        from models.registry.mlflow import MlflowRegistry
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "mlflow":
+            raise
+        raise RegistryUnavailable("needs the MLflow client: pip install 'fip-server[mlflow]'", where=address) from error
+    return MlflowRegistry(address)
