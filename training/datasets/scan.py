@@ -100,14 +100,14 @@ class Scan:
     def load(path: Path, listing: Listing) -> "Scan | None":
         """A scan that was saved, or None: there is none, it is damaged, or it is of other files than those of `listing`."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 words = json.loads(stored["words"].tobytes())
                 if words["version"] != VERSION or words["listing"] != listing.digest:
                     return None
                 facts = stored["facts"]
             reasons = {int(row): str(text) for row, text in words["reasons"].items()}
             scan = Scan(words["listing"], facts, tuple(words["codes"]), reasons)
-        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile):  # what a damaged zip ends in
             return None
         return scan if facts.dtype == FACTS and facts.shape == (len(listing),) else None
 

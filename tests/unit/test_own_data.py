@@ -1,0 +1,409 @@
+"""A folder of the user's own clouds: what is found in the files, how they are split, what is refused."""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import BadDataset, InputError, TruncatedFile
+from training.datasets import LabelledClouds, few_shot, hold_out, read_split
+from training.datasets.duplicates import group_ids, repeated, spanning
+from training.datasets.folder import FileClouds, FolderSplits, folder_splits
+from training.datasets.listing import list_folder
+from training.datasets.scan import REASONS_KEPT, Scan, scan_folder
+
+
+def points(seed: int, count: int = 20) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 3)).astype("<f4")
+
+
+def write(path: Path, seed: int, count: int = 20) -> Path:
+    """A real cloud in the format of the path's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    xyz = points(seed, count)
+    if path.suffix == ".ply":
+        head = f"ply\nformat binary_little_endian 1.0\nelement vertex {count}\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+        path.write_bytes((head + "end_header\n").encode() + xyz.tobytes())
+    elif path.suffix == ".off":
+        path.write_text(f"OFF\n{count} 0 0\n" + "\n".join(" ".join(f"{value:.9g}" for value in row) for row in xyz) + "\n")
+    elif path.suffix == ".npy":
+        np.save(path, xyz)
+    elif path.suffix == ".npz":
+        np.savez(path, xyz=xyz, rgb=np.zeros((count, 3), np.uint8))
+    elif path.suffix == ".bin":
+        np.hstack([xyz, np.ones((count, 1), "<f4")]).tofile(path)
+    else:
+        raise ValueError(path.suffix)
+    return path
+
+
+ENDINGS = (".ply", ".off", ".npy", ".npz", ".bin")
+
+
+def make(root: Path, *names: str) -> Path:
+    """One different cloud a name."""
+    for seed, name in enumerate(names):
+        write(root / name, seed)
+    return root
+
+
+def whole(root: Path, classes: int = 3, count: int = 10) -> Path:
+    return make(root, *(f"c{target}/{i}{ENDINGS[i % 5]}" for target in range(classes) for i in range(count)))
+
+
+def split(root: Path, *, test_share: float = 0.2, seed: int = 0, skip_bad: bool = False) -> FolderSplits:
+    listing = list_folder(root)
+    return folder_splits(listing, scan_folder(listing), test_share=test_share, seed=seed, skip_bad=skip_bad)
+
+
+def files(clouds: FileClouds | None) -> list[str]:
+    assert clouds is not None
+    return [clouds.paths.relative(int(row)) for row in clouds.rows]
+
+
+# What the scan finds
+
+
+def test_the_scan_finds_what_the_files_hold(tmp_path: Path) -> None:
+    listing = list_folder(make(tmp_path, *(f"c/{i}{ending}" for i, ending in enumerate(ENDINGS)), "d/5.ply"))
+    scan = scan_folder(listing)
+    assert scan.usable.all()
+    assert scan.points.tolist() == [20] * 6
+    for row in range(6):
+        xyz = points(row).astype(float)
+        np.testing.assert_allclose(scan.facts["low"][row], xyz.min(0), rtol=1e-6)
+        np.testing.assert_allclose(scan.facts["high"][row], xyz.max(0), rtol=1e-6)
+        assert scan.facts["radius"][row] == pytest.approx(np.linalg.norm(xyz - xyz.mean(0), axis=1).max(), rel=1e-5)
+    assert scan.facts["has_rgb"].tolist() == [False, False, False, True, False, False]
+    assert scan.facts["has_intensity"].tolist() == [False, False, False, False, True, False]
+
+
+def truncated(path: Path) -> None:
+    data = write(path, 0).read_bytes()
+    path.write_bytes(data[:-5])
+
+
+def not_finite(path: Path) -> None:
+    np.save(path, np.full((4, 3), np.nan, np.float32))
+
+
+def one_place(path: Path) -> None:
+    np.save(path, np.ones((4, 3), np.float32))
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def python_objects(path: Path) -> None:
+    np.save(path, np.array([{}, {}], object), allow_pickle=True)
+
+
+BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "empty": ("x.ply", lambda path: path.write_bytes(b""), "empty_file"),
+    "truncated": ("x.ply", truncated, "truncated_file"),
+    "header": ("x.ply", lambda path: path.write_bytes(b"ply\nformat ascii 1.0\nelement vertex many\n"), "bad_header"),
+    "no points": ("x.off", lambda path: path.write_bytes(b"OFF\n0 0 0\n"), "no_points"),
+    "text": ("x.off", lambda path: path.write_bytes(b"OFF\n2 0 0\n1 2 x\n1 2 3\n"), "bad_body"),
+    "nan": ("x.npy", not_finite, "non_finite"),
+    "one place": ("x.npy", one_place, "degenerate_cloud"),
+    "objects": ("x.npy", python_objects, "bad_body"),
+    "flat": ("x.npy", lambda path: np.save(path, np.zeros((9, 2))), "missing_coordinates"),
+    "odd size": ("x.bin", lambda path: path.write_bytes(b"123"), "truncated_file"),
+    "pipe": ("x.ply", a_fifo, "bad_file"),
+    "dead link": ("x.ply", lambda path: path.symlink_to("nowhere"), "bad_file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_file_that_cannot_be_used_is_named_with_code_and_reason(tmp_path: Path, kind: str) -> None:
+    name, spoil, code = BAD[kind]
+    root = make(tmp_path / "root", "a/1.ply", "a/2.ply", "b/1.ply", "b/2.ply")
+    spoil(root / "a" / name)
+    scan = scan_folder(list_folder(root))
+    (row,) = np.flatnonzero(~scan.usable)
+    assert scan.code(int(row)) == code
+    reason = scan.reason(int(row))
+    assert reason.isprintable()
+    assert str(tmp_path) not in reason
+    with pytest.raises(BadDataset, match=rf"1 of 5 files cannot be used \(--skip-bad leaves them out\):\n  a/{name} \[{code}\]: "):
+        split(root)
+    assert f"a/{name}" not in files(split(root, skip_bad=True).train)
+
+
+def test_of_many_bad_files_ten_are_listed(tmp_path: Path) -> None:
+    root = make(tmp_path, "a/1.ply", "b/1.ply")
+    for i in range(25):
+        (root / f"a/bad{i:02d}.ply").write_bytes(b"ply\n")
+    with pytest.raises(BadDataset) as caught:
+        split(root)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 12
+    assert "25 of 27" in lines[0]
+    assert lines[-1].strip() == "and 15 more"
+    splits = split(root, skip_bad=True, test_share=0)
+    assert files(splits.train) == ["a/1.ply", "b/1.ply"]
+    assert "25 files that cannot be used are left out" in splits.notes
+
+
+def test_reasons_of_very_many_bad_files_are_bounded(tmp_path: Path) -> None:
+    root = make(tmp_path, "a/1.ply", "b/1.ply")
+    for i in range(REASONS_KEPT + 5):
+        (root / f"a/bad{i:04d}.ply").touch()
+    scan = scan_folder(list_folder(root))
+    assert len(scan.reasons) == REASONS_KEPT
+    assert scan.reason(int(np.flatnonzero(~scan.usable)[-1])) == "empty_file"
+
+
+def test_a_class_that_loses_all_its_clouds_is_refused(tmp_path: Path) -> None:
+    root = make(tmp_path, "a/1.ply", "b/1.ply")
+    (root / "a/1.ply").write_bytes(b"ply\n")
+    with pytest.raises(BadDataset, match="no clouds that can be used of a: nothing to train the class on"):
+        split(root, skip_bad=True)
+
+
+# A scan is kept
+
+
+def test_a_scan_comes_back_as_it_was_until_a_file_changes(tmp_path: Path) -> None:
+    root = make(tmp_path / "root", "a/1.ply", "a/2.ply", "b/1.ply")
+    (root / "a/2.ply").write_bytes(b"ply\n")
+    listing = list_folder(root)
+    scan, kept = scan_folder(listing), tmp_path / "scan.npz"
+    assert Scan.load(kept, listing) is None
+    scan.save(kept)
+    again = Scan.load(kept, listing)
+    assert again is not None
+    assert again.facts.tobytes() == scan.facts.tobytes()
+    assert (again.codes, again.reasons) == (scan.codes, scan.reasons)
+    assert [path.name for path in tmp_path.iterdir() if "scan" in path.name] == ["scan.npz"]
+    write(root / "a/2.ply", 9)
+    assert Scan.load(kept, list_folder(root)) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "objects", "text"])
+def test_a_damaged_scan_counts_as_none(tmp_path: Path, damage: str) -> None:
+    listing = list_folder(make(tmp_path / "root", "a/1.ply", "b/1.ply"))
+    kept = tmp_path / "scan.npz"
+    scan_folder(listing).save(kept)
+    if damage == "cut":
+        kept.write_bytes(kept.read_bytes()[:700])
+    elif damage == "other":
+        np.savez(kept, something=np.zeros(3))
+    elif damage == "objects":
+        np.savez(kept, words=np.array([{}], object), facts=np.array([{}], object))
+    else:
+        kept.write_text("not a scan")
+    assert Scan.load(kept, listing) is None
+
+
+def test_a_flipped_byte_of_a_scan_is_noticed(tmp_path: Path) -> None:
+    root = make(tmp_path / "root", "a/1.ply", "b/1.ply")
+    (root / "b/2.ply").touch()
+    listing, kept = list_folder(root), tmp_path / "scan.npz"
+    scan = scan_folder(listing)
+    scan.save(kept)
+    data = kept.read_bytes()
+    noticed = 0
+    for place in range(0, len(data), 3):
+        kept.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        found = Scan.load(kept, listing)
+        noticed += found is None
+        if found is not None:  # a byte that nothing is read from: a time, padding
+            assert (found.facts.tobytes(), found.codes, found.reasons) == (scan.facts.tobytes(), scan.codes, scan.reasons)
+    assert noticed > len(data) / 6
+
+
+# Clouds on disk
+
+
+def test_clouds_are_read_when_asked_for(tmp_path: Path) -> None:
+    train = split(whole(tmp_path), test_share=0).train
+    assert len(train) == 30
+    assert train.names == ("c0", "c1", "c2")
+    assert train.targets.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    np.testing.assert_allclose(train.cloud(13).xyz, points(13), rtol=1e-6)
+    part = train.take(np.array([29, 3]))
+    np.testing.assert_allclose(part.cloud(0).xyz, points(29), rtol=1e-6)
+    assert part.targets.tolist() == [2, 0]
+
+
+def test_an_error_while_reading_keeps_its_kind_and_names_the_file(tmp_path: Path) -> None:
+    train = split(make(tmp_path, "a/1.ply", "b/1.ply"), test_share=0).train
+    truncated(tmp_path / "a/1.ply")
+    with pytest.raises(TruncatedFile) as caught:
+        train.cloud(0)
+    assert caught.value.where == "a/1.ply"
+    (tmp_path / "b/1.ply").unlink()
+    with pytest.raises(InputError, match=r"b/1\.ply: cannot be opened"):
+        train.cloud(1)
+
+
+def test_the_digest_is_of_paths_classes_and_bytes_in_order(tmp_path: Path) -> None:
+    root = make(tmp_path / "one", "a/1.ply", "a/2.ply", "b/1.ply")
+    first = split(root, test_share=0).train
+    copied = shutil.copytree(root, tmp_path / "two")
+    os.utime(copied / "a/1.ply", ns=(5, 5))
+    assert split(copied, test_share=0).train.digest == first.digest
+    assert first.take(np.array([0, 1, 2])).digest == first.digest
+    unscanned = folder_splits(list_folder(root), None, test_share=0, seed=0, skip_bad=False).train
+    assert unscanned.digest == first.digest
+    changes = {first.digest, first.take(np.array([1, 0, 2])).digest}
+    write(copied / "a/1.ply", 77)
+    changes.add(split(copied, test_share=0).train.digest)
+    (root / "b").rename(root / "c")
+    changes.add(split(root, test_share=0).train.digest)
+    (root / "a/1.ply").rename(root / "a/0.ply")
+    changes.add(split(root, test_share=0).train.digest)
+    assert len(changes) == 5
+
+
+def test_clouds_are_small_to_pass_on(tmp_path: Path) -> None:
+    train = split(whole(tmp_path), test_share=0).train
+    again = pickle.loads(pickle.dumps(train))
+    assert again.digest == train.digest
+    assert len(pickle.dumps(train)) < 1500 + 30 * (32 + 16 + 8 + 12)
+
+
+# Splits
+
+
+def test_folders_decide_where_they_exist(tmp_path: Path) -> None:
+    names = [f"{kind}/{part}/{i}.ply" for kind in "ab" for part in ("train", "val", "test") for i in range(3)]
+    splits = split(make(tmp_path, *names), test_share=0.5)
+    assert files(splits.train) == [name for name in sorted(names) if "/train/" in name]
+    assert files(splits.validation) == [name for name in sorted(names) if "/val/" in name]
+    assert files(splits.test) == [name for name in sorted(names) if "/test/" in name]
+    assert not splits.held_out
+    assert splits.notes == ()
+
+
+def test_train_folders_alone_leave_no_test(tmp_path: Path) -> None:
+    splits = split(make(tmp_path, "a/train/1.ply", "a/train/2.ply", "b/train/1.ply"), test_share=0.5)
+    assert splits.test is None
+    assert len(splits.train) == 3
+    assert splits.notes == ("no test clouds: scores are those of the validation clouds",)
+
+
+def test_a_class_without_test_clouds_is_noted_and_one_without_train_clouds_refused(tmp_path: Path) -> None:
+    splits = split(make(tmp_path / "one", "a/train/1.ply", "a/test/2.ply", "b/train/1.ply"))
+    assert splits.notes == ("no test clouds of b",)
+    with pytest.raises(BadDataset, match="no clouds in a train folder of b"):
+        split(make(tmp_path / "two", "a/train/1.ply", "a/test/2.ply", "b/test/1.ply"))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=2, max_size=5),
+    share=st.floats(0.01, 0.9),
+    seed=st.integers(0, 3),
+    copies=st.lists(st.integers(0, 11), max_size=6),
+)
+def test_a_drawn_test_split_is_whole_disjoint_stratified_and_seeded(sizes: list[int], share: float, seed: int, copies: list[int]) -> None:
+    targets = np.repeat(np.arange(len(sizes)), sizes)
+    contents = np.arange(len(targets))
+    for row in copies:  # some files are copies of others, also across classes
+        contents[row % len(contents)] = contents[(row * 7) % len(contents)]
+    sha256 = np.zeros((len(targets), 32), np.uint8)
+    sha256[:, 3] = contents
+    clouds = FileClouds(None, tuple(map(str, range(len(sizes)))), np.arange(len(targets)), targets, sha256)
+    rest, held = hold_out(clouds, share, seed, smallest=3)
+    assert sorted([*rest.rows, *held.rows]) == list(range(len(targets)))
+    assert not set(contents[rest.rows]) & set(contents[held.rows])
+    conflicts = [content for content in contents if len(set(targets[contents == content])) > 1]
+    assert not set(contents[held.rows]) & set(conflicts)
+    for target in range(len(sizes)):
+        different = set(contents[targets == target]) - set(conflicts)
+        drawn = set(contents[held.rows]) & different
+        assert (len(drawn) >= 1) == (len(different) >= 3)
+        assert set(contents[rest.rows]) & set(contents[targets == target])
+        assert len(drawn) <= max(1, round(share * len(different)))
+    again = hold_out(clouds, share, seed, smallest=3)
+    assert np.array_equal(again[1].rows, held.rows)
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=5), share=st.floats(0, 0.9), seed=st.integers(0, 9))
+def test_knowing_of_no_copies_changes_nothing(sizes: list[int], share: float, seed: int) -> None:
+    targets = np.repeat(np.arange(len(sizes)), sizes)
+    names = tuple(map(str, range(len(sizes))))
+    rows = np.arange(len(targets))
+    sha256 = np.random.default_rng(0).integers(0, 256, (len(targets), 32)).astype(np.uint8)
+    in_memory = LabelledClouds(np.tile(rows[:, None, None], (1, 2, 3)).astype(np.float32), targets, names)
+    expected = hold_out(in_memory, share, seed)
+    for known in (None, sha256):
+        found = hold_out(FileClouds(None, names, rows, targets, known), share, seed)
+        for one, other in zip(expected, found, strict=True):
+            assert one.xyz[:, 0, 0].tolist() == other.rows.tolist()
+
+
+def test_the_test_split_follows_the_seed_and_not_the_disk(tmp_path: Path) -> None:
+    root = whole(tmp_path / "one")
+    first = split(root)
+    assert first.held_out
+    assert len(files(first.test)) == 6
+    assert files(split(root).test) == files(first.test)
+    assert files(split(shutil.copytree(root, tmp_path / "two")).test) == files(first.test)
+    assert files(split(root, seed=1).test) != files(first.test)
+    unscanned = folder_splits(list_folder(root), None, test_share=0.2, seed=0, skip_bad=False)
+    assert files(unscanned.test) == files(first.test)
+
+
+def test_few_shot_and_hold_out_work_on_files(tmp_path: Path) -> None:
+    train = split(whole(tmp_path), test_share=0).train
+    assert np.bincount(few_shot(train, 4, 0).targets).tolist() == [4, 4, 4]
+    rest, held = hold_out(train, 0.2, 0)
+    assert (len(rest), len(held)) == (24, 6)
+
+
+# Files of equal bytes
+
+
+def test_groups_are_named_by_their_first_file() -> None:
+    sha256 = np.zeros((6, 32), np.uint8)
+    sha256[:, 31] = [3, 1, 3, 0, 1, 3]
+    groups = group_ids(sha256)
+    assert groups.tolist() == [0, 1, 0, 3, 1, 0]
+    assert repeated(groups).tolist() == [0, 1]
+    assert spanning(groups, np.array([5, 5, 5, 5, 6, 5])).tolist() == [1]
+    assert spanning(groups, np.array([5, 5, 6, 5, 5, 5])).tolist() == [0]
+
+
+def test_a_copy_in_test_of_a_training_file_is_told_loudly(tmp_path: Path) -> None:
+    root = make(tmp_path, *(f"{kind}/{part}/{i}.ply" for kind in "ab" for part in ("train", "test") for i in range(2)))
+    shutil.copy(root / "a/train/0.ply", root / "a/test/9.ply")
+    notes = split(root).notes
+    assert notes[0] == "1 files are copies of other files, byte for byte"
+    assert notes[1].startswith("LEAK: 1 files lie in more than one split")
+    assert notes[1].endswith("a/train/0.ply = a/test/9.ply")
+
+
+def test_one_file_under_two_classes_is_a_conflict_and_stays_in_train(tmp_path: Path) -> None:
+    root = whole(tmp_path, classes=2)
+    shutil.copy(root / "c0/0.ply", root / "c1/other.ply")
+    for seed in range(10):
+        splits = split(root, seed=seed, test_share=0.5)
+        assert splits.notes[-1].startswith("CONFLICT: 1 files lie under more than one class: c0/0.ply = c1/other.ply")
+        assert {"c0/0.ply", "c1/other.ply"} <= set(files(splits.train))
+
+
+# The door that `fip evaluate` takes
+
+
+def test_read_split_of_a_folder(tmp_path: Path) -> None:
+    root = make(tmp_path / "split", *(f"{kind}/{part}/{i}.ply" for kind in "ab" for part in ("train", "test") for i in range(2)))
+    assert files(read_split("folder", root, "test")) == ["a/test/0.ply", "a/test/1.ply", "b/test/0.ply", "b/test/1.ply"]
+    assert len(read_split("folder", root, "train")) == 4
+    unsplit = whole(tmp_path / "whole")
+    assert len(read_split("folder", unsplit, "train")) == len(read_split("folder", unsplit, "test")) == 30
+    only = make(tmp_path / "only", "a/train/1.ply", "b/train/1.ply")
+    with pytest.raises(BadDataset, match="no folder named test in it"):
+        read_split("folder", only, "test")
+    (root / "a/train/0.ply").write_bytes(b"ply\n")
+    assert len(read_split("folder", root, "test")) == 4  # what is asked for is whole
+    with pytest.raises(BadDataset, match=r"a/train/0\.ply"):
+        read_split("folder", root, "train")
