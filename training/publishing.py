@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.checkpoint import read_manifest
+from models.errors import RegistryUnavailable
 from models.registry import ModelVersion, Registry, open_registry, parse_target, point, publish_as
 
 LOOKED_AT = 20  # newest versions among which a repeated command looks for its own
@@ -19,8 +20,10 @@ class Target:
 
     @classmethod
     def parse(cls, text: str, registry: str) -> "Target":
-        """`NAME[@ALIAS]` and the registry's address. Raises: BadModelName, RegistryUnavailable."""
+        """`NAME[@ALIAS]` and the registry's address; a folder that is not there is made. Raises: BadModelName, RegistryUnavailable."""
         name, alias = parse_target(text)
+        if "://" not in registry:
+            _make(Path(registry))
         opened = open_registry(registry)
         opened.names()
         return cls(name, alias, opened)
@@ -42,3 +45,10 @@ class Target:
         digest = read_manifest(checkpoint)[1]
         newest = reversed(self.registry.versions(self.name)[-LOOKED_AT:])
         return next((version for version in newest if self.registry.digest(version) == digest), None)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RegistryUnavailable(f"cannot be made: {error.strerror}", where=str(folder)) from error

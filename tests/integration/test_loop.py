@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing import active_children, current_process
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from models.pointcloud import PointCloud
 from models.sparse.tensor import collate
 from training.batches import Samples, class_weights, plan_epoch, train_batches
 from training.datasets import LabelledClouds, read_split
+from training.datasets.folder import folder_splits
+from training.datasets.listing import list_folder
 from training.loop import Compute, fit
 from training.pack import Pack, write_pack
 from training.recipe import Recipe, load_recipe
@@ -242,6 +245,36 @@ def test_voxels_are_kept_where_nothing_is_augmented(data: Path, tmp_path: Path) 
     kept.close()
 
 
+def private_kb(pid: int) -> int:
+    """Memory of a process that it shares with no other, in kB."""
+    rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(row.split()[1]) for row in rows if row.startswith(("Private_Dirty", "Private_Clean")))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc to see what memory is shared")
+def test_memory_stays_flat_over_an_epoch_in_workers_too(tmp_path: Path) -> None:
+    """Files in a folder, FIP_FILES of them (hard links to a few): read by two workers, nothing piles up in any process."""
+    count, rng = int(os.environ.get("FIP_FILES", "6000")), np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(64, 3)).astype("f4"))
+        for number in range(count // 2):
+            os.link(tmp_path / f"{name}.npy", tmp_path / name / f"{number}.npy")
+        (tmp_path / f"{name}.npy").unlink()
+    listing = list_folder(tmp_path)
+    clouds = folder_splits(listing, None, test_share=0.0, seed=0, skip_bad=False).train
+    micros = [step[0] for step in plan_epoch(clouds.targets, batch_size=32, accumulate=1, balance="none", seed=0, epoch=0)]
+    samples = Samples(clouds, load_recipe("bundled-modelnet40", SMALL).input)
+    seen = []
+    for number, _ in enumerate(train_batches(samples, micros, seed=0, epoch=0, device=torch.device("cpu"), workers=2)):
+        if number in (len(micros) // 5, len(micros) - 12):  # workers end when they have made their last batch
+            processes = [*active_children(), current_process()]
+            assert len(processes) == 3
+            seen.append([private_kb(process.pid) for process in processes if process.pid])
+    growth = [after - before for before, after in zip(*seen, strict=True)]
+    assert max(growth) < 8_000, f"kB by process: {seen}"
+
+
 def test_packs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [(rng.normal(size=(n, 3)), None, rng.integers(0, 9, n, "u1")) for n in (4, 0, 7)]
@@ -251,6 +284,8 @@ def test_packs(tmp_path: Path) -> None:
         for written, read in zip(rows, (pack[i] for i in range(3)), strict=True):
             assert read[1] is None
             for k in (0, 2):
-                assert read[k] is not None
-                assert np.array_equal(written[k], read[k])
-                assert written[k].dtype == read[k].dtype
+                one, other = written[k], read[k]
+                assert one is not None
+                assert other is not None
+                assert np.array_equal(one, other)
+                assert one.dtype == other.dtype
