@@ -16,7 +16,7 @@ from training.datasets.folder import FileClouds, FolderSplits, folder_splits
 from training.datasets.listing import Listing, list_folder
 from training.datasets.scan import Scan, scan_folder
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.slow]
 Modelnet = Callable[[str, Callable[[np.ndarray], np.ndarray]], LabelledClouds]
 
 
