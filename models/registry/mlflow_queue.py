@@ -2,8 +2,8 @@
 
 Its one atomic act that serves is creating a model version: each gets a number of its own, and numbers grow. So whoever moves
 an alias of `name` draws a ticket, a version of the helper model `_fip.moves.name` (no model of ours can be called that); the
-lowest live ticket has the turn; deleting the ticket ends it. A killed process leaves its ticket behind: whoever sees the same
-ticket at the head for ABANDONED_S by his own clock deletes it. That is safe, for a number means one ticket for ever.
+lowest live ticket has the turn; deleting the ticket ends it. A killed process leaves its ticket behind: whoever waits behind
+one that gives no sign of life for ABANDONED_S, by his own clock, deletes it. That is safe: a number means one ticket for ever.
 
 What remains unguarded: the pages of MLflow and other tools do not queue; a process that stops, or a request that lingers, for
 longer than ABANDONED_S between the last look at the ticket and the one change after it may act out of turn; a server that
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from models.errors import RegistryUnavailable
-from models.registry.mlflow_server import Absent, Server
+from models.registry.mlflow_server import PAGE, Absent, Server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 Act = Callable[[Callable[["MlflowClient"], object]], None]
 
-ABANDONED_S = 10.0
-POLL_S = 0.1
+ABANDONED_S, BEAT_S = 10.0, 2.0
+BEAT_TAG = "fip.alive"
+POLL_S = 0.05  # for each ticket ahead, up to 20: those at the back must not keep the server from those at the front
 
 
 @contextlib.contextmanager
@@ -62,22 +63,34 @@ def _draw(server: Server, queue: str) -> int:
 
 
 def _await_turn(server: Server, queue: str, ticket: int) -> None:
-    watched, since = 0, time.monotonic()
-    while (head := _head(server, queue)) != ticket:
-        if head is None or head > ticket:
-            raise _lost(server)
-        if head != watched:
-            watched, since = head, time.monotonic()
-        elif time.monotonic() - since > ABANDONED_S:
-            _discard(server, queue, head)
-            continue
-        time.sleep(POLL_S)
+    watched: dict[int, tuple[str | None, float]] = {}  # ticket ahead -> its last sign of life, and when that was seen first
+    beat_at = time.monotonic()
+    while ahead := _ahead(server, queue, ticket):
+        now = time.monotonic()
+        for number, sign in ahead.items():
+            if number not in watched or watched[number][0] != sign:
+                watched[number] = (sign, now)
+            elif now - watched[number][1] > ABANDONED_S:
+                _discard(server, queue, number)
+        if now - beat_at > BEAT_S:
+            beat_at = now
+            _beat(server, queue, ticket)
+        time.sleep(POLL_S * min(len(ahead), 20))
 
 
-def _head(server: Server, queue: str) -> int | None:
-    """The lowest live ticket."""
-    found = server.ask(lambda client: client.search_model_versions(f"name = '{queue}'", max_results=1, order_by=["version_number ASC"]))
-    return int(found[0].version) if found else None
+def _ahead(server: Server, queue: str, ticket: int) -> dict[int, str | None]:
+    """Live tickets before this one, and their last signs of life. Raises: RegistryUnavailable (this one was deleted)."""
+    found = server.ask(lambda client: client.search_model_versions(f"name = '{queue}'", max_results=PAGE, order_by=["version_number ASC"]))
+    signs = {int(version.version): version.tags.get(BEAT_TAG) for version in found if int(version.version) <= ticket}
+    if ticket not in signs and len(found) < PAGE:
+        raise _lost(server)
+    return {number: sign for number, sign in signs.items() if number != ticket}
+
+
+def _beat(server: Server, queue: str, ticket: int) -> None:
+    """A sign of life, so that a ticket that waits differs from one that was left behind."""
+    with contextlib.suppress(Absent):  # the next look at the queue says so
+        server.ask(lambda client: client.set_model_version_tag(queue, str(ticket), BEAT_TAG, uuid.uuid4().hex))
 
 
 def _act(server: Server, queue: str, ticket: int, change: Callable[["MlflowClient"], object]) -> None:
