@@ -377,8 +377,8 @@ def test_a_copy_in_test_of_a_training_file_is_told_loudly(tmp_path: Path) -> Non
     root = make(tmp_path, *(f"{kind}/{part}/{i}.ply" for kind in "ab" for part in ("train", "test") for i in range(2)))
     shutil.copy(root / "a/train/0.ply", root / "a/test/9.ply")
     notes = split(root).notes
-    assert notes[0] == "1 files are copies of other files, byte for byte"
-    assert notes[1].startswith("LEAK: 1 files lie in more than one split")
+    assert notes[0] == "copies of other files, byte for byte: 1"
+    assert notes[1].startswith("LEAK: the same bytes lie in more than one split")
     assert notes[1].endswith("a/train/0.ply = a/test/9.ply")
 
 
@@ -387,7 +387,7 @@ def test_one_file_under_two_classes_is_a_conflict_and_stays_in_train(tmp_path: P
     shutil.copy(root / "c0/0.ply", root / "c1/other.ply")
     for seed in range(10):
         splits = split(root, seed=seed, test_share=0.5)
-        assert splits.notes[-1].startswith("CONFLICT: 1 files lie under more than one class: c0/0.ply = c1/other.ply")
+        assert splits.notes[-1].startswith("CONFLICT: the same bytes lie under more than one class: c0/0.ply = c1/other.ply")
         assert {"c0/0.ply", "c1/other.ply"} <= set(files(splits.train))
 
 

@@ -101,7 +101,7 @@ def folder_splits(listing: Listing, scan: Scan | None, *, test_share: float, see
     Raises: BadDataset (unusable files without `skip_bad`, a class without clouds to train on).
     """
     if scan is not None and not skip_bad:
-        refuse_bad(listing, scan)
+        refuse_bad(listing, scan, " (--skip-bad leaves them out)")
     clouds = all_clouds(listing, scan)
     split = listing.splits[clouds.rows]
     held_out = not listing.has_splits and test_share > 0
@@ -138,13 +138,13 @@ def all_clouds(listing: Listing, scan: Scan | None) -> FileClouds:
     return FileClouds(listing.paths, listing.names, rows, listing.targets[rows].astype(np.int64), sha256)
 
 
-def refuse_bad(listing: Listing, scan: Scan) -> None:
+def refuse_bad(listing: Listing, scan: Scan, remedy: str = "") -> None:
     """Raises: BadDataset, naming the first ten unusable files with code and reason, if there are any."""
     bad = np.flatnonzero(~scan.usable)
     if len(bad):
         lines = [f"{listing.relative(row)} [{scan.code(row)}]: {scan.reason(row)}" for row in map(int, bad[:SHOWN])]
         more = [f"and {len(bad) - SHOWN:,} more"] if len(bad) > SHOWN else []
-        head = f"{len(bad):,} of {len(listing):,} files cannot be used (--skip-bad leaves them out):"
+        head = f"{len(bad):,} of {len(listing):,} files cannot be used{remedy}:"
         raise BadDataset("\n  ".join([head, *lines, *more]), where=str(listing.root))
 
 
@@ -184,23 +184,25 @@ def duplicate_notes(listing: Listing, clouds: FileClouds) -> list[str]:
     if groups is None or not len(repeated(groups)):
         return []
     extra = int((groups != np.arange(len(groups))).sum())
-    notes = [f"{extra:,} files are copies of other files, byte for byte"]
-    leaks = spanning(groups, listing.splits[clouds.rows])
-    if len(leaks):
-        notes.append(f"LEAK: {len(leaks):,} files lie in more than one split; scores on them mean nothing: {_pairs(clouds, groups, leaks)}")
-    conflicts = spanning(groups, clouds.targets)
-    if len(conflicts):
-        notes.append(f"CONFLICT: {len(conflicts):,} files lie under more than one class: {_pairs(clouds, groups, conflicts)}")
+    notes = [f"copies of other files, byte for byte: {extra:,}"]
+    leaks = _pairs(clouds, groups, listing.splits[clouds.rows])
+    if leaks:
+        notes.append(f"LEAK: the same bytes lie in more than one split, and scores on them mean nothing: {leaks}")
+    conflicts = _pairs(clouds, groups, clouds.targets)
+    if conflicts:
+        notes.append(f"CONFLICT: the same bytes lie under more than one class: {conflicts}")
     return notes
 
 
-def _pairs(clouds: FileClouds, groups: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> str:
-    """`a = b` of the first ten groups: the first file and the first other one of another class or folder."""
+def _pairs(clouds: FileClouds, groups: npt.NDArray[np.int64], kinds: npt.NDArray[np.integer]) -> str:
+    """`a = b, c = d` of the groups whose files are of several kinds: the first file and the first of another kind."""
+    chosen = spanning(groups, kinds)
     texts = []
     for group in chosen[:SHOWN]:
-        members = [clouds.paths.relative(int(clouds.rows[index])) for index in np.flatnonzero(groups == group)[: SHOWN + 1]]
-        texts.append(" = ".join(members))
-    return _some(texts)
+        other = np.flatnonzero((groups == group) & (kinds != kinds[group]))[0]
+        texts.append(" = ".join(clouds.paths.relative(int(clouds.rows[index])) for index in (group, other)))
+    more = f", and {len(chosen) - SHOWN:,} more" if len(chosen) > SHOWN else ""
+    return f"{', '.join(texts)}{more}"
 
 
 def _some(texts: list[str]) -> str:

@@ -148,11 +148,11 @@ class DataReport:
     def _lists(self) -> list[str]:
         lines = []
         if self.num_duplicates:
-            lines.append(f"{self.num_duplicates:,} files occur more than once:")
+            lines.append(f"files that occur more than once: {self.num_duplicates:,}")
             lines += [f"  {' = '.join(group)}" for group in self.duplicates]
             lines += _more(self.num_duplicates, len(self.duplicates))
         if self.num_unusable:
-            lines.append(f"{self.num_unusable:,} files cannot be used; training refuses them, or leaves them out with --skip-bad:")
+            lines.append(f"files that cannot be used: {self.num_unusable:,}; training refuses them, or leaves them out with --skip-bad")
             lines += [f"  {each.path} [{each.code}]: {each.reason}" for each in self.unusable]
             lines += _more(self.num_unusable, len(self.unusable))
         return lines
