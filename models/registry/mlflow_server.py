@@ -28,7 +28,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow would repeat for minutes, also what must not happen twice; see `Server.ask`
 }
 SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
-BUSY_S = 8.0  # how long a server that answers 429 or 5xx is asked again
+BUSY_S = 6.0  # how long a server that answers 429 or 5xx is asked again
 PAGE = 1000
 
 
@@ -120,15 +120,15 @@ def _passing(error: BaseException) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """One line for people: what the operating system said, else what MLflow said, without credentials."""
-    from requests.exceptions import Timeout
-
+    """One line for people: what the operating system said, else what went wrong first, without credentials."""
     links = list(_chain(error))
     said = [link.strerror for link in links if isinstance(link, OSError) and link.strerror]
-    if any(isinstance(link, Timeout) for link in links):
+    if said:
+        text = said[-1]
+    elif any(isinstance(link, TimeoutError) for link in links):
         text = f"no answer within {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s (MLFLOW_HTTP_REQUEST_TIMEOUT)"
     else:
-        text = said[-1] if said else " ".join(str(error).split())[:300]
+        text = str(links[-1])
     for secret in filter(None, (os.environ.get(name) for name in SECRETS)):
-        text = text.replace(secret, "***")
-    return text
+        text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***")
+    return " ".join(text.split())[:300]
