@@ -160,6 +160,14 @@ def test_the_order_of_creation_does_not_matter_and_bytes_are_sorted(tmp_path: Pa
     assert [row[0] for row in listings[0]] == [os.fsdecode(name) for name in sorted(map(os.fsencode, names))]
 
 
+def test_files_of_a_folder_come_before_those_of_its_folders_in_turn(tmp_path: Path) -> None:
+    expected = ["a/z.ply", *(f"a/{folder:02d}/{inner}/1.ply" for folder in range(12) for inner in "xy"), "b/1.ply"]
+    for seed in range(3):
+        shuffled = expected[:]
+        random.Random(seed).shuffle(shuffled)
+        assert [row[0] for row in table(list_folder(touch(tmp_path / str(seed), *shuffled)))] == expected
+
+
 @given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda name: b"\0" not in name and b"/" not in name), unique=True))
 def test_names_are_sorted_as_python_sorts_bytes(names: list[bytes]) -> None:
     order = sorted_names(b"".join(names), np.array([len(name) for name in names], np.int64))

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -254,14 +255,15 @@ def test_the_digest_is_of_paths_classes_and_bytes_in_order(tmp_path: Path) -> No
     assert first.take(np.array([0, 1, 2])).digest == first.digest
     unscanned = folder_splits(list_folder(root), None, test_share=0, seed=0, skip_bad=False).train
     assert unscanned.digest == first.digest
-    changes = {first.digest, first.take(np.array([1, 0, 2])).digest}
+    assert unscanned.take(np.array([2, 0])).digest == first.take(np.array([2, 0])).digest
+    changes = {first.digest, replace(first, names=("a", "other")).digest, first.take(np.array([1, 0, 2])).digest}
     write(copied / "a/1.ply", 77)
     changes.add(split(copied, test_share=0).train.digest)
     (root / "b").rename(root / "c")
     changes.add(split(root, test_share=0).train.digest)
     (root / "a/1.ply").rename(root / "a/0.ply")
     changes.add(split(root, test_share=0).train.digest)
-    assert len(changes) == 5
+    assert len(changes) == 6
 
 
 def test_clouds_are_small_to_pass_on(tmp_path: Path) -> None:
