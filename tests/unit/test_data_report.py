@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +262,11 @@ def test_inspect_ends_with_five_where_nothing_can_be_trained_on(tmp_path: Path, 
 
 def test_inspect_wants_a_folder(tmp_path: Path) -> None:
     assert run(["data", "inspect", str(tmp_path / "nowhere")]) == 2
+
+
+def test_its_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from models.cli import run; run(['data', 'inspect', '--help']); print(sorted({'numpy', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
