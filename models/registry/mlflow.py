@@ -15,7 +15,6 @@ Versions that other tools registered are left alone: not listed, unless an alias
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import re
@@ -25,9 +24,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from models.artefact import read_manifest
-from models.errors import AliasConflict, BadModelName, RegistryUnavailable, UnknownModel
+from models.errors import AliasConflict, BadCheckpoint, BadModelName, RegistryUnavailable, UnknownModel
 from models.registry.mlflow_cache import Cache, cache_dir
-from models.registry.mlflow_files import ARTIFACTS, DIGEST_TAG, check, digest_of, download, tags_of
+from models.registry.mlflow_files import ARTIFACTS, DIGEST_TAG, check, digest_of, download, is_ours, tags_of
 from models.registry.mlflow_queue import turn
 from models.registry.mlflow_server import PAGE, Absent, Server, Taken
 from models.registry.protocol import ModelVersion
@@ -65,7 +64,7 @@ class MlflowRegistry:
         self.address = address.rstrip("/")
         self._server = Server(self.address)
         self._cache = Cache((cache or cache_dir()) / "registry" / hashlib.sha256(self.address.encode()).hexdigest()[:16])
-        self._published: dict[tuple[str, int], str] = {}  # digests, as last told by the server
+        self._digests: dict[tuple[str, int], str] = {}  # as last told by the server
 
     def names(self) -> tuple[str, ...]:
         stored = self._server.ask_all(
@@ -84,16 +83,18 @@ class MlflowRegistry:
                 f"name = '{name}'", max_results=PAGE, order_by=["version_number ASC"], page_token=token
             )
         )
-        self._published |= {(name, int(version.version)): version.tags[DIGEST_TAG] for version in stored if DIGEST_TAG in version.tags}
-        ours = [int(version.version) for version in stored if DIGEST_TAG in version.tags or int(version.version) in pointing.values()]
-        return tuple(
-            ModelVersion(name, number, tuple(sorted(alias for alias, to in pointing.items() if to == number))) for number in sorted(ours)
-        )
+        aliases = {number: tuple(sorted(alias for alias, to in pointing.items() if to == number)) for number in pointing.values()}
+        shown = [version for version in stored if is_ours(version) or int(version.version) in aliases]
+        models = [ModelVersion(name, int(version.version), aliases.get(int(version.version), ())) for version in shown]
+        for model, version in zip(models, shown, strict=True):
+            with contextlib.suppress(BadCheckpoint):  # told when it is read
+                self._digests[model.name, model.version] = digest_of(model, version)
+        return tuple(models)
 
     def folder(self, model: ModelVersion) -> Path:
         check_name(model.name)
-        if cached := self._cached(model):
-            return cached[0]
+        if cached := self._cache.find(model, self._digests.get((model.name, model.version))):
+            return cached
         stored = self._stored(model)
         digest = digest_of(model, stored)
         with self._cache.workspace() as workspace:
@@ -101,25 +102,25 @@ class MlflowRegistry:
 
     def digest(self, model: ModelVersion) -> str:
         check_name(model.name)
-        cached = self._cached(model)
-        return cached[1] if cached else digest_of(model, self._stored(model))
+        told = self._digests.get((model.name, model.version)) or self._cache.digest(model)
+        return told or digest_of(model, self._stored(model))
 
     def publish(self, folder: Path, name: str) -> ModelVersion:
         check_name(name)
         verify(folder)
         digest = read_manifest(folder)[1]
         with self._cache.workspace() as workspace:
-            ours = Path(shutil.copytree(folder, workspace / ARTIFACTS))  # whatever happens to `folder` meanwhile
-            check(ours, ModelVersion(name, 0), digest)
-            run = self._server.ask(functools.partial(_start_run, self._experiment(), name))
+            ours = Path(shutil.copytree(folder, workspace / ARTIFACTS))  # whatever happens to `folder` from now on
             try:
-                self._server.ask(lambda client: client.log_artifacts(run.info.run_id, str(ours), ARTIFACTS))
-            except RegistryUnavailable:
-                with contextlib.suppress(RegistryUnavailable, Absent):
-                    self._server.ask(lambda client: client.delete_run(run.info.run_id))
-                raise
-            version = self._register(name, run, tags_of(ours, digest))
-        with contextlib.suppress(RegistryUnavailable):  # the version stands; only the status of its run is left as it was
+                check(ours, ModelVersion(name, 0), digest)
+            except BadCheckpoint as error:
+                raise BadCheckpoint(f"it changed while it was published: {error.detail}", where=str(folder)) from error
+            try:
+                run = self._upload(ours, name)
+                version = self._register(name, run, tags_of(ours, digest))
+            except Absent:
+                raise self._server.unavailable("somebody deletes there what is just being published; nothing is published") from None
+        with contextlib.suppress(RegistryUnavailable, Absent):  # the version stands; only the status of its run stays as it was
             self._server.ask(lambda client: client.update_run(run.info.run_id, status="FINISHED"))
         return version
 
@@ -131,17 +132,17 @@ class MlflowRegistry:
         if to is not None:
             self._stored_by_us(ModelVersion(name, to))
         self._expect(name, alias, expected)  # whoever is too late need not wait for a turn to be told
+        if to == expected:
+            return
         with turn(self._server, name) as act:
             self._expect(name, alias, expected)
-            if to == expected:
-                return
-            if to is None:
-                act(lambda client: client.delete_registered_model_alias(name, alias))
-                return
             try:
+                if to is None:
+                    act(lambda client: client.delete_registered_model_alias(name, alias))
+                    return
                 act(lambda client: client.set_registered_model_alias(name, alias, str(to)))
             except Absent:
-                raise _unknown(ModelVersion(name, to)) from None
+                raise UnknownModel(f"no version {name}:{to}" if to else f"no model is called {name!r}", where="model") from None
             with contextlib.suppress(RegistryUnavailable, Absent):  # it is moved; the next move notes what is missing
                 self._extend_trail(name, alias, expected, to)
 
@@ -158,19 +159,17 @@ class MlflowRegistry:
         check_name(model.name)
         stored = self._stored_by_us(model)
         with turn(self._server, model.name) as act:
-            pointing = sorted(alias for alias, to in self._aliases(model.name).items() if to == model.version)
-            if pointing:
-                raise AliasConflict(f"{model} is what {', '.join(pointing)} points at; move that first", where=str(model))
             try:
+                pointing = sorted(alias for alias, to in self._aliases(model.name).items() if to == model.version)
+                if pointing:
+                    raise AliasConflict(f"{model} is what {', '.join(pointing)} points at; move that first", where=str(model))
                 act(lambda client: client.delete_model_version(model.name, str(model.version)))
             except Absent:
                 raise _unknown(model) from None
         self._cache.forget(model)
+        self._digests.pop((model.name, model.version), None)
         with contextlib.suppress(RegistryUnavailable, Absent):  # the version is gone; `mlflow gc` frees what its run holds
             self._server.ask(lambda client: client.delete_run(str(stored.run_id)))
-
-    def _cached(self, model: ModelVersion) -> tuple[Path, str] | None:
-        return self._cache.find(model, self._published.get((model.name, model.version)))
 
     def _registered(self, name: str) -> "RegisteredModel":
         """Raises: Absent, RegistryUnavailable."""
@@ -189,7 +188,7 @@ class MlflowRegistry:
     def _stored_by_us(self, model: ModelVersion) -> "Stored":
         """Raises: UnknownModel (also for what another tool registered), RegistryUnavailable."""
         stored = self._stored(model)
-        if DIGEST_TAG not in stored.tags:
+        if not is_ours(stored):
             raise UnknownModel(f"{model} is no fip checkpoint: another tool registered it", where="model")
         return stored
 
@@ -222,6 +221,18 @@ class MlflowRegistry:
         except Taken:  # another publisher made it in between
             return self._experiment()
 
+    def _upload(self, folder: Path, name: str) -> "Run":
+        """A new run with the files. What cannot be finished is marked as deleted, as far as the server can be reached."""
+        experiment = self._experiment()
+        run = self._server.ask(lambda client: client.create_run(experiment, run_name=name))
+        try:
+            self._server.ask(lambda client: client.log_artifacts(run.info.run_id, str(folder), ARTIFACTS))
+        except BaseException:
+            with contextlib.suppress(RegistryUnavailable, Absent):
+                self._server.ask(lambda client: client.delete_run(run.info.run_id))
+            raise
+        return run
+
     def _register(self, name: str, run: "Run", tags: dict[str, str]) -> ModelVersion:
         """Create the version of a run; an unclear answer is followed by a look at whether there is one."""
 
@@ -232,10 +243,6 @@ class MlflowRegistry:
 
         self._server.ensure_model(name)
         return ModelVersion(name, int(self._server.ask(create).version))
-
-
-def _start_run(experiment: str, name: str, client: "MlflowClient") -> "Run":
-    return client.create_run(experiment, run_name=name)
 
 
 def _pointing(registered: "RegisteredModel") -> dict[str, int]:

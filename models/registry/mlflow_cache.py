@@ -28,17 +28,20 @@ class Cache:
 
     root: Path
 
-    def find(self, model: ModelVersion, digest: str | None = None) -> tuple[Path, str] | None:
-        """Folder and digest of a version that is here and undamaged; one that is damaged is dropped."""
+    def find(self, model: ModelVersion, digest: str | None) -> Path | None:
+        """Folder of a version that is here and undamaged; one that is damaged is dropped. digest: None if it is not known."""
         for copy in self._copies(model, digest):
-            found = copy.name.partition("-")[2]
             try:
-                check(copy, model, found)
+                check(copy, model, _digest(copy))
             except BadCheckpoint:
                 self._drop(copy)
             else:
-                return copy, found
+                return copy
         return None
+
+    def digest(self, model: ModelVersion) -> str | None:
+        """Digest of a version that is here; its files are not looked at."""
+        return next(map(_digest, self._copies(model, None)), None)
 
     def keep(self, folder: Path, model: ModelVersion, digest: str) -> Path:
         """Take over a checked folder from a workspace, and say where it is now."""
@@ -84,6 +87,10 @@ class Cache:
             raise RegistryUnavailable(
                 f"the cache cannot be used: {error.strerror or error}", where=str(error.filename or self.root)
             ) from error
+
+
+def _digest(copy: Path) -> str:
+    return copy.name.partition("-")[2]
 
 
 def _settle(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Files of a version on their way to and from an MLflow server: what arrives is what was published, or is refused by name."""
 
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -15,18 +14,24 @@ if TYPE_CHECKING:
 
 ARTIFACTS = "checkpoint"  # folder among the artifacts of the run
 DIGEST_TAG, FILES_TAG = "fip.digest", "fip.files"
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def tags_of(folder: Path, digest: str) -> dict[str, str]:
     """What a version says of its files: the digest of their manifest, and their names."""
-    return {DIGEST_TAG: digest, FILES_TAG: json.dumps(sorted(path.name for path in folder.iterdir()))}
+    return {DIGEST_TAG: digest, FILES_TAG: "/".join(sorted(path.name for path in folder.iterdir()))}
+
+
+def is_ours(stored: "Stored") -> bool:
+    """Whether `fip` published it."""
+    return DIGEST_TAG in stored.tags
 
 
 def digest_of(model: ModelVersion, stored: "Stored") -> str:
     """The digest a stored version was published with. Raises: BadCheckpoint (another tool made it)."""
     digest = stored.tags.get(DIGEST_TAG, "")
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise BadCheckpoint(f"not a fip checkpoint: it has no tag {DIGEST_TAG}, so another tool registered it", where=str(model))
+    if not _DIGEST.match(digest) or FILES_TAG not in stored.tags:
+        raise BadCheckpoint(f"not a fip checkpoint: without good tags {DIGEST_TAG} and {FILES_TAG}, another tool made it", where=str(model))
     return digest
 
 
@@ -35,10 +40,10 @@ def download(server: Server, model: ModelVersion, stored: "Stored", into: Path) 
 
     Raises: BadCheckpoint (a file is missing, surplus or damaged on the server).
     """
-    run = str(stored.run_id)
+    run, digest = str(stored.run_id), digest_of(model, stored)
     try:
         listed = {PurePosixPath(file.path).name for file in server.ask(lambda client: client.list_artifacts(run, ARTIFACTS))}
-        published = set(json.loads(stored.tags[FILES_TAG]))
+        published = set(stored.tags[FILES_TAG].split("/"))
         if listed != published:
             missing, surplus = sorted(published - listed), sorted(listed - published)
             changes = [f"missing {name}" for name in missing] + [f"not published {name}" for name in surplus]
@@ -46,7 +51,7 @@ def download(server: Server, model: ModelVersion, stored: "Stored", into: Path) 
         server.ask(lambda client: client.download_artifacts(run, ARTIFACTS, str(into)))
     except Absent:
         raise BadCheckpoint(f"the run {run} with its files is gone from the server", where=str(model)) from None
-    check(into / ARTIFACTS, model, digest_of(model, stored))
+    check(into / ARTIFACTS, model, digest)
     return into / ARTIFACTS
 
 

@@ -32,7 +32,7 @@ POLL_S = 0.05  # for each ticket ahead, up to 20: those at the back must not kee
 
 
 @contextlib.contextmanager
-def turn(server: Server, name: str) -> Iterator[Act]:
+def turn(server: Server, name: str, abandoned_s: float = ABANDONED_S) -> Iterator[Act]:
     """Wait for the turn to change `name` and hold it. What is given makes a change, after a look at whether the turn still lasts.
 
     Making a change raises RegistryUnavailable if the turn was lost, because this process had stopped for too long.
@@ -40,7 +40,7 @@ def turn(server: Server, name: str) -> Iterator[Act]:
     queue = f"_fip.moves.{name}"
     ticket = _draw(server, queue)
     try:
-        _await_turn(server, queue, ticket)
+        _await_turn(server, queue, ticket, abandoned_s)
         yield functools.partial(_act, server, queue, ticket)
     finally:
         with contextlib.suppress(RegistryUnavailable):  # the next in the queue will take it for abandoned
@@ -55,14 +55,16 @@ def _draw(server: Server, queue: str) -> int:
         drawn = client.search_model_versions(f"source_path = '{source}'", max_results=1)
         return drawn[0] if drawn else client.create_model_version(queue, source, await_creation_for=0)
 
+    with contextlib.suppress(Absent):
+        return int(server.ask(draw).version)
+    server.ensure_model(queue, "Those who move aliases wait here, a version each, for milliseconds. Made by fip; leave it alone.")
     try:
         return int(server.ask(draw).version)
-    except Absent:
-        server.ensure_model(queue, "Those who move aliases wait here, a version each, for milliseconds. Made by fip; leave it alone.")
-        return int(server.ask(draw).version)
+    except Absent:  # somebody deleted the queue at once
+        raise _lost(server) from None
 
 
-def _await_turn(server: Server, queue: str, ticket: int) -> None:
+def _await_turn(server: Server, queue: str, ticket: int, abandoned_s: float) -> None:
     watched: dict[int, tuple[str | None, float]] = {}  # ticket ahead -> its last sign of life, and when that was seen first
     beat_at = time.monotonic()
     while ahead := _ahead(server, queue, ticket):
@@ -70,12 +72,14 @@ def _await_turn(server: Server, queue: str, ticket: int) -> None:
         for number, sign in ahead.items():
             if number not in watched or watched[number][0] != sign:
                 watched[number] = (sign, now)
-            elif now - watched[number][1] > ABANDONED_S:
+            elif now - watched[number][1] > abandoned_s:
                 _discard(server, queue, number)
         if now - beat_at > BEAT_S:
             beat_at = now
             _beat(server, queue, ticket)
         time.sleep(POLL_S * min(len(ahead), 20))
+    if watched:
+        _beat(server, queue, ticket)  # those behind count from now on
 
 
 def _ahead(server: Server, queue: str, ticket: int) -> dict[int, str | None]:
@@ -108,4 +112,6 @@ def _discard(server: Server, queue: str, ticket: int) -> None:
 
 
 def _lost(server: Server) -> RegistryUnavailable:
-    return server.unavailable(f"the turn was lost, because nothing was heard of it for {ABANDONED_S:.0f} s; nothing was moved, try again")
+    return server.unavailable(
+        f"the turn to change aliases was taken away, as after {ABANDONED_S:.0f} s of silence; nothing was changed, try again"
+    )

@@ -28,7 +28,6 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # MLflow would repeat for minutes, also what must not happen twice; see `Server.ask`
 }
 SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
-BUSY_S = 6.0  # how long a server that answers 429 or 5xx is asked again
 PAGE = 1000
 
 
@@ -41,10 +40,10 @@ class Taken(Exception):
 
 
 class Server:
-    """One MLflow server. Nothing is sent before the first question."""
+    """One MLflow server. Nothing is sent before the first question. busy_s: how long it is asked again while it answers 429 or 5xx."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, busy_s: float = 6.0) -> None:
+        self.address, self._busy_s = address, busy_s
 
     def ask(self, question: Callable[["MlflowClient"], T]) -> T:
         """What the server answers. A busy server is asked again, so `question` must be one that may be repeated.
@@ -54,7 +53,7 @@ class Server:
         client = self._client
         from mlflow.exceptions import MlflowException
 
-        give_up, pause_s = time.monotonic() + BUSY_S, 0.05
+        give_up, pause_s = time.monotonic() + self._busy_s, 0.05
         while True:
             try:
                 return question(client)
