@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-BENCHES := io
+BENCHES := io listing
 
 .PHONY: help install serve test lint format bench $(BENCHES:%=bench-%) clean
 
@@ -44,6 +44,9 @@ bench: $(BENCHES:%=bench-%)  ## every benchmark; each writes build/bench/NAME.js
 
 bench-io: $(VENV)/.installed-bench  ## reading and voxelizing against plyfile, numpy and spconv
 	$(BIN)/python -m tests.bench.bench_io
+
+bench-listing: $(VENV)/.installed-dev  ## a folder of a million files: listed, split, scanned, and memory over an epoch
+	$(BIN)/python -m tests.bench.bench_listing
 
 clean:  ## remove .venv, caches and build output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

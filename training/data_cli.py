@@ -36,12 +36,9 @@ def inspect(path: Path, sample: int | None, test_share: float, seed: int, as_jso
     PATH is ROOT/CLASS/FILES, ROOT/CLASS/{train,val,test}/FILES or ROOT/{train,val,test}/CLASS/FILES. Exits with 5 if nothing in it
     can be trained on; single unusable files are listed.
     """
-    import contextlib
-    import json
-    import sys
+        import json
 
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # JSON stands alone on stdout
-        found = look_through(path, sample, test_share, seed)
+    found = look_through(path, sample, test_share, seed)
     if as_json:
         problem = {"code": found.problem.code, "detail": str(found.problem)} if found.problem else None
         derived = {"notes": found.notes, "input": found.derived, "reasons": found.reasons, "problem": problem}

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere; on stderr."""
 
 import sys
 import time
@@ -24,5 +24,5 @@ def progress(items: Iterable[T], what: str, total: int, *, start: int = 0, quiet
     for done, item in enumerate(items, start):
         if time.monotonic() - said > LINE_EVERY_S:
             said = time.monotonic()
-            click.echo(f"{what}: {done} of {total}")
+            click.echo(f"{what}: {done} of {total}", err=True)
         yield item
