@@ -36,7 +36,7 @@ def inspect(path: Path, sample: int | None, test_share: float, seed: int, as_jso
     PATH is ROOT/CLASS/FILES, ROOT/CLASS/{train,val,test}/FILES or ROOT/{train,val,test}/CLASS/FILES. Exits with 5 if nothing in it
     can be trained on; single unusable files are listed.
     """
-        import json
+    import json
 
     found = look_through(path, sample, test_share, seed)
     if as_json:
