@@ -15,6 +15,7 @@ from training.evaluate import ClassificationReport
 
 CLASSES_SHOWN = 100
 WEAKEST_SHOWN = 5
+CLOUDS_TO_JUDGE = 5  # of a class
 
 CARD = Template("""---
 license: other
@@ -147,11 +148,12 @@ def _choices(scores: Scores, num_validation: int) -> str:
 
 
 def _weakest(report: ClassificationReport | None) -> str:
-    """A sentence on the classes that it knows worst."""
+    """A sentence on the classes that it knows worst, of those with enough clouds to say so."""
     if report is None:
         return ""
-    ranked = sorted(report.class_accuracy.items(), key=lambda each: each[1])[:WEAKEST_SHOWN]
-    below = [f"{name} {share:.0%}" for name, share in ranked if share < 1]
+    counts = np.bincount(report.targets, minlength=len(report.names))
+    counted = [(share, name) for name, share in report.class_accuracy.items() if counts[report.names.index(name)] >= CLOUDS_TO_JUDGE]
+    below = [f"{_cell(name)} {share:.0%}" for share, name in sorted(counted)[:WEAKEST_SHOWN] if share < 1]
     return f" Weakest classes: {', '.join(below)}." if below else ""
 
 
@@ -169,15 +171,17 @@ def _input(spec: InputSpec) -> str:
 
 def _data(manifest: Manifest, story: Story) -> str:
     names, tested = manifest.labels, story.scores.test
-    counts = [np.bincount(part, minlength=len(names)) for part in (story.train.targets, story.validation.targets)]
-    counts.append(np.bincount(tested.targets, minlength=len(names)) if tested is not None else np.zeros(len(names), np.int64))
-    lines = [f"{manifest.provenance.dataset}: {len(story.train):,} training clouds, {len(story.validation):,} to validate, "
-             f"{int(counts[2].sum()):,} to test."]  # fmt: skip
-    lines += [f"- {note}" for note in story.notes]
-    lines += ["", "| class | train | validation | test |", "|---|---|---|---|"]
-    lines += [f"| {_cell(name)} | {a} | {b} | {c} |" for name, a, b, c in list(zip(names, *counts, strict=True))[:CLASSES_SHOWN]]
+    parts = {"train": story.train.targets, "validation": story.validation.targets}
+    if tested is not None:
+        parts["test"] = tested.targets
+    counts = {part: np.bincount(targets, minlength=len(names)) for part, targets in parts.items() if len(targets)}
+    said = ", ".join(f"{count.sum():,} {part}" for part, count in counts.items())
+    lines = [f"{_cell(manifest.provenance.dataset)}: {said} clouds.", *(f"- {note}" for note in story.notes), ""]
+    lines += [f"| class | {' | '.join(counts)} |", "|---" * (1 + len(counts)) + "|"]
+    for target, name in enumerate(names[:CLASSES_SHOWN]):
+        lines.append(f"| {_cell(name)} | {' | '.join(str(count[target]) for count in counts.values())} |")
     if len(names) > CLASSES_SHOWN:
-        lines.append(f"| and {len(names) - CLASSES_SHOWN} more | | | |")
+        lines.append(f"| and {len(names) - CLASSES_SHOWN} more |{' |' * len(counts)}")
     return "\n".join(lines)
 
 

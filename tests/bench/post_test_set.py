@@ -23,7 +23,7 @@ from models.io import read_cloud
 from models.predictor import Predictor
 from models.registry import Catalogue
 from tests.bench.report import machine
-from training.datasets import read_split
+from training.datasets.modelnet40 import read_modelnet40
 from training.evaluate import evaluate
 
 Points = npt.NDArray[np.float64]
@@ -119,7 +119,7 @@ def summary(plain: dict[str, str], changed: dict[str, dict[str, str]]) -> dict[s
 def compared(plain: dict[str, str], files: dict[str, Path], data: Path, model: str) -> dict[str, object]:
     """What `fip evaluate` finds, and for how many clouds, matched by their bytes, the service answered the same."""
     predictor = Predictor.load(Catalogue().locate(model)[0])
-    clouds = read_split("modelnet40", data, "test")
+    clouds = read_modelnet40(data, "test")
     report = evaluate(predictor, clouds)
     evaluated = {xyz.tobytes(): clouds.names[label] for xyz, label in zip(clouds.xyz, report.predicted, strict=True)}
     same = [evaluated.get(read_cloud(path).xyz.tobytes()) == plain[name] for name, path in files.items()]

@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from models.manifest import NetworkSpec
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.registry import Catalogue
-from models.sparse.nn import SparseConv3d
+from models.sparse.nn import SparseBatchNorm, SparseConv3d
 from models.sparse.tensor import sparse_tensor
 from models.zoo import build
 from training.datasets import LabelledClouds
+from training.distributed import synchronise_norms
 from training.finetune import freeze_policy
 from training.loop import accuracy_of, fit
 from training.recipe import load_recipe
@@ -65,6 +67,25 @@ def test_training_runs_on_the_device(tmp_path: Path) -> None:
         fit(net, freeze_policy(net, "all"), recipe, clouds, clouds, tmp_path)
     assert 0 <= accuracy_of(net, clouds, recipe.input) <= 1
     assert all(parameter.is_cuda and parameter.isfinite().all() for parameter in net.parameters())
+
+
+def test_norms_over_all_processes_are_norms_over_one_where_there_is_one(tmp_path: Path) -> None:
+    feats = torch.randn(len(coords()), 16, device="cuda")
+    plain, synced = (torch.nn.Sequential(SparseBatchNorm(16)).cuda() for _ in range(2))
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        synchronise_norms(synced, frozenset())
+        results = []
+        for net in (plain, synced):
+            x = feats.clone().requires_grad_()
+            out = net(sparse_tensor(coords().cuda(), x)).feats
+            out.square().sum().backward()
+            results.append((out, x.grad, net[0].weight.grad, net[0].running_var))
+    finally:
+        dist.destroy_process_group()
+    assert isinstance(synced[0], torch.nn.SyncBatchNorm)
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_the_bundled_model_gives_the_same_label() -> None:

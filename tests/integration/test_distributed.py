@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_frozen_norms_give_what_one_process_gives(data: Path, image_file: Path, 
     assert not torch.equal(found["conv1.weight"], first["conv1.weight"])
     assert not torch.equal(found["bn1.running_mean"], first["bn1.running_mean"])
     for name, tensor in beginning.net.state_dict().items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-5, msg=partial("{}: {}".format, name))
     one, two = (read_scalars(tmp_path / name) for name in ("one", "two"))
     assert [row["val_accuracy"] for row in one] == [row["val_accuracy"] for row in two]
     assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], abs=1e-5)
@@ -87,7 +88,7 @@ def test_batch_norm_otherwise_normalises_each_shard(data: Path, image_file: Path
         schedule.step()
     found = read_state(tmp_path / STATE)["net"]
     for name, tensor in net.state_dict().items():
-        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4, msg=partial("{}: {}".format, name))
 
 
 def test_the_loss_of_a_batch_is_summed() -> None:

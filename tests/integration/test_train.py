@@ -18,6 +18,7 @@ from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from training.batches import MicroBatch, Samples, train_batches
 from training.datasets import read_split
+from training.datasets.modelnet40 import read_modelnet40
 from training.evaluate import evaluate
 from training.recipe import load_recipe
 from training.reproduce import ARMS, ten_shot
@@ -60,7 +61,7 @@ def test_evaluate_repeats_the_score_of_the_card(finished: Path, data: Path, caps
     assert run(["evaluate", str(finished / "checkpoint"), "--data", str(data), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] == load_checkpoint(finished / "checkpoint").manifest.metrics["test_accuracy"]
-    report = evaluate(Predictor.load(finished / "checkpoint"), read_split("modelnet40", data, "test"))
+    report = evaluate(Predictor.load(finished / "checkpoint"), read_modelnet40(data, "test"))
     assert found["predicted"] == report.predicted.tolist()
     assert report.class_accuracy.keys() == {"sphere", "cube", "rod"}
 
@@ -123,7 +124,7 @@ def test_where_a_run_starts(image_file: Path, init: str) -> None:
 
 
 def test_labels_must_be_the_models(finished: Path, data: Path) -> None:
-    clouds = replace(read_split("modelnet40", data, "test"), names=("cube", "sphere", "rod"))
+    clouds = replace(read_modelnet40(data, "test"), names=("cube", "sphere", "rod"))
     with pytest.raises(BadDataset, match="other classes than the model"):
         evaluate(Predictor.load(finished / "checkpoint"), clouds)
 
@@ -168,7 +169,7 @@ def test_wrong_runs_say_why(
 
 def test_training_and_serving_make_the_same_voxels(finished: Path, data: Path, tmp_path: Path) -> None:
     """The same cloud through the training loop's batch (no augmentation) and through a file and Predictor."""
-    clouds = read_split("modelnet40", data, "test")
+    clouds = read_modelnet40(data, "test")
     recipe = load_recipe(str(finished / "recipe.yaml"))
     micro = MicroBatch(np.arange(1), np.arange(1), 1.0)
     for samples in (Samples(clouds, recipe.input), kept := Samples(clouds, recipe.input).cached(tmp_path)):
@@ -182,7 +183,7 @@ def test_training_and_serving_make_the_same_voxels(finished: Path, data: Path, t
 
 def test_batch_size_does_not_change_an_answer(finished: Path, data: Path) -> None:
     predictor = Predictor.load(finished / "checkpoint")
-    clouds = read_split("modelnet40", data, "test")
+    clouds = read_modelnet40(data, "test")
     voxels = [predictor.voxelize(PointCloud(xyz)) for xyz in clouds.xyz]
     together = predictor.classify(voxels)
     for one, batched in zip(voxels, together, strict=True):
