@@ -94,15 +94,11 @@ def open_catalogue(address: str | None = None) -> Catalogue:
 
 
 def open_registry(address: str) -> Registry:
-    """The registry at an address: an existing folder, or the URL of an MLflow server. Raises: RegistryUnavailable."""
+    """The registry at an address: a folder that exists, or the URL of an MLflow server. Raises: RegistryUnavailable."""
     if not is_address(address):
         raise RegistryUnavailable("no such folder, and no http:// or https:// address", where=address)
     if not is_url(address):
         return LocalRegistry(Path(address))
-    try:
-        from models.registry.mlflow import MlflowRegistry
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "mlflow":
-            raise
-        raise RegistryUnavailable("needs the MLflow client: pip install 'fip-server[mlflow]'", where=address) from error
+    from models.registry.mlflow import MlflowRegistry
+
     return MlflowRegistry(address)

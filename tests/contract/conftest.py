@@ -21,6 +21,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from models.registry import Registry
+from models.registry.local import LocalRegistry
+from models.registry.mlflow import MlflowRegistry
 from service.app import create_app
 from service.protocol import BoundedHttp
 from service.settings import Settings
@@ -124,3 +127,23 @@ def _await_health(url: str, process: "subprocess.Popen[bytes]", log: Path) -> No
             return
         time.sleep(0.1)
     pytest.fail(f"the MLflow server did not start:\n{log.read_text()[-2000:]}")
+
+
+# One suite for every backend of the registry, test_registry.py: name -> the fixture that makes one.
+BACKENDS = {"local": "local_registry", "mlflow": "mlflow_registry"}
+
+
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
+def any_registry(request: pytest.FixtureRequest) -> Registry:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def local_registry(tmp_path: Path) -> Registry:
+    (tmp_path / "registry").mkdir()
+    return LocalRegistry(tmp_path / "registry")
+
+
+@pytest.fixture
+def mlflow_registry(mlflow_server: MlflowServer, tmp_path: Path) -> Registry:
+    return MlflowRegistry(mlflow_server.address, tmp_path / "cache")
