@@ -100,7 +100,7 @@ class LocalRegistry:
         with self._changing(model.name) as model_dir:
             pointing = sorted(alias for alias, to in read_aliases(model_dir).current.items() if to == model.version)
             if pointing:
-                raise AliasConflict(f"{model} is what {', '.join(pointing)} points at; move that first", where=str(model))
+                raise AliasConflict(f"{', '.join(pointing)} points at it; move that first", where=str(model))
             (model_dir / f"{REMOVED}{model.version}").touch()
             sync_dir(model_dir)  # the number must not come back, whatever happens next
             trash = model_dir / f"{TRASH}{uuid.uuid4().hex}"

@@ -133,7 +133,7 @@ def _await_health(url: str, process: "subprocess.Popen[bytes]", log: Path) -> No
 BACKENDS = {"local": "local_registry", "mlflow": "mlflow_registry"}
 
 
-@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
+@pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
 def any_registry(request: pytest.FixtureRequest) -> Registry:
     return request.getfixturevalue(request.param)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -204,19 +205,27 @@ def lacking(folder: Path, fact: str) -> None:
     sign(folder)
 
 
+def uncarded(folder: Path) -> None:
+    (folder / "README.md").unlink()
+    sign(folder)
+
+
 def scored(folder: Path) -> None:
     edit(folder, metrics={"test_accuracy": 0.9051})
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    **{f"flipped {name}": (lambda f, name=name: flip(f, name), name) for name in ("model.safetensors", "README.md", "curve.png")},
-    **{f"truncated {name}": (lambda f, name=name: truncate(f, name), name) for name in ("model.safetensors", "README.md", "curve.png")},
-    "truncated and signed weights": (lambda f: (truncate(f, "model.safetensors"), sign(f)), "model.safetensors"),
-    "truncated manifest": (lambda f: truncate(f, "manifest.json") or truncate(f, "manifest.json"), "manifest.json"),
+    **{f"flipped {name}": (partial(flip, name=name), name) for name in ("model.safetensors", "README.md", "curve.png")},
+    **{f"truncated {name}": (partial(truncate, name=name), name) for name in ("model.safetensors", "README.md", "curve.png")},
+    "truncated and signed weights": (
+        lambda f: signed(f, "model.safetensors", (f / "model.safetensors").read_bytes()[:-1]),
+        "model.safetensors",
+    ),
+    "truncated manifest": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json"),
     "missing weights": (lambda f: (f / "model.safetensors").unlink(), "missing model.safetensors"),
     "missing picture": (lambda f: (f / "curve.png").unlink(), "missing curve.png"),
     "missing manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json"),
-    "no card at all": (lambda f: ((f / "README.md").unlink(), sign(f)), "README.md"),
+    "no card at all": (uncarded, "README.md"),
     "extra file": (lambda f: (f / "notes.json").write_text("{}"), "not listed notes.json"),
     "extra pickle": (lambda f: (f / "model.pkl").write_bytes(PICKLE), "not listed model.pkl"),
     "listed pickle": (lambda f: signed(f, "model.pkl", PICKLE), "model.pkl"),

@@ -22,7 +22,13 @@ def tree(kind: type[errors.FipError]) -> Iterator[type[errors.FipError]]:
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], ["predict", "--help"], ["doctor", "--help"], ["train", "--help"], ["serve", "--help"]]
+    "args",
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("predict", "doctor", "models", "train", "serve")),
+        ["models", "rm", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     program = (
