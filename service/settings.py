@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, DirectoryPath, Field
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.registry.address import is_address
@@ -13,7 +14,7 @@ MIB = 1 << 20
 def _address(text: str | None) -> str | None:
     if text is None or is_address(text):
         return text
-    raise ValueError(f"{text!r} is neither a folder that exists nor an http:// or https:// address")
+    raise PydanticCustomError("registry", "{text} is neither a folder that exists nor an http:// or https:// address", {"text": repr(text)})
 
 
 class Settings(BaseSettings):

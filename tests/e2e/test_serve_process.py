@@ -145,7 +145,7 @@ def test_what_cannot_be_started_says_so(tiny_registry: Path, arguments: list[str
         ("FIP_PORT", "abc", "FIP_PORT: Input should be a valid integer"),
         ("FIP_DEVICE", "banana", "FIP_DEVICE: no device 'banana' here"),
         ("FIP_SPOOL_DIR", "/no/such/folder", "FIP_SPOOL_DIR: Path does not point to a directory"),
-        ("FIP_REGISTRY", "/no/such/folder", "FIP_REGISTRY: Path does not point to a directory"),
+        ("FIP_REGISTRY", "/no/such/folder", "FIP_REGISTRY: '/no/such/folder' is neither a folder"),
     ],
 )
 def test_a_wrong_environment_is_named_in_one_line(name: str, value: str, said: str) -> None:
