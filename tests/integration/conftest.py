@@ -1,6 +1,7 @@
 """Made-up shapes and 2D weights to train on in seconds, and real ModelNet40 clouds to judge on."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from models.manifest import NetworkSpec
 from models.zoo import build
+from tests import stored_modelnet40
 from training.datasets import LabelledClouds
 
 
@@ -55,13 +57,4 @@ def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def modelnet(data_dir: Path) -> Callable[[str, Callable[[np.ndarray], np.ndarray]], LabelledClouds]:
     """Clouds of a split, `train` or `test`: those rows that a function picks from the labels (D,)."""
-
-    def read(split: str, pick: Callable[[np.ndarray], np.ndarray]) -> LabelledClouds:
-        stored = np.load(data_dir / "modelnet40" / f"modelnet40_{split}.npz", allow_pickle=False)
-        rows = pick(stored["label"])
-        dx, y_lo, z_lo, yz_hi = (stored[name][rows].astype(np.int32) for name in ("dx", "y_lo", "z_lo", "yz_hi"))
-        grid = np.stack([np.cumsum(dx, 1), y_lo | (yz_hi & 15) << 8, z_lo | (yz_hi >> 4) << 8], axis=-1)
-        names = tuple(str(name) for name in stored["class_names"])
-        return LabelledClouds(grid.astype(np.float32) / np.float32(2047.5) - 1, stored["label"][rows].astype(np.int64), names)
-
-    return read
+    return partial(stored_modelnet40.read, data_dir)

@@ -10,6 +10,7 @@ from models.errors import BadDataset
 from models.pointcloud import PointCloud
 from training.augment import AugmentSpec, augment
 from training.datasets import LabelledClouds, few_shot, hold_out, read_split
+from training.datasets.modelnet40 import read_modelnet40
 from training.optim import ScheduleSpec, lr_factor
 
 
@@ -109,7 +110,7 @@ def test_modelnet40_layout(tmp_path: Path) -> None:
     (tmp_path / "shape_names.txt").write_text("chair\ntable\n")
     for number in (0, 1, 10, 2):
         write_h5(tmp_path, "train", number, 3 + number)
-    clouds = read_split("modelnet40", tmp_path, "train")
+    clouds = read_modelnet40(tmp_path, "train")
     assert clouds.names == ("chair", "table")
     assert len(clouds) == 3 + 4 + 5 + 13
     first_of_10 = np.random.default_rng(10).normal(size=(13, 16, 3)).astype("f4")[0]
