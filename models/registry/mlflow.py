@@ -129,13 +129,13 @@ class MlflowRegistry:
         check_name(alias, "alias")
         if not _ALIAS.match(alias):
             raise BadModelName(f"{alias!r} is no alias on an MLflow server: no dots, and neither latest nor v with a number")
-        if to is not None:
+        if to is not None and (name, to) not in self._digests:
             self._stored_by_us(ModelVersion(name, to))
-        self._expect(name, alias, expected)  # whoever is too late need not wait for a turn to be told
+        self._expect(name, alias, expected)
         if to == expected:
             return
-        with turn(self._server, name) as act:
-            self._expect(name, alias, expected)
+        with turn(self._server, name, hope=lambda: self._expect(name, alias, expected)) as act:
+            trail = _trail(self._expect(name, alias, expected), alias)
             try:
                 if to is None:
                     act(lambda client: client.delete_registered_model_alias(name, alias))
@@ -144,7 +144,7 @@ class MlflowRegistry:
             except Absent:
                 raise UnknownModel(f"no version {name}:{to}" if to else f"no model is called {name!r}", where="model") from None
             with contextlib.suppress(RegistryUnavailable, Absent):  # it is moved; the next move notes what is missing
-                self._extend_trail(name, alias, expected, to)
+                self._extend_trail(name, alias, trail, expected, to)
 
     def history(self, name: str, alias: str) -> tuple[int, ...]:
         check_name(name)
@@ -158,7 +158,7 @@ class MlflowRegistry:
     def remove(self, model: ModelVersion) -> None:
         check_name(model.name)
         stored = self._stored_by_us(model)
-        with turn(self._server, model.name) as act:
+        with turn(self._server, model.name, hope=lambda: self._stored(model)) as act:
             try:
                 pointing = sorted(alias for alias, to in self._aliases(model.name).items() if to == model.version)
                 if pointing:
@@ -192,24 +192,24 @@ class MlflowRegistry:
             raise UnknownModel(f"{model} is no fip checkpoint: another tool registered it", where="model")
         return stored
 
-    def _expect(self, name: str, alias: str, expected: int | None) -> None:
-        """Raises: AliasConflict (the alias points elsewhere), UnknownModel (no model of that name)."""
+    def _expect(self, name: str, alias: str, expected: int | None) -> "RegisteredModel":
+        """The model, whose alias points at `expected`. Raises: AliasConflict (it does not), UnknownModel (no model of that name)."""
         try:
-            found = self._aliases(name).get(alias)
+            registered = self._registered(name)
         except Absent:
             raise UnknownModel(f"no model is called {name!r}", where="model", known=self.names()) from None
+        found = _pointing(registered).get(alias)
         if found != expected:
             says, wanted = (f"version {number}" if number else "nothing" for number in (found, expected))
             raise AliasConflict(f"the alias points at {says}, not at {wanted}; nothing was moved", where=f"{name}@{alias}")
+        return registered
 
-    def _extend_trail(self, name: str, alias: str, left: int | None, to: int) -> None:
+    def _extend_trail(self, name: str, alias: str, trail: tuple[int, ...], left: int | None, to: int) -> None:
         """Remember where the alias points now, and where it pointed if somebody else moved it there."""
-        trail = [*_trail(self._registered(name), alias)]
-        if left is not None and trail[-1:] != [left]:
-            trail.append(left)
-        trail.append(to)
+        between = () if left is None or trail[-1:] == (left,) else (left,)
+        trail = (*trail, *between, to)
         while len(json.dumps(trail)) > TRAIL_CHARS:
-            trail.pop(0)
+            trail = trail[1:]
         self._server.ask(lambda client: client.set_registered_model_tag(name, TRAIL_TAG.format(alias=alias), json.dumps(trail)))
 
     def _experiment(self) -> str:

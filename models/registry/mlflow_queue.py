@@ -12,6 +12,7 @@ reads from a lagging replica of its database may answer with an old head.
 
 import contextlib
 import functools
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -32,15 +33,16 @@ POLL_S = 0.05  # for each ticket ahead, up to 20: those at the back must not kee
 
 
 @contextlib.contextmanager
-def turn(server: Server, name: str, abandoned_s: float = ABANDONED_S) -> Iterator[Act]:
+def turn(server: Server, name: str, hope: Callable[[], object], abandoned_s: float = ABANDONED_S) -> Iterator[Act]:
     """Wait for the turn to change `name` and hold it. What is given makes a change, after a look at whether the turn still lasts.
 
-    Making a change raises RegistryUnavailable if the turn was lost, because this process had stopped for too long.
+    hope: called again and again while waiting; it raises when there is nothing left to wait for. Making a change raises
+    RegistryUnavailable if the turn was lost, because this process had stopped for too long.
     """
     queue = f"_fip.moves.{name}"
     ticket = _draw(server, queue)
     try:
-        _await_turn(server, queue, ticket, abandoned_s)
+        _await_turn(server, queue, ticket, hope, abandoned_s)
         yield functools.partial(_act, server, queue, ticket)
     finally:
         with contextlib.suppress(RegistryUnavailable):  # the next in the queue will take it for abandoned
@@ -49,10 +51,10 @@ def turn(server: Server, name: str, abandoned_s: float = ABANDONED_S) -> Iterato
 
 def _draw(server: Server, queue: str) -> int:
     """A new ticket; an unclear answer is followed by a look at whether there is one."""
-    source = f"fip://ticket/{uuid.uuid4().hex}"
+    source, tries = f"fip://ticket/{uuid.uuid4().hex}", itertools.count()
 
     def draw(client: "MlflowClient") -> "Stored":
-        drawn = client.search_model_versions(f"source_path = '{source}'", max_results=1)
+        drawn = client.search_model_versions(f"source_path = '{source}'", max_results=1) if next(tries) else None
         return drawn[0] if drawn else client.create_model_version(queue, source, await_creation_for=0)
 
     with contextlib.suppress(Absent):
@@ -64,7 +66,7 @@ def _draw(server: Server, queue: str) -> int:
         raise _lost(server) from None
 
 
-def _await_turn(server: Server, queue: str, ticket: int, abandoned_s: float) -> None:
+def _await_turn(server: Server, queue: str, ticket: int, hope: Callable[[], object], abandoned_s: float) -> None:
     watched: dict[int, tuple[str | None, float]] = {}  # ticket ahead -> its last sign of life, and when that was seen first
     beat_at = time.monotonic()
     while ahead := _ahead(server, queue, ticket):
@@ -77,8 +79,9 @@ def _await_turn(server: Server, queue: str, ticket: int, abandoned_s: float) -> 
         if now - beat_at > BEAT_S:
             beat_at = now
             _beat(server, queue, ticket)
+        hope()
         time.sleep(POLL_S * min(len(ahead), 20))
-    if watched:
+    if time.monotonic() - beat_at > BEAT_S / 2:
         _beat(server, queue, ticket)  # those behind count from now on
 
 

@@ -51,6 +51,10 @@ def checkpoint(tiny_registry: Path) -> Path:
     return tiny_registry / "tiny" / "1"
 
 
+def patient() -> None:
+    """Whoever waits for his turn goes on waiting."""
+
+
 def foreign_version(client: "MlflowClient", name: str) -> ModelVersion:
     """A version as another tool makes it: files of its own, no tags of ours."""
     run = client.create_run("0")
@@ -258,12 +262,12 @@ def test_aliases_are_those_of_mlflow(registry: MlflowRegistry, client: "MlflowCl
 
 def test_turns_that_were_left_behind_are_overcome(registry: MlflowRegistry, client: "MlflowClient", name: str) -> None:
     queue, server = f"_fip.moves.{name}", Server(registry.address)
-    with turn(server, name):
+    with turn(server, name, patient):
         assert not any("fip.moves" in listed for listed in registry.names())
     for ticket in range(3):  # three processes drew tickets and were killed
         client.create_model_version(queue, f"fip://ticket/{ticket}", await_creation_for=0)
     started = time.monotonic()
-    with turn(server, name, abandoned_s=1):
+    with turn(server, name, patient, abandoned_s=1):
         assert 1 < time.monotonic() - started < 5  # all of them at once
     assert client.search_model_versions(f"name = '{queue}'") == []
 
@@ -272,11 +276,11 @@ def test_who_waits_for_long_is_not_taken_for_dead(mlflow_server: Any, name: str)
     server, order = Server(mlflow_server.address), []
 
     def wait(number: int) -> None:
-        with turn(server, name, abandoned_s=3):
+        with turn(server, name, patient, abandoned_s=3):
             order.append(number)
             time.sleep(2 if number == 0 else 0)
 
-    with turn(server, name, abandoned_s=3):
+    with turn(server, name, patient, abandoned_s=3):
         threads = [threading.Thread(target=wait, args=(number,)) for number in range(3)]
         for thread in threads:
             thread.start()
@@ -289,7 +293,7 @@ def test_who_waits_for_long_is_not_taken_for_dead(mlflow_server: Any, name: str)
 
 def test_who_lost_his_turn_changes_nothing(mlflow_server: Any, client: "MlflowClient", name: str) -> None:
     changes: list[object] = []
-    with turn(Server(mlflow_server.address), name) as act:
+    with turn(Server(mlflow_server.address), name, patient) as act:
         act(changes.append)
         for ticket in client.search_model_versions(f"name = '_fip.moves.{name}'"):
             client.delete_model_version(ticket.name, ticket.version)
