@@ -8,6 +8,8 @@ What may happen at any moment, and why nothing is ever half there:
   (unless somebody deletes the whole registered model on its pages).
 - Aliases are MLflow's own, for other tools (`models:/name@alias`) and people move them too. Movers here take turns
   (models.registry.mlflow_queue says what that guards and what it does not); in its turn one reads, compares and sets.
+- Removing deletes the version and marks its run as deleted. The files stay until `mlflow gc`, for a copy that somebody made of
+  the version on MLflow's pages shares them.
 - Files are downloaded into a cache, checked against the digests, and renamed into place; later no server is asked for them.
   A version that is removed elsewhere may thus still be found in the cache here.
 
