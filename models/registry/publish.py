@@ -6,6 +6,7 @@ from pathlib import Path
 
 from models.errors import AliasConflict, UnknownModel
 from models.registry.protocol import ModelVersion, Registry
+from models.registry.reference import check_name
 from models.registry.verify import verify
 
 PAUSE_S = 0.02
@@ -16,10 +17,12 @@ def publish_as(registry: Registry, folder: Path, name: str, alias: str | None) -
 
     Raises: BadModelName, BadCheckpoint, RegistryUnavailable.
     """
+    if alias is not None:
+        check_name(alias, "alias")  # before anything is published
     published = registry.publish(folder, name)
     if alias is not None:
         point(registry, published, alias)
-    return next(model for model in registry.versions(name) if model.version == published.version)
+    return next((model for model in registry.versions(name) if model.version == published.version), published)
 
 
 def point(registry: Registry, model: ModelVersion, alias: str) -> None:

@@ -21,11 +21,12 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # before torch i
 from collections.abc import Callable
 from pathlib import Path
 
-from models.artefact import check_files, read_manifest
 from models.registry import CHAMPION, Registry, open_registry, publish_as
 from models.registry.local import LocalRegistry
 from models.registry.publish import pointed_at
 from models.registry.verify import verify
+
+KEPT = 3  # versions that stay, so that all of them can be looked through after every kill
 
 
 def forked(work: Callable[[], object]) -> int:
@@ -44,16 +45,21 @@ def forked(work: Callable[[], object]) -> int:
 def kill(registry: Registry, folder: Path, name: str, count: int) -> dict[str, object]:
     """After each kill every version that is visible is whole, and the alias points at one of them.
 
-    A publisher that ends before it is killed does not count.
+    A publisher that ends before it is killed does not count, so the moments are spread over all of a publication.
     """
     rng, stages = random.Random(0), collections.Counter[str]()
-    usual_s = statistics.median(
-        timed(lambda: os.waitpid(forked(lambda: publish_as(registry, folder, name, CHAMPION)), 0)) for _ in range(5)
-    )
+    usual_s = statistics.median(timed(lambda: publish_as(registry, folder, name, CHAMPION)) for _ in range(5))
+    begun, begin = os.pipe()
+
+    def publish() -> None:
+        os.write(begin, b".")
+        publish_as(registry, folder, name, CHAMPION)
+
     while stages.total() - stages["done"] < count:
         known, before, champion = staged(registry, name), registry.versions(name), pointed_at(registry, name, CHAMPION)
-        process = forked(lambda: publish_as(registry, folder, name, CHAMPION))
-        time.sleep(rng.uniform(0, usual_s))
+        process = forked(publish)
+        os.read(begun, 1)  # from here on it is publishing
+        time.sleep(rng.uniform(0, 3 * usual_s))
         os.kill(process, signal.SIGKILL)
         killed = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
         now = registry.versions(name)
@@ -62,10 +68,11 @@ def kill(registry: Registry, folder: Path, name: str, count: int) -> dict[str, o
         copied = [number for folder_name, number in staged(registry, name).items() if folder_name not in known]
         stages[stage(killed, bool(new), pointed_at(registry, name, CHAMPION) != champion, copied)] += 1
         for model in now:
-            check_files(registry.folder(model), read_manifest(registry.folder(model))[0])
-        for model in new:
             verify(registry.folder(model))
         assert pointed_at(registry, name, CHAMPION) in {model.version for model in now}
+        for model in now[:-KEPT]:
+            if not model.aliases:
+                registry.remove(model)
     published = publish_as(registry, folder, name, CHAMPION)
     return {
         "stages": stages,
@@ -82,7 +89,7 @@ def stage(killed: bool, visible: bool, moved: bool, copied: list[int]) -> str:
         return "done"
     if visible:
         return "alias moved" if moved else "version visible, alias not moved"
-    return f"{copied[0]} files copied" if copied else "nothing copied"
+    return f"{copied[0]} files copied" if copied else "verifying"
 
 
 def staged(registry: Registry, name: str) -> dict[str, int]:

@@ -23,7 +23,7 @@ from models.registry.verify import verify
 pytestmark = pytest.mark.timeout(900)
 
 PROCESSES = Path(__file__).with_name("registry_processes.py")
-KILLS = int(os.environ.get("FIP_KILLS", "20"))
+KILLS = int(os.environ.get("FIP_KILLS", "10"))
 PUBLISHERS = 16
 PICKLE = b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."
 TEXT_PICKLE = b"cposix\nsystem\n(S'true'\ntR."
