@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Generator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported anywhere
-os.environ.setdefault("MKL_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere; more only wait for each other on a busy machine
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
