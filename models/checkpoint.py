@@ -12,8 +12,6 @@ from models.artefact import CARD, MANIFEST, WEIGHTS, check_files, check_kind, re
 from models.errors import BadCheckpoint
 from models.manifest import Manifest
 
-__all__ = ["MANIFEST", "Checkpoint", "load_checkpoint", "read_manifest", "save_checkpoint", "sha256_of"]
-
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -137,7 +137,8 @@ def fetch(name: str, folder: Path | None) -> None:
 @weights.command("list")
 def list_weights() -> None:
     """Names that `fetch` knows, and whether they are here."""
-    from training.image_weights import DOWNLOADS, cache_dir
+    from models.cache import cache_dir
+    from training.image_weights import DOWNLOADS
 
     for name, download in DOWNLOADS.items():
         here = (cache_dir() / Path(download.url).name).is_file()

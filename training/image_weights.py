@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.checkpoint import sha256_of
+from models.artefact import sha256_of
+from models.cache import cache_dir
 from models.errors import BadWeights, nearest
 
 TIMEOUT_S = 60
@@ -101,12 +102,6 @@ def fetch(
         if part.is_file():
             part.unlink()
     return path
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: $FIP_CACHE, else $XDG_CACHE_HOME/fip, else ~/.cache/fip."""
-    base = os.environ.get("FIP_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fip"
 
 
 def _download(url: str, part: Path, progress: Callable[[int, int], None] | None) -> str:

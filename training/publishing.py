@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.checkpoint import read_manifest
+from models.artefact import read_manifest
 from models.errors import RegistryUnavailable
 from models.registry import ModelVersion, Registry, open_registry, parse_target, point, publish_as
 

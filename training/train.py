@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import torch
 
-from models.checkpoint import MANIFEST, read_manifest
+from models.artefact import MANIFEST, read_manifest
 from models.errors import BadDataset
 from models.predictor import Predictor
 from training.card import Scores

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from models.artefact import read_manifest
+from models.cache import cache_dir
 from models.errors import AliasConflict, BadCheckpoint, BadModelName, RegistryUnavailable, UnknownModel
-from models.registry.mlflow_cache import Cache, cache_dir
+from models.registry.mlflow_cache import Cache
 from models.registry.mlflow_files import ARTIFACTS, DIGEST_TAG, check, digest_of, download, is_ours, tags_of
 from models.registry.mlflow_queue import turn
 from models.registry.mlflow_server import PAGE, Absent, Server, Taken

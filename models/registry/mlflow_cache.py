@@ -16,12 +16,6 @@ from models.registry.protocol import ModelVersion
 STALE_S = 24 * 3600.0
 
 
-def cache_dir() -> Path:
-    """As in training.image_weights: $FIP_CACHE, else $XDG_CACHE_HOME/fip, else ~/.cache/fip."""
-    base = os.environ.get("FIP_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fip"
-
-
 @dataclass(frozen=True)
 class Cache:
     """Versions of one registry. Raises, from every method: RegistryUnavailable (the disk refuses)."""

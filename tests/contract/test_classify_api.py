@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from models.checkpoint import read_manifest
+from models.artefact import read_manifest
 from service.app import create_app
 from service.settings import Settings
 

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models.checkpoint import load_checkpoint, sha256_of
+from models.artefact import sha256_of
+from models.checkpoint import load_checkpoint
 from models.io.off import sample_surface
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
