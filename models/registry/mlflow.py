@@ -21,6 +21,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from models.cache import cache_dir
 from models.errors import AliasConflict, BadCheckpoint, BadModelName, RegistryUnavailable, UnknownModel
 from models.registry.mlflow_cache import Cache
 from models.registry.mlflow_files import ARTIFACTS, DIGEST_TAG, check, digest_of, download, is_ours, tags_of
-from models.registry.mlflow_queue import turn
+from models.registry.mlflow_queue import Act, turn
 from models.registry.mlflow_server import PAGE, Absent, Server, Taken
 from models.registry.protocol import ModelVersion
 from models.registry.reference import check_name, is_name
@@ -137,7 +138,7 @@ class MlflowRegistry:
         self._expect(name, alias, expected)
         if to == expected:
             return
-        with turn(self._server, name, hope=lambda: self._expect(name, alias, expected)) as act:
+        with self._turn(name, hope=lambda: self._expect(name, alias, expected)) as act:
             trail = _trail(self._expect(name, alias, expected), alias)
             try:
                 if to is None:
@@ -161,7 +162,7 @@ class MlflowRegistry:
     def remove(self, model: ModelVersion) -> None:
         check_name(model.name)
         stored = self._stored_by_us(model)
-        with turn(self._server, model.name, hope=lambda: self._stored(model)) as act:
+        with self._turn(model.name, hope=lambda: self._stored(model)) as act:
             try:
                 pointing = sorted(alias for alias, to in self._aliases(model.name).items() if to == model.version)
                 if pointing:
@@ -173,6 +174,12 @@ class MlflowRegistry:
         self._digests.pop((model.name, model.version), None)
         with contextlib.suppress(RegistryUnavailable, Absent):  # the version is gone; `mlflow gc` frees what its run holds
             self._server.ask(lambda client: client.delete_run(str(stored.run_id)))
+
+    @contextlib.contextmanager
+    def _turn(self, name: str, hope: Callable[[], object]) -> Iterator[Act]:
+        """See models.registry.mlflow_queue.turn."""
+        with self._cache.workspace() as workspace, turn(self._server, name, workspace, hope) as act:
+            yield act
 
     def _registered(self, name: str) -> "RegisteredModel":
         """Raises: Absent, RegistryUnavailable."""

@@ -5,6 +5,7 @@ import http.server
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -260,27 +261,51 @@ def test_aliases_are_those_of_mlflow(registry: MlflowRegistry, client: "MlflowCl
             registry.move_alias(name, alias, 1, expected=None)
 
 
-def test_turns_that_were_left_behind_are_overcome(registry: MlflowRegistry, client: "MlflowClient", name: str) -> None:
+@pytest.fixture
+def workspace(tmp_path: Path) -> Callable[[], Path]:
+    """Makes folders side by side."""
+    return lambda: Path(tempfile.mkdtemp(dir=tmp_path))
+
+
+def test_turns_left_behind_elsewhere_are_overcome(
+    registry: MlflowRegistry, client: "MlflowClient", name: str, workspace: Callable[[], Path]
+) -> None:
     queue, server = f"_fip.moves.{name}", Server(registry.address)
-    with turn(server, name, patient):
+    with turn(server, name, workspace(), patient):
         assert not any("fip.moves" in listed for listed in registry.names())
-    for ticket in range(3):  # three processes drew tickets and were killed
+    for ticket in range(3):  # three processes drew tickets on other machines and were killed
         client.create_model_version(queue, f"fip://ticket/{ticket}", await_creation_for=0)
     started = time.monotonic()
-    with turn(server, name, patient, abandoned_s=1):
+    with turn(server, name, workspace(), patient, abandoned_s=1):
         assert 1 < time.monotonic() - started < 5  # all of them at once
     assert client.search_model_versions(f"name = '{queue}'") == []
 
 
-def test_who_waits_for_long_is_not_taken_for_dead(mlflow_server: Any, name: str) -> None:
+def test_a_turn_left_behind_here_is_overcome_at_once(registry: MlflowRegistry, name: str, checkpoint: Path, tmp_path: Path) -> None:
+    registry.publish(checkpoint, name)
+    code = (
+        "import sys, pathlib, models.registry.mlflow as m; r = m.MlflowRegistry(sys.argv[1], pathlib.Path(sys.argv[2]))\n"
+        "with r._turn(sys.argv[3], lambda: None): print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, registry.address, str(tmp_path / "cache"), name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()  # it has its turn
+        process.kill()
+    started = time.monotonic()
+    registry.move_alias(name, "champion", 1, expected=None)
+    assert time.monotonic() - started < 5
+
+
+def test_who_waits_for_long_is_not_taken_for_dead(mlflow_server: Any, name: str, workspace: Callable[[], Path]) -> None:
     server, order = Server(mlflow_server.address), []
 
     def wait(number: int) -> None:
-        with turn(server, name, patient, abandoned_s=3):
+        with turn(server, name, workspace(), patient, abandoned_s=3):
             order.append(number)
             time.sleep(2 if number == 0 else 0)
 
-    with turn(server, name, patient, abandoned_s=3):
+    with turn(server, name, workspace(), patient, abandoned_s=3):
         threads = [threading.Thread(target=wait, args=(number,)) for number in range(3)]
         for thread in threads:
             thread.start()
@@ -291,9 +316,9 @@ def test_who_waits_for_long_is_not_taken_for_dead(mlflow_server: Any, name: str)
     assert order == [0, 1, 2]
 
 
-def test_who_lost_his_turn_changes_nothing(mlflow_server: Any, client: "MlflowClient", name: str) -> None:
+def test_who_lost_his_turn_changes_nothing(mlflow_server: Any, client: "MlflowClient", name: str, workspace: Callable[[], Path]) -> None:
     changes: list[object] = []
-    with turn(Server(mlflow_server.address), name, patient) as act:
+    with turn(Server(mlflow_server.address), name, workspace(), patient) as act:
         act(changes.append)
         for ticket in client.search_model_versions(f"name = '_fip.moves.{name}'"):
             client.delete_model_version(ticket.name, ticket.version)
