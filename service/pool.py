@@ -171,7 +171,7 @@ class Pool:
             return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=failure.reason)
         try:
             with self._asking(model):
-                manifest, digest = read_manifest(entry.folder())
+                manifest, digest = entry.manifest()
         except BadCheckpoint as error:
             LOG.warning("model is damaged", extra={"fields": {"model": str(model), "error": str(error.__cause__)}})
             return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=error.detail)

@@ -25,7 +25,7 @@ def _named(catalogue: Catalogue, name: str) -> list[Row]:
 def _row(entry: Entry) -> Row:
     row: Row = {"model": str(entry), "aliases": list(entry.model.aliases), "registry": entry.registry.address}
     try:
-        manifest, digest = read_manifest(entry.folder())
+        manifest, digest = entry.manifest()
     except BadCheckpoint as error:
         return {**row, "task": None, "network": None, "metrics": {}, "digest": None, "created": None, "reason": str(error)}
     facts = {"task": manifest.task, "network": manifest.network.name, "metrics": manifest.metrics, "digest": digest}

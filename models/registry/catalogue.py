@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import RegistryUnavailable, UnknownModel, nearest
+from models.manifest import Manifest
 from models.registry.address import is_address, is_url
 from models.registry.local import LocalRegistry
 from models.registry.protocol import CHAMPION, ModelVersion, Registry
@@ -25,6 +26,10 @@ class Entry:
     def folder(self) -> Path:
         """Where its files are. Raises: UnknownModel (removed meanwhile), BadCheckpoint, RegistryUnavailable."""
         return self.registry.folder(self.model)
+
+    def manifest(self) -> tuple[Manifest, str]:
+        """Its manifest and digest; the weights are not fetched. Raises: as `folder`."""
+        return self.registry.manifest(self.model)
 
 
 class Catalogue:

@@ -66,7 +66,10 @@ class LocalRegistry:
         return self.root / model.name / str(model.version)
 
     def digest(self, model: ModelVersion) -> str:
-        return read_manifest(self.folder(model))[1]
+        return self.manifest(model)[1]
+
+    def manifest(self, model: ModelVersion) -> tuple[Manifest, str]:
+        return read_manifest(self.folder(model))
 
     def publish(self, folder: Path, name: str) -> ModelVersion:
         check_name(name)

@@ -29,8 +29,9 @@ from urllib.parse import urlsplit
 from models.artefact import read_manifest
 from models.cache import cache_dir
 from models.errors import AliasConflict, BadCheckpoint, BadModelName, RegistryUnavailable, UnknownModel
+from models.manifest import Manifest
 from models.registry.mlflow_cache import Cache
-from models.registry.mlflow_files import ARTIFACTS, DIGEST_TAG, check, digest_of, download, is_ours, tags_of
+from models.registry.mlflow_files import ARTIFACTS, DIGEST_TAG, check, digest_of, download, download_manifest, is_ours, tags_of
 from models.registry.mlflow_queue import Act, turn
 from models.registry.mlflow_server import PAGE, Absent, Server, Taken
 from models.registry.protocol import ModelVersion
@@ -69,6 +70,7 @@ class MlflowRegistry:
         self._server = Server(self.address)
         self._cache = Cache((cache or cache_dir()) / "registry" / hashlib.sha256(self.address.encode()).hexdigest()[:16])
         self._digests: dict[tuple[str, int], str] = {}  # as last told by the server
+        self._manifests: dict[str, Manifest] = {}  # by digest
 
     def names(self) -> tuple[str, ...]:
         stored = self._server.ask_all(
@@ -108,6 +110,13 @@ class MlflowRegistry:
         check_name(model.name)
         told = self._digests.get((model.name, model.version)) or self._cache.digest(model)
         return told or digest_of(model, self._stored(model))
+
+    def manifest(self, model: ModelVersion) -> tuple[Manifest, str]:
+        check_name(model.name)
+        digest = self.digest(model)
+        if digest not in self._manifests:
+            self._manifests[digest] = self._cache.manifest(model, digest) or self._fetch_manifest(model, digest)
+        return self._manifests[digest], digest
 
     def publish(self, folder: Path, name: str) -> ModelVersion:
         check_name(name)
@@ -174,6 +183,11 @@ class MlflowRegistry:
         self._digests.pop((model.name, model.version), None)
         with contextlib.suppress(RegistryUnavailable, Absent):  # the version is gone; `mlflow gc` frees what its run holds
             self._server.ask(lambda client: client.delete_run(str(stored.run_id)))
+
+    def _fetch_manifest(self, model: ModelVersion, digest: str) -> Manifest:
+        stored = self._stored(model)
+        with self._cache.workspace() as workspace:
+            return download_manifest(self._server, model, stored, digest, workspace)
 
     @contextlib.contextmanager
     def _turn(self, name: str, hope: Callable[[], object]) -> Iterator[Act]:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.artefact import read_manifest
 from models.errors import BadCheckpoint, RegistryUnavailable
+from models.manifest import Manifest
 from models.registry.mlflow_files import check
 from models.registry.protocol import ModelVersion
 
@@ -36,6 +38,15 @@ class Cache:
     def digest(self, model: ModelVersion) -> str | None:
         """Digest of a version that is here; its files are not looked at."""
         return next(map(_digest, self._copies(model, None)), None)
+
+    def manifest(self, model: ModelVersion, digest: str) -> Manifest | None:
+        """Manifest of a version that is here, if it is the one of that digest; the other files are not looked at."""
+        for copy in self._copies(model, digest):
+            with contextlib.suppress(BadCheckpoint):
+                manifest, found = read_manifest(copy)
+                if found == digest:
+                    return manifest
+        return None
 
     def keep(self, folder: Path, model: ModelVersion, digest: str) -> Path:
         """Take over a checked folder from a workspace, and say where it is now."""

@@ -4,8 +4,9 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from models.artefact import check_files, read_manifest
+from models.artefact import MANIFEST, check_files, read_manifest
 from models.errors import BadCheckpoint
+from models.manifest import Manifest
 from models.registry.mlflow_server import Absent, Server
 from models.registry.protocol import ModelVersion
 
@@ -53,6 +54,21 @@ def download(server: Server, model: ModelVersion, stored: "Stored", into: Path) 
         raise BadCheckpoint(f"the run {run} with its files is gone from the server", where=str(model)) from None
     check(into / ARTIFACTS, model, digest)
     return into / ARTIFACTS
+
+
+def download_manifest(server: Server, model: ModelVersion, stored: "Stored", digest: str, into: Path) -> Manifest:
+    """Fetch and check the manifest alone. Raises: BadCheckpoint (it is missing, or not the one of that digest)."""
+    try:
+        path = server.ask(lambda client: client.download_artifacts(str(stored.run_id), f"{ARTIFACTS}/{MANIFEST}", str(into)))
+    except Absent:
+        raise BadCheckpoint("the manifest is gone from the server", where=f"{model} {MANIFEST}") from None
+    try:
+        manifest, found = read_manifest(Path(path).parent)
+    except BadCheckpoint as error:
+        raise BadCheckpoint(error.detail, where=f"{model} {MANIFEST}") from error
+    if found != digest:
+        raise BadCheckpoint("the manifest is not the one that was published", where=f"{model} {MANIFEST}")
+    return manifest
 
 
 def check(folder: Path, model: ModelVersion, digest: str) -> None:

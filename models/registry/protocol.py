@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from models.manifest import Manifest
+
 CHAMPION = "champion"
 
 
@@ -45,6 +47,9 @@ class Registry(Protocol):
 
     def digest(self, model: ModelVersion) -> str:
         """sha256 of the version's manifest.json. Raises: UnknownModel, BadCheckpoint."""
+
+    def manifest(self, model: ModelVersion) -> tuple[Manifest, str]:
+        """The manifest of a version and its digest, without fetching the weights. Raises: UnknownModel, BadCheckpoint."""
 
     def publish(self, folder: Path, name: str) -> ModelVersion:
         """Copy a checkpoint folder in as the next version of `name`. All of it becomes visible at once, or nothing.

@@ -59,7 +59,7 @@ def kill(registry: Registry, folder: Path, name: str, count: int) -> dict[str, o
         known, before, champion = staged(registry, name), registry.versions(name), pointed_at(registry, name, CHAMPION)
         process = forked(publish)
         os.read(begun, 1)  # from here on it is publishing
-        time.sleep(rng.uniform(0, 3 * usual_s))
+        time.sleep(rng.uniform(0, 1.5 * usual_s))
         os.kill(process, signal.SIGKILL)
         killed = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
         now = registry.versions(name)

@@ -182,6 +182,18 @@ def test_the_cache_answers_without_the_server(mlflow_server: Any, name: str, che
     assert list((tmp_path / "registry").glob("*/.*")) == []  # nothing is left of downloads
 
 
+def test_a_listing_fetches_no_weights(
+    registry: MlflowRegistry, client: "MlflowClient", mlflow_server: Any, name: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    model = registry.publish(checkpoint, name)
+    (stored_files(mlflow_server, client, model) / "model.safetensors").unlink()
+    assert registry.manifest(model) == read_manifest(checkpoint)
+    (stored_files(mlflow_server, client, model) / "manifest.json").write_text("{}")
+    assert registry.manifest(model) == read_manifest(checkpoint)  # a version does not change: it is not asked for again
+    with pytest.raises(BadCheckpoint, match=r"manifest\.json"):
+        MlflowRegistry(mlflow_server.address, tmp_path / "other cache").manifest(model)
+
+
 def test_a_damaged_cache_is_fetched_anew(registry: MlflowRegistry, name: str, checkpoint: Path) -> None:
     model = registry.publish(checkpoint, name)
     flip_a_bit(registry.folder(model))

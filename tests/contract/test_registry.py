@@ -54,6 +54,7 @@ def test_versions_grow_and_are_what_was_published(any_registry: Registry, name: 
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert verify(kept).name == "tiny"
     assert any_registry.digest(ModelVersion(name, 2)) == read_manifest(folder)[1]
+    assert any_registry.manifest(ModelVersion(name, 2)) == read_manifest(folder)
 
 
 def test_a_removed_number_does_not_come_back(any_registry: Registry, name: str, folder: Path) -> None:
