@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from models.errors import FipError
 from models.manifest import InputSpec
 from models.pointcloud import PointCloud
 from models.sparse.tensor import SparseTensor, collate, sparse_tensor
@@ -137,7 +138,10 @@ def train_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader draws a number from it: not from the global one
     )
-    for coords, feats, targets, count in loader:
+    for made in loader:
+        if isinstance(made, FipError):
+            raise made
+        coords, feats, targets, count = made
         inputs = sparse_tensor(coords.to(device, non_blocking=True), feats.to(device, non_blocking=True), count)
         yield TrainBatch(inputs, targets.to(device, non_blocking=True))
 
@@ -150,7 +154,7 @@ def class_weights(targets: npt.NDArray[np.int64], classes: int) -> torch.Tensor:
     return torch.from_numpy(weights.astype(np.float32))
 
 
-class _Batches(Dataset[Tensors]):
+class _Batches(Dataset[Tensors | FipError]):
     """Micro-batches as plain tensors, which travel between processes through shared memory."""
 
     def __init__(self, samples: Samples, micros: Sequence[MicroBatch], seed: int, epoch: int) -> None:
@@ -159,10 +163,13 @@ class _Batches(Dataset[Tensors]):
     def __len__(self) -> int:
         return len(self._micros)
 
-    def __getitem__(self, index: int) -> Tensors:
+    def __getitem__(self, index: int) -> Tensors | FipError:
         micro = self._micros[index]
         draws = [np.random.default_rng((self._seed, self._epoch, int(place))) for place in micro.places]
-        voxels = [self._samples.voxels(int(row), rng) for row, rng in zip(micro.rows, draws, strict=True)]
+        try:
+            voxels = [self._samples.voxels(int(row), rng) for row, rng in zip(micro.rows, draws, strict=True)]
+        except FipError as error:
+            return error  # raised in a worker, it would arrive as the text of a traceback
         inputs = collate(voxels)
         return inputs.coords, inputs.feats, torch.from_numpy(self._samples.clouds.targets[micro.rows]), len(voxels)
 

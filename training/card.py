@@ -33,8 +33,8 @@ Naming one point cloud as one of $num_classes classes: $classes. $input
 |---|---|---|---|
 $scores
 
-$choices The intervals are Wilson's, over the clouds of the split; this is one run with one seed, so the spread over seeds is
-not known.$weakest Every class and every epoch: `metrics.json`.
+$choices The intervals are Wilson's, over the clouds of the split. This is one run with one seed: the spread over seeds is not known.
+$weakest
 
 ![loss and validation accuracy over the epochs](curve.png)
 
@@ -70,13 +70,15 @@ class Scores:
     """Reports of the published weights, each None where there are no clouds.
 
     best_published: whether they are those of the epoch best on validation (else of the last); other_test: the test report of
-    the other of the two.
+    the other of the two. epoch: which of the `epochs` that were trained is published.
     """
 
     test: ClassificationReport | None
     validation: ClassificationReport | None
     best_published: bool = False
     other_test: ClassificationReport | None = None
+    epoch: int = 0
+    epochs: int = 0
 
     @property
     def other_name(self) -> str:
@@ -112,7 +114,7 @@ def write_card(manifest: Manifest, story: Story) -> str:
         network=manifest.network.name,
         parameters=f"{story.num_parameters:,}",
         weights=weights,
-        dataset=made.dataset,
+        dataset=_cell(made.dataset),
         dataset_sha256=made.dataset_sha256,
         recipe=made.recipe,
         recipe_sha256=made.recipe_sha256,
@@ -125,9 +127,10 @@ def write_card(manifest: Manifest, story: Story) -> str:
 
 
 def _score_rows(scores: Scores) -> list[str]:
-    published = "best validation epoch" if scores.best_published else "last epoch"
-    rows = [(f"test, {published} (published)", scores.test), (f"test, {scores.other_name}", scores.other_test)]
-    rows.append((f"validation, {published} (published)", scores.validation))
+    kind = "best on validation" if scores.best_published else "the last"
+    published = f"epoch {scores.epoch} of {scores.epochs}, {kind} (published)"
+    rows = [(f"test, {published}", scores.test), (f"test, {scores.other_name}", scores.other_test)]
+    rows.append((f"validation, {published}", scores.validation))
     lines = []
     for title, report in rows:
         if report is not None:
@@ -138,7 +141,11 @@ def _score_rows(scores: Scores) -> list[str]:
 
 
 def _choices(scores: Scores, num_validation: int) -> str:
-    tested = "The test clouds were read after training, for this table alone." if scores.test else "There were no test clouds."
+    tested = (
+        "The test clouds were scored after training, for this table alone; before, they were at most looked through for damage and copies."
+        if scores.test
+        else "There were no test clouds."
+    )
     if not num_validation:
         return f"{tested} Nothing was held out for validation."
     held = "The validation clouds are a part of the train split that was held out;"
@@ -149,17 +156,19 @@ def _choices(scores: Scores, num_validation: int) -> str:
 
 def _weakest(report: ClassificationReport | None) -> str:
     """A sentence on the classes that it knows worst, of those with enough clouds to say so."""
+    rest = "Every class and every epoch: `metrics.json`."
     if report is None:
-        return ""
+        return rest
     counts = np.bincount(report.targets, minlength=len(report.names))
     counted = [(share, name) for name, share in report.class_accuracy.items() if counts[report.names.index(name)] >= CLOUDS_TO_JUDGE]
     below = [f"{_cell(name)} {share:.0%}" for share, name in sorted(counted)[:WEAKEST_SHOWN] if share < 1]
-    return f" Weakest classes: {', '.join(below)}." if below else ""
+    return f"Weakest classes: {', '.join(below)}. {rest}" if below else rest
 
 
 def _input(spec: InputSpec) -> str:
     sphere = spec.normalise == "unit_sphere"
-    parts = [f"Its points become voxels of {spec.voxel_size:g} {'radii' if sphere else 'm'} with the features"]
+    size = f"{spec.voxel_size:g} of the object's radius" if sphere else f"{spec.voxel_size:g} m"
+    parts = [f"Its points become voxels of {size} with the features"]
     parts.append(", ".join(feature.name for feature in spec.features) + ";")
     if sphere:
         parts.append("clouds are centred on their mean and scaled to a unit sphere, so unit and place do not matter;")

@@ -65,7 +65,7 @@ def train(
     said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
     draft = read_draft(recipe, said)
     goal = Target.parse(target, registry) if target else None
-    name = goal.name if goal else draft.name
+    name = goal.name if goal else draft.preview.name
     with world(parse_device(device)) as (here, place):
         compute = Compute(workers, cache, world=here)
         job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute)
@@ -81,25 +81,43 @@ def train(
 @click.command()
 @click.argument("model")
 @click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder of the data set.")
-@click.option("--kind", default="modelnet40", show_default=True, help="Kind of data set.")
+@click.option("--kind", help="Kind of data set: modelnet40, or folder [what the folder looks like].")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
+@click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read.")
 @registry_option
 @click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
 @click.option("--device", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
-def evaluate(model: str, data: Path, kind: str, split: str, registry: str | None, as_json: bool, device: str, threads: int | None) -> None:
+def evaluate(
+    model: str,
+    data: Path,
+    kind: str | None,
+    split: str,
+    skip_bad: bool,
+    registry: str | None,
+    as_json: bool,
+    device: str,
+    threads: int | None,
+) -> None:
     """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer."""
     import json
 
     from models.device import parse_device
     from models.predictor import Predictor
     from models.registry import open_catalogue
-    from training.datasets import read_split
     from training.evaluate import evaluate as score
+    from training.recipe import load_recipe
+    from training.sources import clouds_to_score
 
     _limit_threads(threads)
-    predictor = Predictor.load(open_catalogue(registry).locate(model)[0], parse_device(device))
-    report = score(predictor, read_split(kind, data, split))
+    folder = open_catalogue(registry).locate(model)[0]
+    predictor = Predictor.load(folder, parse_device(device))
+    recipe = load_recipe(str(folder / "recipe.yaml")) if (folder / "recipe.yaml").is_file() else None
+    made = predictor.manifest.provenance
+    clouds, note = clouds_to_score(data, split, kind, recipe, made.dataset_sha256, skip_bad=skip_bad)
+    if note:
+        click.echo(note, err=True)
+    report = score(predictor, clouds)
     if as_json:
         summary = {"accuracy": report.accuracy, "mean_class_accuracy": report.mean_class_accuracy, "class_accuracy": report.class_accuracy}
         click.echo(json.dumps({**summary, "predicted": report.predicted.tolist(), "targets": report.targets.tolist()}))
@@ -119,7 +137,7 @@ def weights() -> None:
 @click.argument("name")
 @click.option("--dir", "folder", type=FOLDER, help="Where to put it [$FIP_CACHE or ~/.cache/fip].")
 def fetch(name: str, folder: Path | None) -> None:
-    """Download torchvision's ImageNet weights NAME and check their checksum."""
+    """Download the 2D weights NAME from their publisher and check the checksum."""
     from tqdm import tqdm
 
     from training.image_weights import fetch as download

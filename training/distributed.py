@@ -46,22 +46,31 @@ class World:
         dist.all_reduce(tensor)
         return [float(value) / self.size for value in tensor.cpu()]
 
-    def wait(self) -> None:
-        """Until every process is here."""
-        if self.size > 1:
-            dist.barrier()
-
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
         """The first process runs the block alone, then the others: they find on disk what it left there.
 
-        A failure of the first process is left to it: the others then fail at the wait, and torchrun stops them.
+        Where the first one fails, it is the one to say so: the others leave. Raises: SystemExit (there).
         """
-        if not self.first:
-            self.wait()
-        yield
         if self.first:
-            self.wait()
+            try:
+                yield
+            except BaseException:
+                self._told(failed=True)
+                raise
+            self._told(failed=False)
+        else:
+            if self._told(failed=False):
+                raise SystemExit(1)
+            yield
+
+    def _told(self, *, failed: bool) -> bool:
+        """Whether the first process failed: it says so, the others listen."""
+        if self.size == 1:
+            return failed
+        answer = [failed]
+        dist.broadcast_object_list(answer)
+        return answer[0]
 
 
 ALONE = World()
@@ -87,7 +96,8 @@ def world(device: str) -> Iterator[tuple[World, str]]:
         dist.destroy_process_group()
 
 
-def parallel(net: nn.Module, policy: FreezePolicy, world: World, device: torch.device) -> nn.Module:
+@contextmanager
+def parallel(net: nn.Module, policy: FreezePolicy, world: World, device: torch.device) -> Iterator[nn.Module]:
     """The module whose backward pass averages gradients over all processes; `net` itself where there is only one.
 
     Batch norms that use the statistics of the batch take them from all processes on CUDA, and in mode `io`, where only those
@@ -95,11 +105,18 @@ def parallel(net: nn.Module, policy: FreezePolicy, world: World, device: torch.d
     the first.
     """
     if world.size == 1:
-        return net
+        yield net
+        return
     if device.type == "cuda" or policy.frozen_norms:
         synchronise_norms(net, policy.frozen_norms)
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(net, device_ids=ids)
+    model = nn.parallel.DistributedDataParallel(net, device_ids=ids)
+    try:
+        yield model
+    finally:
+        # A traceback may keep the module alive past the process group. Its reducer must not be what ends the group then: that
+        # joins a thread of gloo's that itself waits for Python's lock.
+        del model.reducer, model.logger
 
 
 class CudaSyncedBatchNorm(nn.SyncBatchNorm):

@@ -1,4 +1,4 @@
-"""2D weights: torchvision and timm state dicts (.pth, .pt, .th), .safetensors, .npz; and torchvision's own downloads.
+"""2D weights: torchvision and timm state dicts (.pth, .pt, .th), .safetensors, .npz; and downloads from their publishers.
 
 Pickled files are opened with `weights_only`, which builds tensors and plain containers and nothing else.
 """
@@ -38,7 +38,17 @@ def _torchvision(stem: str) -> Download:
     return Download(f"https://download.pytorch.org/models/{stem}.pth", stem.rsplit("-", 1)[1], "BSD-3-Clause (torchvision); ImageNet terms")
 
 
-DOWNLOADS: dict[str, Download] = {  # IMAGENET1K_V1 weights: the recipe that the paper started from
+def _cifar10(stem: str) -> Download:
+    folder = "akamaster/pytorch_resnet_cifar10/d5489e8995e81e91ce6b1d69dcc98ad579b0b153/pretrained_models"
+    return Download(f"https://raw.githubusercontent.com/{folder}/{stem}.th", stem.rsplit("-", 1)[1], "BSD-2-Clause (akamaster); CIFAR-10")
+
+
+DOWNLOADS: dict[str, Download] = {
+    "cifar10_resnet20": _cifar10("resnet20-12fca82f"),
+    "cifar10_resnet32": _cifar10("resnet32-d509ac18"),
+    "cifar10_resnet44": _cifar10("resnet44-014dd654"),
+    "cifar10_resnet56": _cifar10("resnet56-4bfd9763"),
+    # IMAGENET1K_V1 weights: the recipe that the paper started from
     "resnet18": _torchvision("resnet18-f37072fd"),
     "resnet34": _torchvision("resnet34-b627a593"),
     "resnet50": _torchvision("resnet50-0676ba61"),

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.errors import BadRunDir, Diverged
+from models.errors import BadDataset, BadRunDir, Diverged
 from models.manifest import InputSpec
 from training.batches import MicroBatch, Samples, TrainBatch, class_weights, plan_epoch, train_batches
 from training.datasets import Clouds
@@ -53,13 +53,15 @@ DEFAULT = Compute()
 
 @dataclass
 class Position:
-    """How far a run is: finished epochs, steps of the next one and their losses, and what validation said."""
+    """How far a run is: finished epochs, steps of the next one and their losses, and what validation said (see RunState)."""
 
     epoch: int = 0
     step: int = 0
     losses: list[float] = field(default_factory=list)
     best: float = -math.inf
+    best_epoch: int = 0
     improved: int = 0
+    mark: float = -math.inf
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ def fit(
     validation: Clouds,
     run_dir: Path,
     compute: Compute = DEFAULT,
-) -> None:
+) -> Position:
     """Train `net` in place, on the device it is on, for `recipe.epochs` or until it stops early; from the state in `run_dir` on
-    if there is one.
+    if there is one. Returns where it ended.
 
     After every epoch, now and then within one, and when Ctrl-C or SIGTERM ask for the end, run_dir holds the complete state;
     and the weights of the epoch with the best validation accuracy (`best.pt`; never chosen on test). With no validation
@@ -102,6 +104,8 @@ def fit(
     device = next(net.parameters()).device
     optimiser = sgd(policy.parameters(net), recipe.optim)
     steps = len(_plan(train, recipe, 0, world))
+    if not steps:
+        raise BadDataset(f"{len(train)} clouds in batches of {recipe.batch_size} leave a process fewer than two at a time")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
     position = _resume(run_dir, net, optimiser, schedule)
     if position.epoch or position.step:
@@ -109,18 +113,26 @@ def fit(
             f"going on after epoch {position.epoch} of {recipe.epochs}" + (f", step {position.step} of {steps}" if position.step else "")
         )
     if _finished(recipe, position):
-        return
+        return position
     learn, check = Samples(train, recipe.input, recipe.augment if recipe.augment.changes else None), Samples(validation, recipe.input)
     if compute.cache:
         with world.first_goes_first():
             learn, check = learn.cached(run_dir / CACHE), check.cached(run_dir / CACHE)
     weights = class_weights(train.targets, len(train.names)).to(device) if recipe.balance == "loss" else None
-    model = parallel(net, policy, world, device)
-    trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, weights)
-    with closing(learn), closing(check), RunLog(run_dir) if world.first else nullcontext() as log, stop_request() as stop:
+    with (
+        closing(learn),
+        closing(check),
+        RunLog(run_dir) if world.first else nullcontext() as log,
+        parallel(net, policy, world, device) as model,
+        stop_request() as stop,
+    ):
+        trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, weights)
         while not _finished(recipe, position):
             loss, lr = _train_epoch(trainer, position, stop)
-            _close_epoch(trainer, position, loss, lr, log)
+            _close_epoch(trainer, position, loss, lr, log, stop)
+    if position.epoch < recipe.epochs:
+        world.say(f"stopped after epoch {position.epoch} of {recipe.epochs}: validation is no better than after epoch {position.improved}")
+    return position
 
 
 def _finished(recipe: Recipe, position: Position) -> bool:
@@ -177,8 +189,8 @@ def batch_loss(net: nn.Module, batch: TrainBatch, label_smoothing: float, weight
     return nn.functional.cross_entropy(logits.float(), batch.targets, weights, label_smoothing=label_smoothing, reduction="sum")
 
 
-def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, log: RunLog | None) -> None:
-    """Validate, keep the best weights, log, save."""
+def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, log: RunLog | None, stop: StopRequest) -> None:
+    """Validate, keep the best weights, log, save. Raises: KeyboardInterrupt (asked to end; the epoch is saved)."""
     recipe, world = trainer.recipe, trainer.compute.world
     scalars = {"loss": loss, "lr": lr}
     epoch = position.epoch + 1
@@ -187,9 +199,10 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
     accuracy = scalars.get("val_accuracy", math.inf)
     better = accuracy >= position.best
     margin = recipe.early_stop.min_delta if recipe.early_stop else 0.0
-    if not len(trainer.validation) or position.improved == 0 or accuracy > position.best + margin:
-        position.improved = epoch
-    position.best = max(position.best, accuracy)
+    if not len(trainer.validation) or position.improved == 0 or accuracy > position.mark + margin:
+        position.improved, position.mark = epoch, accuracy
+    if better:
+        position.best, position.best_epoch = accuracy, epoch
     position.epoch, position.step, position.losses = epoch, 0, []
     if world.first:
         if better:
@@ -197,6 +210,8 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
         assert log is not None
         log.epoch(epoch, scalars)  # before the state: a stop in between repeats the epoch, and the log keeps the later line
     save_state(trainer, position)
+    if world.mean([float(stop.asked)], trainer.device)[0]:
+        raise KeyboardInterrupt
 
 
 def validate(net: nn.Module, samples: Samples, world: World = ALONE, batch_size: int = 32) -> float:
@@ -242,7 +257,15 @@ def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule:
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(json.loads(state["schedule"]))
-        return Position(state["epoch"], state["step"], state["losses"], state["best"], state["improved"])
+        return Position(
+            epoch=state["epoch"],
+            step=state["step"],
+            losses=state["losses"],
+            best=state["best"],
+            best_epoch=state["best_epoch"],
+            improved=state["improved"],
+            mark=state["mark"],
+        )
     except (KeyError, ValueError, RuntimeError) as error:
         raise BadRunDir(f"does not fit this run: {str(error).splitlines()[0]}", where=str(path)) from error
 
@@ -257,7 +280,9 @@ def save_state(trainer: Trainer, position: Position) -> None:
         "step": position.step,
         "losses": position.losses,
         "best": position.best,
+        "best_epoch": position.best_epoch,
         "improved": position.improved,
+        "mark": position.mark,
         "net": trainer.net.state_dict(),
         "optimiser": trainer.optimiser.state_dict(),
         "schedule": json.dumps({**schedule, "lr_lambdas": [None]}),

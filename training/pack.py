@@ -4,6 +4,7 @@ A pack is two files, the bytes of all arrays and an index that is written last: 
 a stop while writing leaves none. Reads are positional: forked workers share one descriptor and no memory.
 """
 
+import array as packed
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadRunDir
+from training.runstate import sync
 
 DTYPES = ("<f4", "<f8", "|u1", "<i4", "<i8")
 ABSENT = -1  # rows of an array that a tuple lacks
@@ -58,8 +60,8 @@ class Pack:
 
 def write_pack(path: Path, tuples: Iterable[Sequence[Array | None]]) -> None:
     """Write all tuples; they must have the same number of arrays. Raises: BadRunDir (cannot be written)."""
-    index: list[list[int]] = []
-    offset = 0
+    index = packed.array("q")  # a list of a million lists would be most of the memory that is used
+    offset = width = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _index_of(path).unlink(missing_ok=True)
@@ -70,10 +72,13 @@ def write_pack(path: Path, tuples: Iterable[Sequence[Array | None]]) -> None:
                     entry += _shape(array)
                     if array is not None:
                         offset += file.write(np.ascontiguousarray(array).data)
-                index.append(entry)
+                index.extend(entry)
+                width = len(entry)
+            sync(file)
         part = _index_of(path).with_suffix(".part")
         with part.open("wb") as file:
-            np.save(file, np.array(index, np.int64), allow_pickle=False)
+            np.save(file, np.frombuffer(index, np.int64).reshape(-1, max(width, 1)), allow_pickle=False)
+            sync(file)
         part.replace(_index_of(path))
     except OSError as error:
         raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error

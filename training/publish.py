@@ -138,7 +138,7 @@ def _licences(made: Made) -> tuple[str, ...]:
 
 
 def _metrics(scores: Scores) -> dict[str, float]:
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = {"epoch": float(scores.epoch), "epochs": float(scores.epochs)}
     for split, report in (("test", scores.test), ("validation", scores.validation)):
         if report is not None:
             low, high = report.interval

@@ -37,7 +37,8 @@ def _is_none(value: object) -> bool:
 class DataSpec(Frozen):
     """Which clouds. shots: training clouds a class (None = all); validation: share of *train* held out for choices.
 
-    test: share of every class that is set aside as test clouds where a folder comes without any. licence: what the card says
+    test: share of every class that is set aside as test clouds where a folder comes without any, drawn by split_seed, so that runs
+    of other seeds are scored on the same clouds. licence: what the card says
     of the data. (Fields that came later stay out of files and digests while they have their default: old recipes keep theirs.)
     """
 
@@ -45,6 +46,7 @@ class DataSpec(Frozen):
     shots: Positive | None = None
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == TEST_SHARE)] = TEST_SHARE
+    split_seed: Annotated[int, Field(ge=0, exclude_if=lambda seed: seed == 0)] = 0
     licence: Annotated[str | None, Field(exclude_if=_is_none)] = None
 
 
@@ -78,7 +80,7 @@ class Recipe(Frozen):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epochs: Positive
     batch_size: Annotated[int, Field(gt=1)] = 32
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     half: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: Annotated[int, Field(gt=0, exclude_if=lambda count: count == 1)] = 1
@@ -93,8 +95,8 @@ class Recipe(Frozen):
             raise ValueError("init: scratch trains everything; say mode all, or init random-frozen for a frozen random net")
         if self.init == "random-frozen" and self.mode == "all":
             raise ValueError("init: random-frozen freezes the stages; say mode io, ioms or iobn")
-        if self.early_stop and not self.data.validation:
-            raise ValueError("early_stop: needs validation clouds; set data.validation above 0")
+        if not self.input.features:
+            raise ValueError("input.features: names no feature; the first is usually x, y and z")
         return self
 
     def to_yaml(self) -> str:
@@ -125,17 +127,9 @@ class Draft:
         return tuple(key for key, value in spec.items() if value == AUTO) if isinstance(spec, dict) else ()
 
     @property
-    def data(self) -> DataSpec:
-        """Which clouds. Raises: BadRecipe."""
-        return self._completed({}).data
-
-    @property
-    def seed(self) -> int:
-        return self._completed({}).seed
-
-    @property
-    def name(self) -> str:
-        return self._completed({}).name
+    def preview(self) -> Recipe:
+        """The recipe with stand-ins for its open keys: everything else about it counts. Raises: BadRecipe."""
+        return self._completed({})
 
     def resolve(self, derived: Mapping[str, object]) -> Recipe:
         """The recipe with its open keys filled in from `derived`. Raises: BadRecipe."""
@@ -178,8 +172,21 @@ def read_draft(source: str, overrides: dict[str, object] | None = None) -> Draft
     for key, value in (overrides or {}).items():
         _set(content, key, value)
     draft = Draft(str(path), content)
-    draft._completed({})  # a mistake is told before any data is read
+    _ = draft.preview  # a mistake is told before any data is read
     return draft
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """`seed 0 -> 1` for every key whose value differs."""
+    before, after = (_flat(recipe.model_dump(mode="json")) for recipe in (old, new))
+    return [f"{key} {before.get(key)} -> {after.get(key)}" for key in {**before, **after} if before.get(key) != after.get(key)]
+
+
+def _flat(content: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def parse_override(text: str) -> tuple[str, object]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models.errors import BadWeights
+from models.errors import BadWeights, InflationError
 from models.manifest import NetworkSpec
 from models.zoo import build
 from training.datasets import Clouds, few_shot, hold_out
@@ -44,13 +44,32 @@ def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
     net = build(spec)
     image = report = None
     if recipe.init == "image":
-        source = weights or recipe.weights
-        if source is None:
-            raise BadWeights(f"the recipe starts from 2D weights of {recipe.network}: say where they are with --weights")
-        image = load_image_weights(source)
-        state, report = inflate_state_dict(image.tensors, net.state_dict(), recipe.inflate)
+        image = _image(recipe, weights)
+        state, report = _inflated(image, net, recipe)
         net.load_state_dict(state)
     return Start(net, spec, freeze_policy(net, recipe.mode), image, report)
+
+
+def check_weights(recipe: Recipe, weights: str | None) -> None:
+    """See that 2D weights are there and fit, before anything costs time. Raises: BadWeights, InflationError."""
+    if recipe.init == "image":
+        with torch.device("meta"):  # shapes alone
+            net = build(NetworkSpec(name=recipe.network, in_channels=len(recipe.input.features), num_classes=2))
+        _inflated(_image(recipe, weights), net, recipe)
+
+
+def _image(recipe: Recipe, weights: str | None) -> ImageWeights:
+    source = weights or recipe.weights
+    if source is None:
+        raise BadWeights(f"the recipe starts from 2D weights of {recipe.network}: say where they are with --weights")
+    return load_image_weights(source)
+
+
+def _inflated(image: ImageWeights, net: nn.Module, recipe: Recipe) -> tuple[dict[str, torch.Tensor], InflationReport]:
+    try:
+        return inflate_state_dict(image.tensors, net.state_dict(), recipe.inflate)
+    except InflationError as error:
+        raise InflationError(f"does not fit the network {recipe.network}: {error}", where=image.name, known=error.known) from error
 
 
 def facts(recipe: Recipe, start: Start, splits: Splits) -> dict[str, str | None]:

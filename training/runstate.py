@@ -1,29 +1,34 @@
 """Files of a run directory that only training itself reads: whose run it is, complete state, best weights. No code in any of them."""
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import IO, TypedDict, cast
 
 import torch
 
 from models.errors import BadRunDir
 
-CLAIM, STATE, BEST = "run.json", "state.pt", "best.pt"
+CLAIM, STATE, BEST, LOCK = "run.json", "state.pt", "best.pt", ".lock"
 
 
 class RunState(TypedDict):
     """Everything that going on needs after `epoch` finished epochs and `step` optimiser steps of the next.
 
-    losses: of those steps; best: highest validation accuracy so far; improved: the epoch that last raised it by more than the
-    early stop asks for; schedule: JSON.
+    losses: of those steps; best: highest validation accuracy so far, last reached after best_epoch; improved: the epoch that last
+    beat the one before it that did so, whose accuracy is mark, by what early stop asks for; schedule: JSON.
     """
 
     epoch: int
     step: int
     losses: list[float]
     best: float
+    best_epoch: int
     improved: int
+    mark: float
     net: dict[str, torch.Tensor]
     optimiser: dict[str, object]
     schedule: str
@@ -42,7 +47,7 @@ def claim(run_dir: Path, facts: Mapping[str, str | None]) -> None:
         raise BadRunDir(f"cannot be used: {error}", where=str(run_dir)) from error
     if found is not None and found != dict(facts):
         differ = sorted(name for name in facts if not isinstance(found, dict) or found.get(name) != facts[name])
-        raise BadRunDir(f"holds a run with another {' and '.join(differ)}; choose another --run-dir", where=str(run_dir))
+        raise BadRunDir(f"holds a run with another {' and '.join(differ)}; for a new one choose another --run-dir", where=str(run_dir))
     write_text(path, json.dumps(dict(facts), indent=1) + "\n")
 
 
@@ -50,7 +55,9 @@ def write_text(path: Path, text: str) -> None:
     """Written beside and moved into place. Raises: BadRunDir."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            sync(file)
         part.replace(path)
     except OSError as error:
         raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error
@@ -63,10 +70,34 @@ def write(path: Path, content: Mapping[str, object]) -> None:
     """
     part = path.with_name(path.name + ".part")
     try:
-        torch.save(dict(content), part)
+        with part.open("wb") as file:
+            torch.save(dict(content), file)
+            sync(file)
         part.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error
+
+
+def sync(file: IO[bytes] | IO[str]) -> None:
+    """Have the disk keep what was written, before the file gets its name: also a power cut leaves the old one or the new one."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Make the directory and keep other processes out of it. Raises: BadRunDir (one is in it; cannot be made)."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / LOCK).open("ab")
+    except OSError as error:
+        raise BadRunDir(f"cannot be used: {error.strerror}", where=str(run_dir)) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadRunDir("another process trains here; wait for it, or choose another --run-dir", where=str(run_dir)) from error
+        yield
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,20 +1,24 @@
 """Where a run's clouds come from: a data set of a known layout, or the user's folder, looked through before it is used."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from models.errors import BadDataset
-from training.datasets import Clouds, read_split
+from training.datasets import FOLDER, Clouds, read_split
 from training.datasets.defaults import derive_input
-from training.datasets.folder import folder_splits
-from training.datasets.listing import list_folder
+from training.datasets.folder import all_clouds, folder_splits, refuse_bad
+from training.datasets.listing import Split, list_folder
+from training.datasets.paths import printable
 from training.datasets.report import DataReport
 from training.datasets.scan import Scan, scan_folder
-from training.recipe import DataSpec
+from training.recipe import DataSpec, Recipe
+from training.run import training_splits
 
 SCAN = "scan.npz"
-FOLDER = "folder"
 
 
 @dataclass(frozen=True)
@@ -39,34 +43,68 @@ class Derived:
     reasons: tuple[str, ...]
 
 
-def open_source(data: DataSpec, root: Path, seed: int, run_dir: Path, say: Callable[[object], None], *, skip_bad: bool = False) -> Source:
+def open_source(data: DataSpec, root: Path, run_dir: Path, say: Callable[[object], None], *, skip_bad: bool = False) -> Source:
     """Open the data set at `root`. Of a folder every file is read once; what was found is said, and kept in `run_dir`.
 
     Raises: BadDataset (says what is wrong with which file; unreadable ones are left out with `skip_bad`).
     """
     if data.kind != FOLDER:
         train = read_split(data.kind, root, "train")
-        return Source(data.kind, train, lambda: read_split(data.kind, root, "test"), lambda: _derived(train, seed))
+        return Source(data.kind, train, lambda: read_split(data.kind, root, "test"), lambda: _derived(train, data.split_seed))
     listing = list_folder(root)
     scan = Scan.load(run_dir / SCAN, listing)
-    if scan is None:
-        scan = scan_folder(listing)
-        run_dir.mkdir(parents=True, exist_ok=True)
+    if scan is None or not scan.usable.all():  # what could not be read may have been mended without a trace in the listing
+        scan = scan_folder(listing, scan)
         scan.save(run_dir / SCAN)
     try:
-        splits = folder_splits(listing, scan, test_share=data.test, seed=seed, skip_bad=skip_bad)
+        splits = folder_splits(listing, scan, test_share=data.test, seed=data.split_seed, skip_bad=skip_bad)
     except BadDataset:
         say(DataReport.of(listing, scan))
         raise
     say(DataReport.of(listing, scan, splits))
     return Source(
-        root.resolve().name,
+        printable(os.fsencode(root.resolve().name)),
         splits.train,
         lambda: splits.test,
-        lambda: _derived(splits.train, seed),
+        lambda: _derived(splits.train, data.split_seed),
         splits.validation,
         splits.notes,
     )
+
+
+def clouds_to_score(
+    root: Path, split: str, kind: str | None, recipe: Recipe | None, trained_on: str, *, skip_bad: bool = False
+) -> tuple[Clouds, str | None]:
+    """The clouds of a split that a model is to be judged on, and what must be said of them.
+
+    kind: None looks at the folder. recipe, trained_on: of the model, the latter the digest of its training clouds: in the folder
+    that it was trained on, the split is the one that was made then. Raises: BadDataset.
+    """
+    kind = kind or ("modelnet40" if (root / "shape_names.txt").is_file() else FOLDER)
+    if kind != FOLDER:
+        return read_split(kind, root, split), None
+    listing = list_folder(root)
+    if listing.has_splits:
+        rows = np.flatnonzero(listing.splits == Split[split.upper()])
+        if not len(rows):
+            raise BadDataset(f"no folder named {split} in it", where=str(root))
+        listing = listing.take(rows)
+    scan = scan_folder(listing)
+    if not skip_bad:
+        refuse_bad(listing, scan)
+    clouds = all_clouds(listing, scan)
+    if listing.has_splits:
+        return clouds, None
+    if recipe is None or recipe.data.kind != FOLDER:
+        return clouds, f"all {len(clouds):,} clouds: the folder has no splits"
+    data = recipe.data
+    splits = folder_splits(listing, scan, test_share=data.test, seed=data.split_seed, skip_bad=skip_bad)
+    if training_splits(recipe, splits.train, splits.validation).train.digest != trained_on:
+        return clouds, f"all {len(clouds):,} clouds: the folder has no splits; those that the model was trained on, if any, flatter it"
+    if splits.test is None:
+        return clouds, f"all {len(clouds):,} clouds, and the model was trained on most of them: this is no test score"
+    chosen = splits.test if split == "test" else splits.train
+    return chosen, f"{len(chosen):,} clouds: the {split} split that was made when the model was trained"
 
 
 def _derived(clouds: Clouds, seed: int) -> Derived:

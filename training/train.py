@@ -1,6 +1,7 @@
 """`fip train`: from a recipe and files to a scored checkpoint folder, and from there into a registry."""
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,16 +9,16 @@ import click
 import torch
 
 from models.artefact import MANIFEST, read_manifest
-from models.errors import BadDataset
+from models.errors import BadDataset, BadRecipe, BadRunDir
 from models.predictor import Predictor
 from training.card import Scores
 from training.datasets import Clouds
 from training.evaluate import ClassificationReport, evaluate
-from training.loop import CACHE, DEFAULT, Compute, fit
+from training.loop import CACHE, DEFAULT, Compute, Position, fit
 from training.publish import Made, describe, write_checkpoint
-from training.recipe import Draft, Recipe
-from training.run import Splits, facts, start, training_splits
-from training.runstate import BEST, claim, read_weights, write_text
+from training.recipe import Draft, Recipe, differences, load_recipe
+from training.run import Splits, check_weights, facts, start, training_splits
+from training.runstate import BEST, claim, held, read_weights, write_text
 from training.sources import Source, open_source
 
 RECIPE, CHECKPOINT = "recipe.yaml", "checkpoint"
@@ -44,17 +45,27 @@ def train(job: Job) -> Path | None:
     the others return None. Raises: BadRunDir (the folder belongs to another run), BadDataset, BadRecipe, BadWeights,
     InflationError, Diverged.
     """
+    try:
+        with held(job.run_dir) if job.compute.world.first else nullcontext():
+            return _train(job)
+    except OSError as error:  # a full disk, say, under a file that has no better place to tell of it
+        raise BadRunDir(f"cannot be written: {error.strerror or error}", where=str(error.filename or job.run_dir)) from error
+
+
+def _train(job: Job) -> Path | None:
     world = job.compute.world
+    check_weights(job.draft.preview, job.weights)
     with world.first_goes_first():
-        source = open_source(job.draft.data, job.data, job.draft.seed, job.run_dir, world.say, skip_bad=job.skip_bad)
+        source = open_source(job.draft.preview.data, job.data, job.run_dir, world.say, skip_bad=job.skip_bad)
     made = _made(job, source)
-    if world.first:
-        claim(job.run_dir, facts(made.recipe, made.start, Splits(made.train, made.validation)))
-        write_text(job.run_dir / RECIPE, made.recipe.to_yaml())
+    with world.first_goes_first():
+        if world.first:
+            _claim(job.run_dir, made)
+            write_text(job.run_dir / RECIPE, made.recipe.to_yaml())
     _introduce(job, made)
     net = made.start.net.to(job.device)
-    fit(net, made.start.policy, made.recipe, made.train, made.validation, job.run_dir, job.compute)
-    return _finish(job, made, source) if world.first else None
+    end = fit(net, made.start.policy, made.recipe, made.train, made.validation, job.run_dir, job.compute)
+    return _finish(job, made, source, end) if world.first else None
 
 
 def _made(job: Job, source: Source) -> Made:
@@ -64,8 +75,22 @@ def _made(job: Job, source: Source) -> Made:
     for reason in derived.reasons if derived else ():
         job.compute.world.say(reason)
     splits = training_splits(recipe, source.train, source.validation)
+    if recipe.early_stop and not len(splits.validation):
+        raise BadRecipe("needs validation clouds; set data.validation above 0", where="early_stop")
     beginning = start(recipe, len(splits.train.names), job.weights)
     return Made(job.name or recipe.name, recipe, beginning, splits.train, splits.validation, source.name, source.notes)
+
+
+def _claim(run_dir: Path, made: Made) -> None:
+    """Make the run directory this run's. Raises: BadRunDir (says how the run that is in it differs)."""
+    old = run_dir / RECIPE
+    try:
+        claim(run_dir, facts(made.recipe, made.start, Splits(made.train, made.validation)))
+    except BadRunDir as error:
+        if not old.is_file():
+            raise
+        changes = differences(load_recipe(str(old)), made.recipe)
+        raise BadRunDir(f"{error.detail}{' (' + ', '.join(changes) + ')' if changes else ''}", where=str(run_dir)) from error
 
 
 def _introduce(job: Job, made: Made) -> None:
@@ -75,24 +100,25 @@ def _introduce(job: Job, made: Made) -> None:
     say(f"mode {made.recipe.mode}: {trained:,} parameters trained; {len(made.train)} clouds, {len(made.validation)} more to validate")
 
 
-def _finish(job: Job, made: Made, source: Source) -> Path:
+def _finish(job: Job, made: Made, source: Source, end: Position) -> Path:
     """Score and write the checkpoint, unless an earlier call did."""
     folder = job.run_dir / CHECKPOINT
     if (folder / MANIFEST).is_file():
         manifest, _ = read_manifest(folder)
     else:
-        manifest = write_checkpoint(folder, job.run_dir, made, _score(made, source, job))
+        manifest = write_checkpoint(folder, job.run_dir, made, _score(made, source, job, end))
         shutil.rmtree(job.run_dir / CACHE, ignore_errors=True)
     for split in ("test", "validation"):
         if f"{split}_accuracy" in manifest.metrics:
             low, high = manifest.metrics[f"{split}_accuracy_low"], manifest.metrics[f"{split}_accuracy_high"]
-            accuracy, clouds = manifest.metrics[f"{split}_accuracy"], manifest.metrics[f"{split}_clouds"]
-            click.echo(f"{split} accuracy {accuracy:.2%} on {clouds:.0f} clouds (95 % interval {low:.1%} to {high:.1%})")
+            clouds, epoch = manifest.metrics[f"{split}_clouds"], manifest.metrics["epoch"]
+            score = f"{manifest.metrics[f'{split}_accuracy']:.2%} on {clouds:.0f} clouds (95 % interval {low:.1%} to {high:.1%})"
+            click.echo(f"{split} accuracy {score}, after epoch {epoch:.0f}, whose weights are kept")
     click.echo(f"checkpoint in {folder}")
     return folder
 
 
-def _score(made: Made, source: Source, job: Job) -> Scores:
+def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
     """Score the epoch that is published, and on test the other candidate too, the weights rounded as they will be stored.
 
     Leaves the published weights in the net.
@@ -113,7 +139,9 @@ def _score(made: Made, source: Source, job: Job) -> Scores:
 
     if test is not None:
         click.echo(f"scoring on the {len(test)} test clouds, for the epoch best on validation and for the last")
-    scores = Scores(score(published, test), score(published, made.validation), bool(recipe.early_stop))
+    best_published = bool(recipe.early_stop)
+    epoch = end.best_epoch if best_published else end.epoch
+    scores = Scores(score(published, test), score(published, made.validation), best_published, epoch=epoch, epochs=end.epoch)
     if len(made.validation):
         scores = replace(scores, other_test=score(other, test))
     net.load_state_dict(published)

@@ -2,7 +2,7 @@
 
 from models.registry.catalogue import Catalogue, Entry, open_catalogue, open_registry
 from models.registry.protocol import CHAMPION, ModelVersion, Registry
-from models.registry.publish import point, publish_as
+from models.registry.publish import point, pointed_at, publish_as
 from models.registry.reference import Reference, parse_reference, parse_target
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "parse_reference",
     "parse_target",
     "point",
+    "pointed_at",
     "publish_as",
 ]

@@ -4,7 +4,9 @@ What may happen at any moment, and why nothing is ever half there:
 
 - A version is copied into `root/name/.publish-ID/`, synced, and renamed to its number. A publisher that dies leaves that
   folder behind; whoever publishes or removes next deletes it, for the lock `.publish-ID.lock` died with its process.
-- Numbers are given out under the lock `root/name/.lock`; `.removed-7` remembers that 7 was given out once.
+- Numbers are given out under the lock `root/name/.lock`; `.removed-7` remembers that 7 was given out once, and `.digest-7`,
+  written before the rename, what its manifest was: a manifest that somebody changes later is noticed. (A folder that was put
+  there by hand has no such file.)
 - Aliases move under the same lock: read, compare, write beside, sync, rename. Readers take no lock.
 """
 
@@ -21,13 +23,13 @@ from models.artefact import MANIFEST, read_manifest
 from models.errors import AliasConflict, BadCheckpoint, RegistryUnavailable, UnknownModel
 from models.manifest import Manifest
 from models.registry.aliases import read_aliases
-from models.registry.files import copy_synced, is_held, locked, sync_dir
+from models.registry.files import copy_synced, is_held, locked, sync_dir, write_whole
 from models.registry.protocol import ModelVersion
 from models.registry.reference import check_name, is_name
 from models.registry.verify import verify
 
 LOCK = ".lock"
-STAGING, REMOVED, TRASH = ".publish-", ".removed-", ".trash-"
+STAGING, REMOVED, TRASH, DIGEST = ".publish-", ".removed-", ".trash-", ".digest-"
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}\Z")
 
 
@@ -63,7 +65,9 @@ class LocalRegistry:
             numbers = _numbers(self.root / model.name)
         if model.version not in numbers:
             raise UnknownModel(f"no version {model}", where="model", known=[f"{model.name}:{number}" for number in numbers])
-        return self.root / model.name / str(model.version)
+        folder = self.root / model.name / str(model.version)
+        self._check_digest(model, folder)
+        return folder
 
     def digest(self, model: ModelVersion) -> str:
         return self.manifest(model)[1]
@@ -78,7 +82,7 @@ class LocalRegistry:
         with self._reachable(), self._staging(name) as staging:
             _copy(folder, staging, manifest, digest)
             with locked(self.root / name / LOCK):
-                number = _claim(staging)
+                number = _claim(staging, digest)
         return ModelVersion(name, number)
 
     def move_alias(self, name: str, alias: str, to: int | None, *, expected: int | None) -> None:
@@ -108,8 +112,17 @@ class LocalRegistry:
             sync_dir(model_dir)  # the number must not come back, whatever happens next
             trash = model_dir / f"{TRASH}{uuid.uuid4().hex}"
             (model_dir / str(model.version)).rename(trash)
+            (model_dir / f"{DIGEST}{model.version}").unlink(missing_ok=True)
             sync_dir(model_dir)
             shutil.rmtree(trash)
+
+    def _check_digest(self, model: ModelVersion, folder: Path) -> None:
+        """Raises: BadCheckpoint (the manifest is not the one that was published)."""
+        kept = folder.with_name(f"{DIGEST}{model.version}")
+        with self._reachable():
+            published = kept.read_text(encoding="ascii", errors="replace").strip() if kept.is_file() else None
+        if published is not None and read_manifest(folder)[1] != published:
+            raise BadCheckpoint("the manifest is not the one that was published", where=str(folder / MANIFEST))
 
     @contextmanager
     def _reachable(self) -> Iterator[None]:
@@ -164,16 +177,18 @@ def _copy(folder: Path, staging: Path, manifest: Manifest, digest: str) -> None:
     sync_dir(staging)
 
 
-def _claim(staging: Path) -> int:
-    """Rename a whole copy to the next number. The caller holds the model's lock."""
+def _claim(staging: Path, digest: str) -> int:
+    """Rename a whole copy to the next number, and remember the digest of its manifest. The caller holds the model's lock."""
     model_dir = staging.parent
     number = 1 + max((*_numbers(model_dir), *_numbers(model_dir, REMOVED)), default=0)
     while True:
         try:
+            write_whole(model_dir / f"{DIGEST}{number}", f"{digest}\n".encode())
             staging.rename(model_dir / str(number))
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
+            (model_dir / f"{DIGEST}{number}").unlink()
             number += 1  # somebody put a folder there by hand
         else:
             sync_dir(model_dir)
@@ -189,6 +204,8 @@ def _sweep(model_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
             _lock_of(path).unlink(missing_ok=True)
         elif path.name.startswith(STAGING) and path.suffix == LOCK and not is_held(path):
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(DIGEST) and not (model_dir / path.name.removeprefix(DIGEST)).is_dir():
             path.unlink(missing_ok=True)
 
 

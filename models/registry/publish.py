@@ -4,7 +4,7 @@ import random
 import time
 from pathlib import Path
 
-from models.errors import AliasConflict, UnknownModel
+from models.errors import AliasConflict, UnknownModel, nearest
 from models.registry.protocol import ModelVersion, Registry
 from models.registry.reference import check_name
 from models.registry.verify import verify
@@ -51,6 +51,8 @@ def rollback(registry: Registry, name: str, alias: str) -> int:
     Raises: UnknownModel (it pointed at nothing before), AliasConflict (somebody moves it now), BadCheckpoint (damaged: nothing moves).
     """
     existing = {model.version for model in registry.versions(name)}
+    if not existing:
+        raise UnknownModel(f"no model is called {name!r}{nearest(name, registry.names())}", where="model", known=registry.names())
     current = pointed_at(registry, name, alias)
     before = _before([version for version in registry.history(name, alias) if version in existing], current)
     if before is None:

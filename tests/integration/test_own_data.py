@@ -101,7 +101,7 @@ def test_the_same_command_publishes_once(
     assert run(train_args(parts, image_file, run_dir, registry, "--publish", "parts@candidate")) == 0
     (model,) = open_registry(str(registry)).versions("parts")
     assert model.aliases == ("candidate", "champion")
-    assert "published as parts:1" in capsys.readouterr().out
+    assert "parts:1 was published before" in capsys.readouterr().out
 
 
 def test_files_that_cannot_be_read(parts: Path, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

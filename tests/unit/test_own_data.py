@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import BadDataset, InputError, TruncatedFile
-from training.datasets import LabelledClouds, few_shot, hold_out, read_split
+from training.datasets import LabelledClouds, few_shot, hold_out
 from training.datasets.duplicates import group_ids, repeated, spanning
 from training.datasets.folder import FileClouds, FolderSplits, folder_splits
 from training.datasets.listing import list_folder
 from training.datasets.scan import REASONS_KEPT, Scan, scan_folder
+from training.sources import clouds_to_score
 
 
 def points(seed: int, count: int = 20) -> np.ndarray:
@@ -396,16 +397,24 @@ def test_one_file_under_two_classes_is_a_conflict_and_stays_in_train(tmp_path: P
 # The door that `fip evaluate` takes
 
 
-def test_read_split_of_a_folder(tmp_path: Path) -> None:
+def scored(root: Path, split: str, **more: bool) -> FileClouds:
+    clouds = clouds_to_score(root, split, "folder", None, "", **more)[0]
+    assert isinstance(clouds, FileClouds)
+    return clouds
+
+
+def test_what_a_model_is_scored_on(tmp_path: Path) -> None:
     root = make(tmp_path / "split", *(f"{kind}/{part}/{i}.ply" for kind in "ab" for part in ("train", "test") for i in range(2)))
-    assert files(read_split("folder", root, "test")) == ["a/test/0.ply", "a/test/1.ply", "b/test/0.ply", "b/test/1.ply"]
-    assert len(read_split("folder", root, "train")) == 4
+    assert files(scored(root, "test")) == ["a/test/0.ply", "a/test/1.ply", "b/test/0.ply", "b/test/1.ply"]
+    assert len(scored(root, "train")) == 4
     unsplit = whole(tmp_path / "whole")
-    assert len(read_split("folder", unsplit, "train")) == len(read_split("folder", unsplit, "test")) == 30
+    assert len(scored(unsplit, "train")) == len(scored(unsplit, "test")) == 30
     only = make(tmp_path / "only", "a/train/1.ply", "b/train/1.ply")
     with pytest.raises(BadDataset, match="no folder named test in it"):
-        read_split("folder", only, "test")
+        scored(only, "test")
+    assert len(scored(make(tmp_path / "tests", "a/test/1.ply", "b/test/1.ply"), "test")) == 2
     (root / "a/train/0.ply").write_bytes(b"ply\n")
-    assert len(read_split("folder", root, "test")) == 4  # what is asked for is whole
+    assert len(scored(root, "test")) == 4  # what is asked for is whole
     with pytest.raises(BadDataset, match=r"a/train/0\.ply"):
-        read_split("folder", root, "train")
+        scored(root, "train")
+    assert len(scored(root, "train", skip_bad=True)) == 3

@@ -6,7 +6,6 @@ F files of a listing, D clouds of a split, L classes.
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,9 @@ from models.io import read_cloud
 from models.pointcloud import PointCloud
 from training.datasets.duplicates import group_ids, repeated, spanning
 from training.datasets.labelled import hold_out
-from training.datasets.listing import Listing, Split, list_folder
+from training.datasets.listing import Listing, Split
 from training.datasets.paths import Paths
-from training.datasets.scan import Scan, scan_folder
+from training.datasets.scan import Scan
 
 SHOWN = 10  # files or groups that a message lists
 SMALLEST = 3  # clouds of a class from which one is set aside as test: two are left to train and to validate on
@@ -113,22 +112,6 @@ def folder_splits(listing: Listing, scan: Scan | None, *, test_share: float, see
     splits = FolderSplits(train, _given(clouds, split, Split.VALIDATION), test, held_out, ())
     _check_train(listing, splits)
     return replace(splits, notes=tuple(_notes(listing, scan, clouds, splits)))
-
-
-def read_folder(root: Path, split: str) -> FileClouds:
-    """The clouds of `train/` or `test/` folders, every file looked at first; of a folder without any splits all clouds, for either.
-
-    Raises: BadDataset (unusable files, no such split).
-    """
-    listing = list_folder(root)
-    if listing.has_splits:
-        rows = np.flatnonzero(listing.splits == Split[split.upper()])
-        if not len(rows):
-            raise BadDataset(f"no folder named {split} in it", where=str(root))
-        listing = listing.take(rows)
-    scan = scan_folder(listing)
-    refuse_bad(listing, scan)
-    return all_clouds(listing, scan)
 
 
 def all_clouds(listing: Listing, scan: Scan | None) -> FileClouds:

@@ -112,12 +112,16 @@ class Scan:
         return scan if facts.dtype == FACTS and facts.shape == (len(listing),) else None
 
 
-def scan_folder(listing: Listing) -> Scan:
-    """Read every file of a listing once. A file that cannot be used is noted, not raised. Ctrl-C stops it at once."""
-    facts = np.zeros(len(listing), FACTS)
+def scan_folder(listing: Listing, known: Scan | None = None) -> Scan:
+    """Read every file of a listing once. A file that cannot be used is noted, not raised. Ctrl-C stops it at once.
+
+    known: an earlier scan of the listing, of which only the files that could not be used are looked at again.
+    """
+    facts = np.zeros(len(listing), FACTS) if known is None else np.where(known.usable, known.facts, np.zeros((), FACTS))
+    todo = np.arange(len(listing)) if known is None else np.flatnonzero(~known.usable)
     codes: dict[str, int] = {}
     reasons: dict[int, str] = {}
-    for row in progress(range(len(listing)), "looking at files", len(listing)):
+    for row in progress(map(int, todo), "looking at files", len(todo)):
         path = listing.path(row)
         try:
             facts[row] = _look_at(path)
