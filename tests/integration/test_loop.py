@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.errors import BadDataset, BadRunDir, NonFinite
 from models.pointcloud import PointCloud
 from models.sparse.tensor import collate
 from training.batches import Samples, class_weights, plan_epoch, train_batches
@@ -25,7 +26,7 @@ from training.pack import Pack, write_pack
 from training.recipe import Recipe, load_recipe
 from training.run import Start, start, training_splits
 from training.runlog import read_scalars
-from training.runstate import BEST, STATE, read_state, read_weights
+from training.runstate import BEST, STATE, held, read_state, read_weights, write
 
 SMALL: dict[str, object] = {"input.voxel_size": 0.2, "batch_size": 8, "data.validation": 0.2, "epochs": 3}
 
@@ -94,6 +95,81 @@ def test_ctrl_c_saves_and_going_on_gives_the_same_bits(whole: Path, data: Path, 
     fitted(data, image_file, tmp_path, compute=Compute(cache=False))
     assert_same(whole, tmp_path)
     assert [row["loss"] for row in read_scalars(tmp_path)] == [row["loss"] for row in read_scalars(whole)]
+
+
+class Breaking(LabelledClouds):
+    """Clouds of which a few can be read."""
+
+    left: list[int]
+
+    def cloud(self, index: int) -> PointCloud:
+        self.left[0] -= 1
+        if self.left[0] < 0:
+            raise Broken
+        return super().cloud(index)
+
+
+class Broken(Exception):
+    pass
+
+
+def test_what_is_saved_within_an_epoch_goes_on_to_the_same_bits(whole: Path, data: Path, image_file: Path, tmp_path: Path) -> None:
+    recipe, beginning = begin(image_file)
+    splits = training_splits(recipe, read_split("modelnet40", data, "train"))
+    clouds = Breaking(splits.train.xyz, splits.train.targets, splits.train.names)  # type: ignore[attr-defined]
+    object.__setattr__(clouds, "left", [39 + 20])
+    with pytest.raises(Broken):
+        fit(beginning.net, beginning.policy, recipe, clouds, splits.validation, tmp_path, Compute(cache=False, save_every_s=0.0))
+    stopped = read_state(tmp_path / STATE)
+    assert (stopped["epoch"], stopped["step"]) == (1, 2)
+    fitted(data, image_file, tmp_path, compute=Compute(cache=False))
+    assert_same(whole, tmp_path)
+
+
+def test_ctrl_c_while_the_last_epoch_is_validated_ends_the_run(data: Path, image_file: Path, tmp_path: Path) -> None:
+    recipe, beginning = begin(image_file, {"epochs": 1})
+    splits = training_splits(recipe, read_split("modelnet40", data, "train"))
+    held = Interrupting(splits.validation.xyz, splits.validation.targets, splits.validation.names)  # type: ignore[attr-defined]
+    object.__setattr__(held, "left", [3])
+    with pytest.raises(KeyboardInterrupt):
+        fit(beginning.net, beginning.policy, recipe, splits.train, held, tmp_path, Compute(cache=False))
+    assert read_state(tmp_path / STATE)["epoch"] == 1
+
+
+def test_the_best_weights_are_not_simply_the_last(data: Path, image_file: Path, tmp_path: Path) -> None:
+    fitted(data, image_file, tmp_path, {"schedule.kind": "constant", "schedule.warmup_epochs": 0, "epochs": 1})
+    state = read_state(tmp_path / STATE)
+    write(tmp_path / STATE, {**state, "best": 2.0})  # better than anything can be
+    before = (tmp_path / BEST).read_bytes()
+    recipe, beginning = begin(image_file, {"schedule.kind": "constant", "schedule.warmup_epochs": 0, "epochs": 2})
+    splits = training_splits(recipe, read_split("modelnet40", data, "train"))
+    assert fit(beginning.net, beginning.policy, recipe, splits.train, splits.validation, tmp_path).best_epoch == 1
+    assert (tmp_path / BEST).read_bytes() == before
+
+
+def test_batches_that_leave_nothing_to_train_on_are_refused(data: Path, image_file: Path, tmp_path: Path) -> None:
+    recipe, beginning = begin(image_file)
+    clouds = read_split("modelnet40", data, "train")
+    with pytest.raises(BadDataset, match="1 clouds in batches of 8"):
+        fit(beginning.net, beginning.policy, recipe, clouds.take(np.arange(1)), clouds.take(np.arange(0)), tmp_path)
+
+
+def test_one_process_a_run_directory(tmp_path: Path) -> None:
+    with held(tmp_path / "run"), pytest.raises(BadRunDir, match="another process trains here"), held(tmp_path / "run"):
+        pass
+    with held(tmp_path / "run"):
+        pass
+
+
+def test_the_reader_of_a_worker_says_what_is_wrong(data: Path, image_file: Path, tmp_path: Path) -> None:
+    recipe, beginning = begin(image_file)
+    clouds = read_split("modelnet40", data, "train")
+    xyz = clouds.xyz.copy()  # type: ignore[attr-defined]
+    xyz[5] = np.nan
+    broken = replace(clouds, xyz=xyz)  # type: ignore[type-var]
+    with pytest.raises(NonFinite, match="coordinates must be finite") as caught:
+        fit(beginning.net, beginning.policy, recipe, broken, clouds.take(np.arange(0)), tmp_path, Compute(workers=1, cache=False))
+    assert "Traceback" not in str(caught.value)
 
 
 def train_process(data: Path, image_file: Path, run_dir: Path, *more: str) -> subprocess.Popen[bytes]:

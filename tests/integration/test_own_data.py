@@ -1,15 +1,20 @@
 """A folder of somebody's own files becomes a published model: `fip train finetune-cifar20 --data FOLDER --publish NAME@ALIAS`."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models.checkpoint import load_checkpoint
 from models.cli import run
-from models.registry import open_registry
+from models.registry import open_registry, pointed_at, publish_as
 from training.recipe import load_recipe
+from training.runstate import BEST, read_weights, write
+from training.sources import clouds_to_score
 
 SMALL = ["--set", "epochs=2", "--set", "batch_size=8", "--threads", "1"]
 CLASSES = ("ball", "box", "rod")
@@ -144,7 +149,84 @@ def test_shots_and_splits_given_by_folders(parts: Path, image_file: Path, tmp_pa
     assert "| ball | 4 | 1 | 3 |" in (tmp_path / "run" / "checkpoint" / "README.md").read_text()
 
 
-def test_fip_evaluate_reads_a_folder(published: tuple[Path, Path], parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["evaluate", "parts", "--registry", str(published[1]), "--data", str(parts), "--kind", "folder", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert len(found["targets"]) == 36
+def test_fip_evaluate_reads_a_folder(published: tuple[Path, Path], parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the folder that it was trained on, a model is scored on the clouds that were set aside then; elsewhere on all."""
+    args = ["evaluate", "parts", "--registry", str(published[1]), "--json", "--data"]
+    assert run([*args, str(parts)]) == 0
+    said = capsys.readouterr()
+    found, manifest = json.loads(said.out), load_checkpoint(published[0] / "checkpoint").manifest
+    assert len(found["targets"]) == manifest.metrics["test_clouds"] == 6
+    assert found["accuracy"] == manifest.metrics["test_accuracy"]
+    assert "the test split that was made when the model was trained" in said.err
+    write_clouds(tmp_path, 4, 7)
+    assert run([*args, str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert len(json.loads(said.out)["targets"]) == 12
+    assert "the folder has no splits" in said.err
+
+
+def test_the_test_clouds_do_not_follow_the_seed(published: tuple[Path, Path], parts: Path, image_file: Path, tmp_path: Path) -> None:
+    """So that models of two seeds are compared on the same clouds, which neither was trained on."""
+    assert run(train_args(parts, image_file, tmp_path / "run", tmp_path / "registry", "--seed", "5", "--set", "epochs=1")) == 0
+    tested = []
+    for run_dir in (published[0], tmp_path / "run"):
+        recipe, made = load_recipe(str(run_dir / "recipe.yaml")), load_checkpoint(run_dir / "checkpoint").manifest.provenance
+        clouds, note = clouds_to_score(parts, "test", None, recipe, made.dataset_sha256)
+        assert note is not None
+        assert "the test split that was made" in note
+        tested.append(clouds.digest)
+    assert tested[0] == tested[1]
+
+
+def test_a_repeated_command_does_not_move_an_alias_back(
+    parts: Path, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = train_args(parts, image_file, tmp_path / "run", tmp_path / "registry", "--set", "epochs=1", "--publish", "p@champion")
+    assert run(args) == 0
+    registry = open_registry(str(tmp_path / "registry"))
+    second = publish_as(registry, tmp_path / "run" / "checkpoint", "p", "champion")
+    damaged = registry.publish(tmp_path / "run" / "checkpoint", "p")
+    (registry.folder(damaged) / "manifest.json").write_text("{}")
+    capsys.readouterr()
+    assert run(args) == 0
+    assert pointed_at(registry, "p", "champion") == second.version
+    assert len(registry.versions("p")) == 3
+    assert "was published before" in capsys.readouterr().out
+
+
+def test_weights_are_checked_before_the_data(parts: Path, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(train_args(parts, tmp_path / "none.pth", tmp_path / "run", tmp_path / "registry")) == 5
+    said = capsys.readouterr()
+    assert "error [bad_weights]" in said.err
+    assert "classes" not in said.out
+    assert run(train_args(parts, image_file, tmp_path / "run", tmp_path / "registry", "--set", "network=resnet18")) == 5
+    assert "image.safetensors: does not fit the network resnet18" in capsys.readouterr().err
+
+
+def test_a_file_that_was_mended_is_looked_at_again(parts: Path, image_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    write_clouds(folder, 6, 1)
+    stamp = (folder / "rod" / "000.npy").stat()
+    whole = (folder / "rod" / "000.npy").read_bytes()
+    (folder / "rod" / "000.npy").write_bytes(bytes(len(whole)))
+    os.utime(folder / "rod" / "000.npy", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    args = train_args(folder, image_file, tmp_path / "run", tmp_path / "registry", "--set", "epochs=1")
+    assert run(args) == 5
+    (folder / "rod" / "000.npy").write_bytes(whole)
+    os.utime(folder / "rod" / "000.npy", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # nothing in a listing tells
+    assert run(args) == 0
+
+
+def test_early_stop_publishes_the_best_epoch(parts: Path, image_file: Path, tmp_path: Path) -> None:
+    args = train_args(parts, image_file, tmp_path / "run", tmp_path / "registry")
+    args += ["--set", "epochs=9", "--set", "early_stop={patience: 1, min_delta: 1.0}", "--set", "half=false"]
+    assert run(args) == 0
+    run_dir = tmp_path / "run"
+    assert load_checkpoint(run_dir / "checkpoint").manifest.metrics["epochs"] == 2  # nothing gains 100 %
+    shutil.rmtree(run_dir / "checkpoint")
+    best = read_weights(run_dir / BEST)
+    best["fc.bias"] += 1.0  # so that best and last surely differ
+    write(run_dir / BEST, best)
+    assert run(args) == 0
+    assert torch.equal(load_checkpoint(run_dir / "checkpoint").tensors["fc.bias"], best["fc.bias"])
+    assert "best on validation (published)" in (run_dir / "checkpoint" / "README.md").read_text()

@@ -3,7 +3,7 @@
 import pytest
 
 from models.errors import BadRecipe
-from training.recipe import Recipe, bundled_recipes, load_recipe, parse_override
+from training.recipe import bundled_recipes, differences, load_recipe, parse_override, read_draft
 
 NAME = "bundled-modelnet40"
 
@@ -11,11 +11,34 @@ NAME = "bundled-modelnet40"
 def test_bundled_recipes_load_and_round_trip(tmp_path) -> None:
     assert NAME in bundled_recipes()
     for name in bundled_recipes():
-        recipe = load_recipe(name)
+        recipe = read_draft(name).resolve({"voxel_size": 0.05, "normalise": "unit_sphere", "point_budget": 1024})
         file = tmp_path / f"{name}.yaml"
         file.write_text(recipe.to_yaml())
         assert load_recipe(str(file)) == recipe
         assert load_recipe(str(file)).digest == recipe.digest
+
+
+def test_what_the_data_decides() -> None:
+    draft = read_draft("finetune-cifar20", {"input.point_budget": 512})
+    assert draft.open_keys == ("voxel_size", "normalise")
+    assert draft.preview.epochs == 50
+    recipe = draft.resolve({"voxel_size": 0.1, "normalise": "unit_sphere", "point_budget": 7})
+    assert (recipe.input.voxel_size, recipe.input.point_budget) == (0.1, 512)  # what is said is not overruled
+    with pytest.raises(BadRecipe, match=r"input\.normalise"):
+        draft.resolve({"voxel_size": 0.1})
+    with pytest.raises(BadRecipe, match=r"input\.voxel_size"):
+        load_recipe("finetune-cifar20")
+    with pytest.raises(BadRecipe, match="epochs"):
+        read_draft("finetune-cifar20", {"epochs": 0})  # before any data is read
+
+
+def test_later_fields_leave_old_digests_alone() -> None:
+    plain = load_recipe(NAME)
+    assert not {"accumulate", "balance", "early_stop"} & plain.model_dump().keys()
+    later: list[dict[str, object]] = [{"accumulate": 2}, {"balance": "loss"}, {"early_stop": {}}, {"data.split_seed": 1}, {"data.test": 0.1}]
+    for changes in later:
+        assert load_recipe(NAME, changes).digest != plain.digest
+    assert differences(plain, load_recipe(NAME, {"accumulate": 2, "optim.lr": 1.0})) == ["optim.lr 0.1 -> 1.0", "accumulate None -> 2"]
 
 
 @pytest.mark.parametrize(
@@ -82,5 +105,5 @@ def test_files_that_are_no_recipe(tmp_path) -> None:
 
 
 def test_digest_changes_with_any_value() -> None:
-    base: Recipe = load_recipe(NAME)
+    base = load_recipe(NAME)
     assert base.digest != load_recipe(NAME, {"seed": 1}).digest

@@ -156,7 +156,19 @@ def test_a_publisher_that_died_leaves_nothing_for_long(registry: LocalRegistry, 
     with locked(model_dir / ".publish-alive.lock"):
         assert registry.publish(tiny_registry / "tiny" / "1", "tiny").version == 11
         left = {path.name for path in model_dir.iterdir()}
-    assert left == {"1", "2", "10", "11", "aliases.json", ".lock", ".publish-alive", ".publish-alive.lock"}
+    assert left == {"1", "2", "10", "11", "aliases.json", ".lock", ".publish-alive", ".publish-alive.lock", ".digest-11"}
+
+
+def test_a_manifest_that_somebody_changes_is_not_the_one_that_was_published(registry: LocalRegistry, tiny_registry: Path) -> None:
+    model = registry.publish(tiny_registry / "tiny" / "1", "tiny")
+    path = registry.folder(model) / "manifest.json"
+    path.write_text(path.read_text().replace('"stool"', '"couch"'))
+    for read in (registry.folder, registry.digest, registry.manifest):
+        with pytest.raises(BadCheckpoint, match=r"manifest\.json: the manifest is not the one that was published"):
+            read(model)
+    by_hand = registry.folder(ModelVersion("tiny", 1))  # was never published: nothing is known of it
+    (by_hand / "manifest.json").write_text((by_hand / "manifest.json").read_text() + " ")
+    assert registry.folder(ModelVersion("tiny", 1)) == by_hand
 
 
 def test_a_folder_put_there_by_hand_is_not_overwritten(registry: LocalRegistry, tiny_registry: Path) -> None:
