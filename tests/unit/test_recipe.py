@@ -35,9 +35,8 @@ def test_what_the_data_decides() -> None:
 def test_later_fields_leave_old_digests_alone() -> None:
     plain = load_recipe(NAME)
     assert not {"accumulate", "balance", "early_stop"} & plain.model_dump().keys()
-    later: list[dict[str, object]] = [{"accumulate": 2}, {"balance": "loss"}, {"early_stop": {}}, {"data.split_seed": 1}, {"data.test": 0.1}]
-    for changes in later:
-        assert load_recipe(NAME, changes).digest != plain.digest
+    for key, value in (("accumulate", 2), ("balance", "loss"), ("early_stop", {}), ("data.split_seed", 1), ("data.test", 0.1)):
+        assert load_recipe(NAME, {key: value}).digest != plain.digest
     assert differences(plain, load_recipe(NAME, {"accumulate": 2, "optim.lr": 1.0})) == ["optim.lr 0.1 -> 1.0", "accumulate None -> 2"]
 
 
