@@ -116,6 +116,9 @@ class Pool:
         """One model with its card, without loading it. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
         wanted = parse_reference(reference)
         entry = self._resolve(wanted)
+        failure = self._failed.get(_key(entry))
+        if failure is not None:  # what does not load is not described as if it did
+            raise BadCheckpoint(failure.reason, where=str(entry.model))
         with self._asking(entry.model):
             folder = entry.folder()
             manifest, digest = read_manifest(folder)

@@ -90,7 +90,8 @@ def _claim(run_dir: Path, made: Made) -> None:
         if not old.is_file():
             raise
         changes = differences(load_recipe(str(old)), made.recipe)
-        raise BadRunDir(f"{error.detail}{' (' + ', '.join(changes) + ')' if changes else ''}", where=str(run_dir)) from error
+        done = f"; the model in it is finished: fip models publish {run_dir / CHECKPOINT} NAME" if (run_dir / CHECKPOINT).is_dir() else ""
+        raise BadRunDir(f"{error.detail}{' (' + ', '.join(changes) + ')' if changes else ''}{done}", where=str(run_dir)) from error
 
 
 def _introduce(job: Job, made: Made) -> None:
