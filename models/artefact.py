@@ -6,6 +6,7 @@ the sha256 of every other file; the digest of the checkpoint is the sha256 of th
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +18,17 @@ from models.manifest import Manifest
 
 WEIGHTS, MANIFEST, CARD = "model.safetensors", "manifest.json", "README.md"
 PNG = b"\x89PNG\r\n\x1a\n"
+LARGEST_TEXT = 16 << 20  # bytes of a manifest, a card, a table of metrics
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """The manifest of a checkpoint folder and its digest, without touching the weights. Raises: BadCheckpoint."""
     path = folder / MANIFEST
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise BadCheckpoint("not a plain file", where=str(path))
+        if path.stat().st_size > LARGEST_TEXT:
+            raise BadCheckpoint(f"larger than {LARGEST_TEXT >> 20} MiB", where=str(path))
         text = path.read_bytes()
         return Manifest.model_validate_json(text), hashlib.sha256(text).hexdigest()
     except OSError as error:
@@ -70,6 +76,8 @@ def check_kind(path: Path) -> None:
         raise BadCheckpoint("the content is an archive, whatever the name says", where=str(path))
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise BadCheckpoint("the content is a pickle, whatever the name says", where=str(path))
+    if path.suffix in TEXTS and path.stat().st_size > LARGEST_TEXT:
+        raise BadCheckpoint(f"larger than {LARGEST_TEXT >> 20} MiB", where=str(path))
     if not check(path, head):
         raise BadCheckpoint(f"the content is not that of a {path.suffix} file", where=str(path))
 
@@ -97,14 +105,18 @@ def _is_png(path: Path, head: bytes) -> bool:
 def _is_json(path: Path, head: bytes) -> bool:
     try:
         return isinstance(json.loads(path.read_bytes()), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def _is_yaml(path: Path, head: bytes) -> bool:
+    """A mapping of plain values: no tags, which name types, and no aliases, with which a few bytes become any amount of memory."""
     try:
-        return isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
-    except (ValueError, yaml.YAMLError):
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(token, yaml.TagToken | yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            return False
+        return isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.MappingNode)
+    except (ValueError, RecursionError, yaml.YAMLError):
         return False
 
 
@@ -116,6 +128,7 @@ def _is_markdown(path: Path, head: bytes) -> bool:
         return False
 
 
+TEXTS = (".json", ".md", ".yaml")
 KINDS: dict[str, Callable[[Path, bytes], bool]] = {
     ".safetensors": _is_safetensors,
     ".json": _is_json,

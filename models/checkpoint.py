@@ -1,5 +1,6 @@
 """Weights in and out of a checkpoint folder (see models.artefact for its files). Nothing here can unpickle."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from torch import nn
 from models.artefact import CARD, MANIFEST, WEIGHTS, check_files, check_kind, read_manifest, sha256_of
 from models.errors import BadCheckpoint
 from models.manifest import Manifest
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     manifest, digest = read_manifest(folder)
     check_files(folder, manifest)
+    data = (folder / WEIGHTS).read_bytes()  # once: what is loaded is what was looked at
+    if hashlib.sha256(data).hexdigest() != manifest.files[WEIGHTS]:
+        raise BadCheckpoint("the file differs from the digest in the manifest", where=str(folder / WEIGHTS))
     try:
-        tensors = load((folder / WEIGHTS).read_bytes())
-    except OSError as error:
-        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=str(folder / WEIGHTS)) from error
-    except SafetensorError as error:
+        tensors = load(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that PyTorch's reader does not know
         raise BadCheckpoint(f"not a safetensors file: {error}", where=str(folder / WEIGHTS)) from error
+    odd = [f"{name} {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in DTYPES]
+    if odd:
+        raise BadCheckpoint(f"weights are float32, float16 or bfloat16, found {odd[0]}", where=str(folder / WEIGHTS))
     return Checkpoint(manifest, tensors, digest)
 
 

@@ -53,8 +53,8 @@ class NetworkSpec(Frozen):
     """Which entry of the zoo, and its free sizes."""
 
     name: str
-    in_channels: Annotated[int, Field(gt=0)]
-    num_classes: Annotated[int, Field(gt=0)]
+    in_channels: Annotated[int, Field(gt=0, le=64)]
+    num_classes: Annotated[int, Field(gt=0, le=100_000)]
 
 
 class Provenance(Frozen):
@@ -93,4 +93,6 @@ class Manifest(Frozen):
             raise ValueError(f"{len(self.input.features)} input features for {self.network.in_channels} input channels")
         if len(self.labels) != self.network.num_classes:
             raise ValueError(f"{len(self.labels)} labels for {self.network.num_classes} classes")
+        if len(set(self.labels)) != len(self.labels) or not all(self.labels):
+            raise ValueError("labels: every class needs a name of its own")
         return self

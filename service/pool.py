@@ -5,6 +5,7 @@ the first use of a version, which never changes, and stay. What was answered und
 when the version it moved to does not load, or when the registry cannot be reached.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -29,6 +30,7 @@ from service.telemetry import Telemetry
 LOG = logging.getLogger("fip.service")
 WARM_UP_POINTS = 1024
 ASK_AGAIN_S = 2.0  # a registry that was not there is left alone for so long
+LOADED_AT_MOST = 8  # models in memory, beside those that aliases answer with
 LOAD_AGAIN_S = 10.0  # a version that did not load may have been repaired after so long
 
 Key = tuple[str, str, int]  # registry, name, version
@@ -67,7 +69,7 @@ class Pool:
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._failed: dict[Key, Failure] = {}
-        self._served: dict[Reference, Live] = {}
+        self._served: dict[tuple[str, str | None], Live] = {}  # by name and the alias that was gone through
         self._unreachable_until_s = 0.0
 
     @cached_property
@@ -93,14 +95,46 @@ class Pool:
         wanted = parse_reference(self.default if reference is None else reference)
         try:
             entry = self._resolve(wanted)
-            loaded = self._load(entry)
         except (BadCheckpoint, RegistryUnavailable) as error:
-            before = self._served.get(wanted)
-            if before is None or (wanted.version is not None and isinstance(error, BadCheckpoint)):
+            if (before := self._before(wanted, error)) is None:
                 raise
             return before
-        live = self._served[wanted] = Live(_ref(entry.model, loaded.digest, wanted), loaded.predictor)
+        try:
+            loaded = self._load(entry)
+        except (BadCheckpoint, RegistryUnavailable) as error:
+            before = self._before(wanted, error) or self._earlier(entry, wanted)
+            if before is None:
+                raise
+            return before
+        live = Live(_ref(entry.model, loaded.digest, wanted), loaded.predictor)
+        if wanted.version is None:
+            self._served[wanted.name, live.ref.alias] = live
         return live
+
+    def _before(self, wanted: Reference, error: ModelError) -> Live | None:
+        """What was answered under this name and alias, whichever way they were spelt; under a version only if it is out of reach."""
+        if wanted.version is None:
+            found = (self._served.get((wanted.name, alias)) for alias in ((wanted.alias,) if wanted.alias else (CHAMPION, None)))
+            return next((live for live in found if live is not None), None)
+        if isinstance(error, BadCheckpoint):
+            return None
+        for (_, name, version), loaded in list(self._loaded.items()):
+            if (name, version) == (wanted.name, wanted.version):
+                return Live(_ref(ModelVersion(name, version), loaded.digest, wanted), loaded.predictor)
+        return None
+
+    def _earlier(self, entry: Entry, wanted: Reference) -> Live | None:
+        """The version that the alias pointed at before the one that does not load, for a service that has just started."""
+        alias = _alias(entry.model, wanted)
+        if wanted.version is not None or alias is None:
+            return None
+        for version in reversed(entry.registry.history(entry.model.name, alias)):
+            with contextlib.suppress(ModelError):
+                older = Entry(ModelVersion(entry.model.name, version, (alias,)), entry.registry)
+                loaded = self._load(older)
+                LOG.error("an older version answers", extra={"fields": {"alias": f"{wanted.name}@{alias}", "model": str(older)}})
+                return Live(_ref(older.model, loaded.digest, wanted), loaded.predictor)
+        return None
 
     def catalogue(self) -> ModelList:
         """Every version that can be asked for, and apart from them those that are damaged. Raises: RegistryUnavailable."""
@@ -116,8 +150,7 @@ class Pool:
         """One model with its card, without loading it. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
         wanted = parse_reference(reference)
         entry = self._resolve(wanted)
-        failure = self._failed.get(_key(entry))
-        if failure is not None:  # what does not load is not described as if it did
+        if failure := self._failure(entry):  # what does not load is not described as if it did
             raise BadCheckpoint(failure.reason, where=str(entry.model))
         with self._asking(entry.model):
             folder = entry.folder()
@@ -134,16 +167,29 @@ class Pool:
         """Raises: BadCheckpoint, RegistryUnavailable."""
         key = _key(entry)
         loaded = self._loaded.get(key)
-        if loaded is None:  # one that is there does not wait for another that is being loaded
+        if loaded is None or self._replaced(entry, loaded):  # one that is there does not wait for another that is being loaded
             with self._lock:
-                loaded = self._loaded.get(key) or self._read(entry)
+                loaded = self._loaded.get(key)
+                if loaded is None or self._replaced(entry, loaded):
+                    loaded = self._read(entry)
         return loaded
+
+    def _replaced(self, entry: Entry, loaded: Loaded) -> bool:
+        """Whether the registry has another model under this number: somebody deleted the name there and published anew."""
+        try:
+            return entry.registry.digest(entry.model) != loaded.digest
+        except ModelError:  # damaged or out of reach: what is loaded is what was published
+            return False
+
+    def _failure(self, entry: Entry) -> Failure | None:
+        """Why a version did not load a moment ago; what is longer ago may have been repaired."""
+        failure = self._failed.get(_key(entry))
+        return failure if failure is not None and time.monotonic() < failure.at_s + LOAD_AGAIN_S else None
 
     def _read(self, entry: Entry) -> Loaded:
         """Load the weights of a version, unless that failed a moment ago. Raises: BadCheckpoint, RegistryUnavailable."""
         model, key = entry.model, _key(entry)
-        failure = self._failed.get(key)
-        if failure is not None and time.monotonic() < failure.at_s + LOAD_AGAIN_S:
+        if failure := self._failure(entry):
             raise BadCheckpoint(failure.reason, where=str(model))
         try:
             with self._asking(model):
@@ -157,8 +203,17 @@ class Pool:
             raise
         self._failed.pop(key, None)
         self._loaded[key] = loaded
+        self._let_go()
         self._telemetry.model_info.labels(model.name, str(model.version), digest, manifest.task).set(1)
         return loaded
+
+    def _let_go(self) -> None:
+        """Forget the models that were loaded first, beyond the limit: not those that an alias was answered with."""
+        kept = {id(live.predictor) for live in list(self._served.values())}
+        for key, loaded in list(self._loaded.items())[:-1]:
+            if len(self._loaded) > LOADED_AT_MOST and id(loaded.predictor) not in kept:
+                del self._loaded[key]
+                self._telemetry.model_info.remove_by_labels({"name": key[1], "version": str(key[2])})
 
     def _listed(self, name: str, default: ModelRef | None) -> list[ModelInfo | DamagedModel]:
         """A row for every version of a model; one for all of them if its aliases are damaged."""
@@ -169,8 +224,8 @@ class Pool:
             return [DamagedModel(name=name, version=None, aliases=(), reason=error.detail)]
 
     def _row(self, entry: Entry, default: ModelRef | None) -> ModelInfo | DamagedModel:
-        model, failure = entry.model, self._failed.get(_key(entry))
-        if failure is not None:
+        model = entry.model
+        if failure := self._failure(entry):
             return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=failure.reason)
         try:
             with self._asking(model):

@@ -27,6 +27,8 @@ class Target:
             _make(Path(registry))
         opened = open_registry(registry)
         opened.names()
+        if alias is not None:
+            opened.check_alias(alias)
         return cls(name, alias, opened)
 
     def publish(self, checkpoint: Path) -> str:
@@ -50,7 +52,8 @@ class Target:
         if before == model.version:
             return f"; {alias} points at it"
         if model.version in self.registry.history(self.name, self.alias):
-            return f"; {alias} stays at version {before}: `fip models promote {model} --alias {self.alias}` moves it back"
+            stays = f"at version {before}" if before else "away"
+            return f"; {alias} stays {stays}: `fip models promote {model} --alias {self.alias}` moves it back"
         point(self.registry, model, self.alias)
         return f"; {alias} points at it" + (f", before it was version {before}" if before else "")
 

@@ -22,6 +22,11 @@ class Aliases:
     current: dict[str, int] = field(default_factory=dict)
     history: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    @property
+    def mentioned(self) -> set[int]:
+        """Every version that an alias points at or pointed at."""
+        return {*self.current.values(), *(version for past in self.history.values() for version in past)}
+
     def moved(self, alias: str, to: int | None) -> "Aliases":
         """The same with `alias` at version `to`, or taken away."""
         before = self.current.get(alias)
@@ -44,7 +49,9 @@ def read_aliases(model_dir: Path) -> Aliases:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return Aliases()
-    except ValueError as error:
+    except OSError as error:
+        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"not JSON: {error}", where=str(path)) from error
     if not isinstance(document, dict):
         raise BadCheckpoint("must map aliases to version numbers", where=str(path))

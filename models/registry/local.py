@@ -85,6 +85,9 @@ class LocalRegistry:
                 number = _claim(staging, digest)
         return ModelVersion(name, number)
 
+    def check_alias(self, alias: str) -> None:
+        check_name(alias, "alias")
+
     def move_alias(self, name: str, alias: str, to: int | None, *, expected: int | None) -> None:
         check_name(alias, "alias")
         with self._changing(name) as model_dir:
@@ -119,8 +122,10 @@ class LocalRegistry:
     def _check_digest(self, model: ModelVersion, folder: Path) -> None:
         """Raises: BadCheckpoint (the manifest is not the one that was published)."""
         kept = folder.with_name(f"{DIGEST}{model.version}")
-        with self._reachable():
+        try:
             published = kept.read_text(encoding="ascii", errors="replace").strip() if kept.is_file() else None
+        except OSError as error:
+            raise BadCheckpoint(f"cannot be read: {error.strerror}", where=str(kept)) from error
         if published is not None and read_manifest(folder)[1] != published:
             raise BadCheckpoint("the manifest is not the one that was published", where=str(folder / MANIFEST))
 
@@ -180,7 +185,8 @@ def _copy(folder: Path, staging: Path, manifest: Manifest, digest: str) -> None:
 def _claim(staging: Path, digest: str) -> int:
     """Rename a whole copy to the next number, and remember the digest of its manifest. The caller holds the model's lock."""
     model_dir = staging.parent
-    number = 1 + max((*_numbers(model_dir), *_numbers(model_dir, REMOVED)), default=0)
+    marked = [number for prefix in ("", REMOVED, DIGEST) for number in _numbers(model_dir, prefix)]
+    number = 1 + max((*marked, *read_aliases(model_dir).mentioned), default=0)
     while True:
         try:
             write_whole(model_dir / f"{DIGEST}{number}", f"{digest}\n".encode())
@@ -204,8 +210,6 @@ def _sweep(model_dir: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
             _lock_of(path).unlink(missing_ok=True)
         elif path.name.startswith(STAGING) and path.suffix == LOCK and not is_held(path):
-            path.unlink(missing_ok=True)
-        elif path.name.startswith(DIGEST) and not (model_dir / path.name.removeprefix(DIGEST)).is_dir():
             path.unlink(missing_ok=True)
 
 

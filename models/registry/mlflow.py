@@ -137,11 +137,14 @@ class MlflowRegistry:
             self._server.ask(lambda client: client.update_run(run.info.run_id, status="FINISHED"))
         return version
 
-    def move_alias(self, name: str, alias: str, to: int | None, *, expected: int | None) -> None:
-        check_name(name)
+    def check_alias(self, alias: str) -> None:
         check_name(alias, "alias")
         if not _ALIAS.match(alias):
             raise BadModelName(f"{alias!r} is no alias on an MLflow server: no dots, and neither latest nor v with a number")
+
+    def move_alias(self, name: str, alias: str, to: int | None, *, expected: int | None) -> None:
+        check_name(name)
+        self.check_alias(alias)
         if to is not None and (name, to) not in self._digests:
             self._stored_by_us(ModelVersion(name, to))
         self._expect(name, alias, expected)

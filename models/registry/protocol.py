@@ -57,6 +57,9 @@ class Registry(Protocol):
         Raises: BadModelName, BadCheckpoint (the folder does not verify; nothing is published).
         """
 
+    def check_alias(self, alias: str) -> None:
+        """Whether an alias may be called so here. Raises: BadModelName."""
+
     def move_alias(self, name: str, alias: str, to: int | None, *, expected: int | None) -> None:
         """Point `alias` at version `to` (None takes it away), provided that it points at `expected` now (None: at nothing).
 

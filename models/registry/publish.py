@@ -19,6 +19,8 @@ def publish_as(registry: Registry, folder: Path, name: str, alias: str | None) -
     """
     if alias is not None:
         check_name(alias, "alias")  # before anything is published
+    if alias is not None:
+        registry.check_alias(alias)
     published = registry.publish(folder, name)
     if alias is not None:
         point(registry, published, alias)

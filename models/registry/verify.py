@@ -13,6 +13,7 @@ from models.manifest import Manifest
 
 SCORES = ("test_accuracy", "validation_accuracy")  # percentages that the card shows
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -32,9 +33,11 @@ def verify(folder: Path) -> Manifest:
         checkpoint.load_into(net)
     except BadCheckpoint as error:
         raise BadCheckpoint(error.detail, where=str(weights)) from error
-    for name, tensor in checkpoint.tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+    for name, tensor in net.state_dict().items():
+        if not tensor.isfinite().all():
             raise BadCheckpoint(f"{name} holds NaN or infinity", where=str(weights))
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise BadCheckpoint(f"{name} holds a negative variance", where=str(weights))
     check_card(folder / CARD, checkpoint.manifest)
     return checkpoint.manifest
 
@@ -44,21 +47,24 @@ def check_card(path: Path, manifest: Manifest) -> None:
 
     Raises: BadCheckpoint (says what is missing).
     """
-    text, made = path.read_text(encoding="utf-8"), manifest.provenance
+    try:
+        text, made = _COMMENT.sub("", path.read_text(encoding="utf-8")), manifest.provenance
+    except OSError as error:
+        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=str(path)) from error
     digests = {"recipe digest": made.recipe_sha256, "data digest": made.dataset_sha256}
-    if made.weights_2d_sha256 is not None or made.weights_2d is not None:
+    if made.init == "image" or made.weights_2d_sha256 is not None or made.weights_2d is not None:
         digests["sha256 of the 2D weights"] = made.weights_2d_sha256 or ""
     missing = [what for what, digest in digests.items() if not _SHA256.fullmatch(digest) or digest not in text]
     if not made.code_version or made.code_version not in text:
         missing.append("code version")
-    if not made.licences:
+    if not made.licences or not all(licence.strip() for licence in made.licences):
         missing.append("licences")
     missing += [f"licence {licence!r}" for licence in made.licences if licence not in text]
     scores = {name: f"{manifest.metrics[name]:.2%}" for name in SCORES if name in manifest.metrics}
-    missing += [f"{name} {score}" for name, score in scores.items() if score not in text]
+    missing += [f"{name} {score}" for name, score in scores.items() if not re.search(rf"(?<![\d.]){re.escape(score)}", text)]
     pictures = _PICTURE.findall(text)
     missing += [f"picture {name}" for name in pictures if name not in manifest.files]
-    if not pictures:
+    if not any(name.endswith(".png") for name in pictures):
         missing.append("picture of the curve")
     if missing:
         raise BadCheckpoint(f"the model card lacks {', '.join(missing)}", where=str(path))

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import safetensors.numpy
+import safetensors.torch
+import torch
 
 from models.artefact import read_manifest
 from models.errors import AliasConflict, BadCheckpoint, BadModelName, UnknownModel
@@ -206,6 +208,27 @@ def lacking(folder: Path, fact: str) -> None:
     sign(folder)
 
 
+def flattered(folder: Path) -> None:
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\nRight on 95.00% of the clouds.\n")
+    edit(folder, metrics={"test_accuracy": 0.05})
+    sign(folder)
+
+
+def commented(folder: Path) -> None:
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("- test\n", "<!--\n- test\n") + "-->\n")
+    sign(folder)
+
+
+def typed(folder: Path, kind: str) -> None:
+    weights = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    tensors["fc.weight"] = tensors["fc.weight"].to(getattr(torch, kind))
+    weights.write_bytes(safetensors.torch.save(tensors))
+    sign(folder)
+
+
 def uncarded(folder: Path) -> None:
     (folder / "README.md").unlink()
     sign(folder)
@@ -227,6 +250,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing picture": (lambda f: (f / "curve.png").unlink(), "missing curve.png"),
     "missing manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json"),
     "no card at all": (uncarded, "README.md"),
+    "yaml that makes objects of anything": (lambda f: signed(f, "recipe.yaml", b"a: !!python/name:os.system"), "recipe.yaml"),
+    "yaml that grows": (lambda f: signed(f, "recipe.yaml", b"a: &a {x: 1}\nb: {<<: [*a, *a, *a]}\n"), "recipe.yaml"),
+    "yaml nested for ever": (lambda f: signed(f, "recipe.yaml", b"[" * 100_000), "recipe.yaml"),
+    "json nested for ever": (lambda f: signed(f, "notes.json", b"[" * 100_000), "notes.json"),
+    "numbers of an odd type": (lambda f: typed(f, "float64"), "float64"),
+    "complex numbers": (lambda f: typed(f, "complex64"), "complex64"),
+    "a score inside another number": (flattered, "README.md: the model card lacks test_accuracy 5.00%"),
+    "facts in a comment": (commented, "README.md: the model card lacks"),
+    "two classes of one name": (lambda f: edit(f, labels=["chair", "chair", "table"]), "labels"),
+    "a network of any size": (
+        lambda f: edit(f, network={"name": "cifar_resnet20", "in_channels": 3, "num_classes": 10**9}),
+        "num_classes",
+    ),
     "extra file": (lambda f: (f / "notes.json").write_text("{}"), "not listed notes.json"),
     "extra pickle": (lambda f: (f / "model.pkl").write_bytes(PICKLE), "not listed model.pkl"),
     "listed pickle": (lambda f: signed(f, "model.pkl", PICKLE), "model.pkl"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import socket
 import threading
 import time
@@ -54,6 +55,47 @@ def asked(client: httpx.Client, ball: Ball, model: str | None = None) -> tuple[i
     """Status, and the version that answered or the code of the problem."""
     answer = client.post("/v1/classify", params={"model": model} if model else {}, content=ball(100))
     return answer.status_code, answer.json()["model"]["version"] if answer.is_success else answer.json()["code"]
+
+
+def test_a_service_that_starts_on_a_damaged_champion_answers_with_the_one_before(registry: LocalRegistry, serve: Serve, ball: Ball) -> None:
+    registry.move_alias("parts", "champion", 2, expected=1)
+    flip(registry.folder(ModelVersion("parts", 2)) / "model.safetensors")
+    with serve(create_app(Settings(registry=registry.address, model="parts"))) as client:
+        assert asked(client, ball) == (200, "1")
+        assert asked(client, ball, "parts@champion") == (200, "1")
+        assert asked(client, ball, "parts:2") == (500, "bad_checkpoint")
+        assert client.get("/v1/models/parts").status_code == 500
+
+
+def test_however_an_alias_is_spelt_its_old_version_serves_on(registry: LocalRegistry, client: httpx.Client, ball: Ball) -> None:
+    assert asked(client, ball, "parts") == (200, "1")
+    flip(registry.folder(ModelVersion("parts", 2)) / "model.safetensors")
+    registry.move_alias("parts", "champion", 2, expected=1)
+    for spelt in ("parts", "parts@champion", "models:/parts@champion"):
+        assert asked(client, ball, spelt) == (200, "1")
+
+
+def test_a_number_that_stands_for_another_model_now_is_loaded_anew(
+    registry: LocalRegistry, client: httpx.Client, ball: Ball, folder: Path, tmp_path: Path
+) -> None:
+    first = client.post("/v1/classify", params={"model": "others:1"}, content=ball(100)).json()["model"]["digest"]
+    shutil.rmtree(registry.root / "others")
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / "manifest.json").write_text((other / "manifest.json").read_text() + "\n")
+    assert registry.publish(other, "others").version == 1
+    again = client.post("/v1/classify", params={"model": "others:1"}, content=ball(100)).json()["model"]["digest"]
+    assert again != first
+    assert again == registry.digest(ModelVersion("others", 1))
+
+
+def test_models_that_nobody_points_at_are_let_go(registry: LocalRegistry, client: httpx.Client, ball: Ball, folder: Path) -> None:
+    for _ in range(pool.LOADED_AT_MOST + 2):
+        version = registry.publish(folder, "others").version
+        assert asked(client, ball, f"others:{version}")[0] == 200
+    loaded = [sample.labels for family in text_string_to_metric_families(client.get("/metrics").text) for sample in family.samples
+              if sample.name == "fip_model_info"]  # fmt: skip
+    assert len(loaded) == pool.LOADED_AT_MOST
+    assert {"parts"} <= {labels["name"] for labels in loaded}  # the default is not forgotten
 
 
 def failures(client: httpx.Client, version: str) -> float | None:

@@ -159,6 +159,29 @@ def test_a_publisher_that_died_leaves_nothing_for_long(registry: LocalRegistry, 
     assert left == {"1", "2", "10", "11", "aliases.json", ".lock", ".publish-alive", ".publish-alive.lock", ".digest-11"}
 
 
+def test_numbers_do_not_come_back_when_folders_vanish(registry: LocalRegistry, tiny_registry: Path) -> None:
+    """Somebody deletes with other tools: what was published last must not become what an alias still points at."""
+    checkpoint = tiny_registry / "tiny" / "1"
+    registry.publish(checkpoint, "tiny")
+    registry.move_alias("tiny", "candidate", 11, expected=10)
+    shutil.rmtree(registry.root / "tiny" / "11")
+    assert registry.publish(checkpoint, "tiny").version == 12
+    shutil.rmtree(registry.root / "tiny" / "12")  # its mark is all that is left of it
+    assert registry.publish(checkpoint, "tiny").version == 13
+
+
+@pytest.mark.parametrize("content", [None, b"[" * 100_000, b"{"])
+def test_odd_aliases_are_that_models_damage_and_no_others(registry: LocalRegistry, content: bytes | None) -> None:
+    (registry.root / "other").mkdir()
+    shutil.copytree(registry.root / "tiny" / "1", registry.root / "other" / "1")
+    path = registry.root / "other" / "aliases.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(BadCheckpoint, match=r"aliases\.json"):
+        registry.versions("other")
+    assert registry.names() == ("other", "tiny")
+    assert len(registry.versions("tiny")) == 3
+
+
 def test_a_manifest_that_somebody_changes_is_not_the_one_that_was_published(registry: LocalRegistry, tiny_registry: Path) -> None:
     model = registry.publish(tiny_registry / "tiny" / "1", "tiny")
     path = registry.folder(model) / "manifest.json"
