@@ -160,7 +160,12 @@ def main() -> None:
     if args.json:
         sys.stdout.write(json.dumps(table) + "\n")
     else:
-        write("listing", f"A folder of {args.files:,} cloud files in {CLASSES} classes: listed, scanned, split and read once.", table)
+        write(
+            "listing",
+            f"A folder of {args.files:,} cloud files in {CLASSES} classes: listed, scanned, split and read once.",
+            table,
+            "one run",
+        )
     if any(each["holds"] is False for each in table):
         sys.exit(1)
 
