@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from models.durable import sync
 from models.errors import BadRunDir
-from training.runstate import sync
 
 DTYPES = ("<f4", "<f8", "|u1", "<i4", "<i8")
 ABSENT = -1  # rows of an array that a tuple lacks

@@ -2,14 +2,14 @@
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypedDict, cast
+from typing import TypedDict, cast
 
 import torch
 
+from models.durable import sync
 from models.errors import BadRunDir
 
 CLAIM, STATE, BEST, LOCK = "run.json", "state.pt", "best.pt", ".lock"
@@ -76,12 +76,6 @@ def write(path: Path, content: Mapping[str, object]) -> None:
         part.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error
-
-
-def sync(file: IO[bytes] | IO[str]) -> None:
-    """Have the disk keep what was written, before the file gets its name: also a power cut leaves the old one or the new one."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models.errors import BadCheckpoint
-from models.registry.files import write_whole
+from models.durable import write_whole
 
 ALIASES = "aliases.json"
 

@@ -23,7 +23,7 @@ from models.artefact import MANIFEST, read_manifest
 from models.errors import AliasConflict, BadCheckpoint, RegistryUnavailable, UnknownModel
 from models.manifest import Manifest
 from models.registry.aliases import read_aliases
-from models.registry.files import copy_synced, is_held, locked, sync_dir, write_whole
+from models.durable import copy_synced, is_held, locked, sync_path, write_whole
 from models.registry.protocol import ModelVersion
 from models.registry.reference import check_name, is_name
 from models.registry.verify import verify
@@ -112,11 +112,11 @@ class LocalRegistry:
             if pointing:
                 raise AliasConflict(f"{', '.join(pointing)} points at it; move that first", where=str(model))
             (model_dir / f"{REMOVED}{model.version}").touch()
-            sync_dir(model_dir)  # the number must not come back, whatever happens next
+            sync_path(model_dir)  # the number must not come back, whatever happens next
             trash = model_dir / f"{TRASH}{uuid.uuid4().hex}"
             (model_dir / str(model.version)).rename(trash)
             (model_dir / f"{DIGEST}{model.version}").unlink(missing_ok=True)
-            sync_dir(model_dir)
+            sync_path(model_dir)
             shutil.rmtree(trash)
 
     def _check_digest(self, model: ModelVersion, folder: Path) -> None:
@@ -156,7 +156,7 @@ class LocalRegistry:
         model_dir = self.root / name
         if not model_dir.is_dir():
             model_dir.mkdir(exist_ok=True)
-            sync_dir(self.root)
+            sync_path(self.root)
         staging = model_dir / f"{STAGING}{uuid.uuid4().hex}"
         with ExitStack() as held:
             with locked(model_dir / LOCK):
@@ -179,7 +179,7 @@ def _copy(folder: Path, staging: Path, manifest: Manifest, digest: str) -> None:
     for name, expected in {**manifest.files, MANIFEST: digest}.items():
         if copy_synced(folder / name, staging / name) != expected:
             raise BadCheckpoint("the file changed while it was being published", where=str(folder / name))
-    sync_dir(staging)
+    sync_path(staging)
 
 
 def _claim(staging: Path, digest: str) -> int:
@@ -197,7 +197,7 @@ def _claim(staging: Path, digest: str) -> int:
             (model_dir / f"{DIGEST}{number}").unlink()
             number += 1  # somebody put a folder there by hand
         else:
-            sync_dir(model_dir)
+            sync_path(model_dir)
             return number
 
 

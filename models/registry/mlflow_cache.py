@@ -1,7 +1,6 @@
 """Downloaded versions on this machine: `root/name/version-digest/`, there as a whole or not at all, and looked at before use."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 import time
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.artefact import read_manifest
+from models.durable import sync_path
 from models.errors import BadCheckpoint, RegistryUnavailable
 from models.manifest import Manifest
 from models.registry.mlflow_files import check
@@ -52,7 +52,8 @@ class Cache:
         """Take over a checked folder from a workspace, and say where it is now."""
         target = self.root / model.name / f"{model.version}-{digest}"
         with self._usable():
-            _settle(folder)
+            for path in (*folder.iterdir(), folder):  # on the disk before the folder gets its final name
+                sync_path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 folder.rename(target)
@@ -96,13 +97,3 @@ class Cache:
 
 def _digest(copy: Path) -> str:
     return copy.name.partition("-")[2]
-
-
-def _settle(folder: Path) -> None:
-    """Have the disk keep a folder's files before the folder gets its final name."""
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

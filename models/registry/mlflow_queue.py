@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.errors import RegistryUnavailable
-from models.registry.files import is_held, locked
+from models.durable import is_held, locked
 from models.registry.mlflow_server import PAGE, Absent, Server
 
 if TYPE_CHECKING:

@@ -151,7 +151,7 @@ def test_a_publisher_that_died_leaves_nothing_for_long(registry: LocalRegistry, 
     for name in (".publish-dead", ".trash-dead", ".publish-alive"):
         shutil.copytree(tiny_registry / "tiny" / "1", model_dir / name)
     (model_dir / ".publish-dead.lock").touch()
-    from models.registry.files import locked
+    from models.durable import locked
 
     with locked(model_dir / ".publish-alive.lock"):
         assert registry.publish(tiny_registry / "tiny" / "1", "tiny").version == 11

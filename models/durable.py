@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 CHUNK = 1 << 20
 
@@ -36,9 +36,9 @@ def write_whole(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(content)
-        _sync(file)
+        sync(file)
     part.replace(path)
-    sync_dir(path.parent)
+    sync_path(path.parent)
 
 
 def copy_synced(source: Path, target: Path) -> str:
@@ -48,19 +48,20 @@ def copy_synced(source: Path, target: Path) -> str:
         while chunk := reader.read(CHUNK):
             digest.update(chunk)
             writer.write(chunk)
-        _sync(writer)
+        sync(writer)
     return digest.hexdigest()
 
 
-def sync_dir(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync_path(path: Path) -> None:
+    """Have the disk keep a file, or the names in a folder, as they are."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _sync(file: BinaryIO) -> None:
+def sync(file: IO[bytes] | IO[str]) -> None:
+    """Have the disk keep what was written, before the file gets its name: a power cut then leaves the old file or the new one."""
     file.flush()
     os.fsync(file.fileno())
