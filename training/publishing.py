@@ -37,12 +37,10 @@ class Target:
 
         Returns lines for people. Raises: BadCheckpoint, RegistryUnavailable.
         """
-        found = self._published(checkpoint)
-        said = f"{found or ''} was published before"
-        if found is None:
-            found = self.registry.publish(checkpoint, self.name)
-            said = f"published as {found}"
-        moved = self._move_alias(found) if self.alias is not None else ""
+        before = self._published(checkpoint)
+        model = before or self.registry.publish(checkpoint, self.name)
+        said = f"{model} was published before" if before else f"published as {model}"
+        moved = self._move_alias(model) if self.alias is not None else ""
         return f"{said} in {self.registry.address}{moved}\nfip serve --registry {self.registry.address} --model {self.name}"
 
     def _move_alias(self, model: ModelVersion) -> str:
