@@ -35,8 +35,11 @@ def torchrun(data: Path, image_file: Path, run_dir: Path, overrides: dict[str, o
 
 
 def test_frozen_norms_give_what_one_process_gives(data: Path, image_file: Path, tmp_path: Path) -> None:
-    """Mode io: the stages are in evaluation mode, and the batch norms of stem and head take all processes' clouds."""
-    overrides: dict[str, object] = {"init": "random-frozen", "mode": "io", "accumulate": 2}
+    """Mode io: the stages are in evaluation mode, and the batch norms of stem and head take all processes' clouds.
+
+    With shots: every process must have drawn the same ones.
+    """
+    overrides: dict[str, object] = {"init": "random-frozen", "mode": "io", "accumulate": 2, "data.shots": 8}
     torchrun(data, image_file, tmp_path / "two", overrides)
     recipe = load_recipe("bundled-modelnet40", SMALL | overrides)
     beginning = start(recipe, 3, None)
