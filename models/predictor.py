@@ -16,6 +16,8 @@ from models.checkpoint import load_checkpoint
 from models.errors import WrongTask
 from models.manifest import Axis, Manifest
 from models.pointcloud import PointCloud
+from models.sparse.backends import engine_for
+from models.sparse.nn import prepare_inference
 from models.sparse.tensor import SparseTensor, collate
 from models.voxelize import Voxels, prepare, voxelize
 from models.zoo import build
@@ -42,18 +44,21 @@ class Predictor:
     Thread-safe: every method is a pure function of its arguments and the frozen weights.
     """
 
-    def __init__(self, net: nn.Module, manifest: Manifest, device: torch.device | str = "cpu") -> None:
+    def __init__(self, net: nn.Module, manifest: Manifest, device: torch.device | str = "cpu", engine: str | None = None) -> None:
+        """engine: a name of models.sparse.backends.ENGINES; None = the one chosen for the device. Raises: BadOption."""
         self.manifest = manifest
         self.device = torch.device(device)
+        self.engine = engine_for(self.device, engine)
         self._net = net.to(self.device).eval().requires_grad_(False)
+        prepare_inference(self._net)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> "Predictor":
-        """Read a checkpoint folder. Raises: BadCheckpoint (damaged, incomplete, unknown network)."""
+    def load(cls, folder: Path, device: torch.device | str = "cpu", engine: str | None = None) -> "Predictor":
+        """Read a checkpoint folder. Raises: BadCheckpoint (damaged, incomplete, unknown network), BadOption (engine)."""
         checkpoint = load_checkpoint(folder)
         net = build(checkpoint.manifest.network)
         checkpoint.load_into(net)
-        return cls(net, checkpoint.manifest, device)
+        return cls(net, checkpoint.manifest, device, engine)
 
     def voxelize(self, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None) -> Voxels:
         """Prepare and voxelize one cloud as the manifest says. Raises: CloudError, BadOption (see models.voxelize)."""
@@ -62,7 +67,7 @@ class Predictor:
     @torch.inference_mode()
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
         """Logits of a batch: (B, L) float32 for a classifier."""
-        tensor: SparseTensor = collate(batch, self.device)
+        tensor: SparseTensor = collate(batch, self.device, self.engine)
         logits: torch.Tensor = self._net(tensor)
         return logits.float()
 

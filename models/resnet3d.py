@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.sparse.nn import GlobalAvgPool, SparseAvgPool3d, SparseBatchNorm, SparseConv3d, SparseReLU
+from models.sparse.nn import ConvNorm, GlobalAvgPool, SparseAvgPool3d, SparseBatchNorm, SparseConv3d, SparseReLU, conv_norm
 from models.sparse.tensor import SparseTensor
 
 Shortcut = Literal["conv2", "conv1", "mean_pad"]
@@ -80,7 +80,7 @@ def _shortcut(kind: Shortcut, in_channels: int, out_channels: int, stride: int) 
     if kind == "mean_pad":
         return MeanPadShortcut(in_channels, out_channels, stride)
     kernel_size = 2 if kind == "conv2" else 1
-    return nn.Sequential(SparseConv3d(in_channels, out_channels, kernel_size, stride), SparseBatchNorm(out_channels))
+    return ConvNorm(SparseConv3d(in_channels, out_channels, kernel_size, stride), SparseBatchNorm(out_channels))
 
 
 class Block(nn.Module):
@@ -97,16 +97,14 @@ class Block(nn.Module):
             self.add_module(f"conv{i}", SparseConv3d(cin, cout, kernel_size, step))
             self.add_module(f"bn{i}", SparseBatchNorm(cout))
         self.downsample = _shortcut(shape.shortcut, in_channels, out, stride)
-        self.relu = SparseReLU()
 
     def forward(self, x: SparseTensor) -> SparseTensor:
+        shortcut: SparseTensor = x if self.downsample is None else self.downsample(x)
         branch = x
         for i in range(1, self.depth + 1):
-            branch = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(branch))
-            if i < self.depth:
-                branch = self.relu(branch)
-        shortcut: SparseTensor = x if self.downsample is None else self.downsample(x)
-        return branch.with_feats((branch.feats + shortcut.feats).relu())
+            conv, norm = getattr(self, f"conv{i}"), getattr(self, f"bn{i}")
+            branch = conv_norm(branch, conv, norm, residual=shortcut if i == self.depth else None, relu=True)
+        return branch
 
 
 class ResNet3d(nn.Module):
@@ -124,7 +122,7 @@ class ResNet3d(nn.Module):
         for stage in range(self.stages):
             downsamples = stage > 0
             if downsamples and shape.separate_downsampling:
-                down = nn.Sequential(SparseConv3d(channels, channels, 2, 2), SparseBatchNorm(channels), SparseReLU())
+                down = ConvNorm(SparseConv3d(channels, channels, 2, 2), SparseBatchNorm(channels), SparseReLU())
                 self.add_module(f"ds{stage}", down)
             stride = 2 if downsamples and not shape.separate_downsampling else 1
             blocks = []
@@ -142,7 +140,7 @@ class ResNet3d(nn.Module):
 
     def features(self, x: SparseTensor) -> torch.Tensor:
         """What the head reads: (B, C)."""
-        x = self.bn1(self.conv1(x))
+        x = conv_norm(x, self.conv1, self.bn1)
         for stage in range(self.stages):
             if hasattr(self, f"ds{stage}"):
                 x = self.get_submodule(f"ds{stage}")(x)

@@ -1,6 +1,6 @@
-"""Which input site meets which output site through which tap of a kernel.
+"""Which input row meets which output row through which tap of a kernel.
 
-S input sites, T output sites, K = k³ taps, P pairs. Coordinates at every level are whole cells of that level: a level of
+S input sites, T output sites, K taps, P pairs. Coordinates at every level are whole cells of that level: a level of
 stride 2 has `floor(c / 2)` of the level below, so neighbours always differ by 1.
 
 Tap order, the only one in the project: x slowest, z fastest, so weight.reshape(k, k, k, Cin, Cout) is indexed [x][y][z].
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from models.errors import ExtentTooLarge
-
 
 def kernel_offsets(kernel_size: int) -> list[tuple[int, int, int]]:
     """Offsets (dx, dy, dz) of the k³ taps in the order of the weight's first dimension."""
@@ -23,11 +21,26 @@ def kernel_offsets(kernel_size: int) -> list[tuple[int, int, int]]:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """Rows that stand behind the S input rows of a map: row S + e is the sum of the input rows rows[starts[e]:starts[e + 1]].
+
+    starts (E + 1,) int32, rows (R,) int32, at least two rows a line.
+    """
+
+    starts: torch.Tensor
+    rows: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+@dataclass(frozen=True)
 class KernelMap:
     """Pairs (input row, output row) of every tap, tap after tap.
 
-    in_rows, out_rows (P,) int64; sizes: pairs of each tap, K numbers; within a tap no output row occurs twice.
+    in_rows, out_rows (P,) int32; sizes: pairs of each tap, K numbers. Within a tap out_rows ascend and none occurs twice.
     `identity_tap` is the tap whose pairs are row i to row i for every row (the centre of a stride-1 kernel), else None.
+    `lines`: where taps share a filter, an input row may be a sum of rows (see models.sparse.tying); K is then smaller than k³.
     """
 
     in_rows: torch.Tensor
@@ -36,121 +49,24 @@ class KernelMap:
     num_in: int
     num_out: int
     identity_tap: int | None = None
+    lines: Lines | None = None
 
     def transposed(self) -> "KernelMap":
-        """The map of the transposed convolution: same taps, roles of input and output swapped."""
-        return KernelMap(self.out_rows, self.in_rows, self.sizes, self.num_out, self.num_in, self.identity_tap)
+        """The map of the transposed convolution: same taps, roles of input and output swapped. Only without lines."""
+        if self.lines is not None:
+            raise ValueError("a map with lines is transposed before it is tied")
+        in_rows, out_rows = self.out_rows, self.in_rows
+        if not _ascending(out_rows, self.sizes):
+            order = torch.cat([part.argsort() + start for part, start in zip(out_rows.split(self.sizes), _starts(self.sizes), strict=True)])
+            in_rows, out_rows = in_rows[order], out_rows[order]
+        return KernelMap(in_rows, out_rows, self.sizes, self.num_out, self.num_in, self.identity_tap)
 
 
-class SiteIndex:
-    """Finds the row of a coordinate. Coordinates are packed into one sorted int64 key, z fastest.
-
-    coords (S, 4) int [b, x, y, z], no duplicates, any order, negative x, y, z allowed. Raises: ExtentTooLarge when the
-    bounding box has more than 2^62 cells, ValueError on duplicates.
-    """
-
-    MARGIN = 4  # empty cells around the box, so that a key plus a kernel offset never lands in a neighbouring column
-
-    def __init__(self, coords: torch.Tensor) -> None:
-        xyz = coords[:, 1:].long()
-        if len(coords):
-            low, high = xyz.amin(0), xyz.amax(0)
-            batches = int(coords[:, 0].max()) + 1
-        else:
-            low = high = torch.zeros(3, dtype=torch.int64, device=coords.device)
-            batches = 1
-        self._origin = low - self.MARGIN
-        size = [int(n) for n in (high - low + 2 * self.MARGIN + 1)]
-        if batches * size[0] * size[1] * size[2] > 1 << 62:
-            raise ExtentTooLarge(f"a batch of {batches} with {size} cells cannot be indexed")
-        self._strides = (size[0] * size[1] * size[2], size[1] * size[2], size[2], 1)
-        keys = self.keys(coords)
-        self._order: torch.Tensor | None = None
-        steps = keys.diff()
-        if not bool((steps > 0).all()):
-            keys, self._order = keys.sort()
-            if bool((keys.diff() == 0).any()):
-                raise ValueError("duplicate coordinates in a sparse tensor")
-        self._sorted_keys = keys
-
-    def keys(self, coords: torch.Tensor) -> torch.Tensor:
-        """Packed key of each coordinate: (T, 4) -> (T,)."""
-        b, x, y, z = self._strides
-        shifted = coords[:, 1:].long() - self._origin  # (T, 3)
-        return coords[:, 0].long() * b + shifted[:, 0] * x + shifted[:, 1] * y + shifted[:, 2] * z
-
-    def column(self, keys: torch.Tensor, dx: int, dy: int, dzs: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each dz of one column of a kernel: (rows found, positions in `keys` they were found for).
-
-        One binary search serves the whole column, because z neighbours are next to each other in the sorted keys.
-        """
-        _, x, y, _ = self._strides
-        wanted = keys + (dx * x + dy * y + dzs[0])
-        spot = torch.searchsorted(self._sorted_keys, wanted)
-        last = len(self._sorted_keys) - 1
-        found = []
-        for step, dz in enumerate(dzs):
-            if step:
-                wanted = wanted + (dz - dzs[step - 1])
-            hit = self._sorted_keys[spot.clamp(max=last)] == wanted
-            positions = hit.nonzero().squeeze(1)
-            rows = spot[positions]
-            found.append((rows if self._order is None else self._order[rows], positions))
-            spot = spot + hit
-        return found
+def _starts(sizes: tuple[int, ...]) -> list[int]:
+    return [0, *itertools.accumulate(sizes)][:-1]
 
 
-def build_kernel_map(index: SiteIndex, out_coords: torch.Tensor, num_in: int, kernel_size: int, stride: int, same_sites: bool) -> KernelMap:
-    """Pairs of a convolution: output site o and tap d read input site `stride · o + d`.
-
-    out_coords (T, 4) in cells of the output level. `same_sites`: output rows are the input rows (stride 1), which lets
-    half of an odd kernel be mirrored instead of searched.
-    """
-    offsets = kernel_offsets(kernel_size)
-    scale = torch.tensor([1, stride, stride, stride], dtype=out_coords.dtype, device=out_coords.device)
-    keys = index.keys(out_coords * scale)
-    mirrored = same_sites and kernel_size % 2 == 1
-    centre = len(offsets) // 2 if mirrored else None
-    pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    searched = offsets[:centre]
-    for (dx, dy), column in itertools.groupby(enumerate(searched), key=lambda tap: tap[1][:2]):
-        taps = list(column)
-        found = index.column(keys, dx, dy, [offset[2] for _, offset in taps])
-        for (tap, _), (in_rows, out_rows) in zip(taps, found, strict=True):
-            pairs[tap] = in_rows, out_rows
-            if mirrored:
-                pairs[len(offsets) - 1 - tap] = out_rows, in_rows
-    if centre is not None:
-        every_row = torch.arange(num_in, device=out_coords.device)
-        pairs[centre] = every_row, every_row
-    ordered = [pairs[tap] for tap in range(len(offsets))]
-    return KernelMap(
-        in_rows=torch.cat([in_rows for in_rows, _ in ordered]),
-        out_rows=torch.cat([out_rows for _, out_rows in ordered]),
-        sizes=tuple(len(in_rows) for in_rows, _ in ordered),
-        num_in=num_in,
-        num_out=len(out_coords),
-        identity_tap=centre,
-    )
-
-
-def downsample_sites(coords: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output sites of a strided convolution: unique(floor(c / stride)), ascending, and each input row's output row.
-
-    coords (S, 4) -> (T, 4), (S,). The floor also holds for negative coordinates. Source: Image2Point's nets need this
-    set for every kernel size, so that a k3 branch and its k2 shortcut end on the same sites.
-    """
-    coarse = torch.cat([coords[:, :1], torch.div(coords[:, 1:], stride, rounding_mode="floor")], dim=1)
-    if len(coords) == 0:
-        return coarse, torch.zeros(0, dtype=torch.int64, device=coords.device)
-    low = coarse[:, 1:].amin(0).long()
-    size = coarse[:, 1:].amax(0).long() - low + 1
-    shifted = coarse[:, 1:].long() - low
-    key = ((coarse[:, 0].long() * size[0] + shifted[:, 0]) * size[1] + shifted[:, 1]) * size[2] + shifted[:, 2]
-    unique, inverse = torch.unique(key, return_inverse=True)
-    z = unique % size[2]
-    y = (unique // size[2]) % size[1]
-    x = (unique // (size[2] * size[1])) % size[0]
-    b = unique // (size[2] * size[1] * size[0])
-    sites = torch.stack([b, x + low[0], y + low[1], z + low[2]], dim=1)
-    return sites.to(coords.dtype), inverse
+def _ascending(rows: torch.Tensor, sizes: tuple[int, ...]) -> bool:
+    """Whether the rows of every tap ascend: only where a tap starts may they fall."""
+    falls = (rows[1:] <= rows[:-1]).nonzero().squeeze(1) + 1
+    return bool(torch.isin(falls, torch.tensor(_starts(sizes), device=rows.device)).all())

@@ -4,12 +4,16 @@ S sites before a layer, T after it, C channels.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from models.sparse.backends.torch_backend import sparse_conv
+from models.sparse.backends.protocol import Engine, Epilogue, Packed
+from models.sparse.conv import check_shapes, sparse_conv
 from models.sparse.tensor import SparseTensor
+from models.sparse.tying import tied_axes, tied_filter
 
 
 class SparseConv3d(nn.Module):
@@ -17,28 +21,113 @@ class SparseConv3d(nn.Module):
 
     Like torch.nn.Conv3d it is a cross-correlation; offset -1 meets index 0 of the kernel. Empty neighbours add nothing.
     Initial weights are uniform in ±1/sqrt(Cin · K), as in torchsparse.
+
+    tied: axes along which the filter is one 2D (or 1D, 0D) filter repeated; the parameter is then that filter, (G, Cin, Cout).
+    A whole filter that is frozen is used as a tied one wherever it is found to repeat itself.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, tied: str = "") -> None:
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
-        self.weight = nn.Parameter(torch.empty(kernel_size**3, in_channels, out_channels))
+        self.kernel_size, self.stride, self.tied = kernel_size, stride, tied
+        self.weight = nn.Parameter(torch.empty(kernel_size ** (3 - len(tied)), in_channels, out_channels))
+        self._folded: Folded | None = None
+        self._may_fold = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        taps, in_channels, _ = self.weight.shape
-        bound = 1 / math.sqrt(in_channels * taps)
+        bound = 1 / math.sqrt(self.weight.shape[1] * self.kernel_size**3)
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        if self.kernel_size == 1 and self.stride == 1:
-            return x.with_feats((x.feats @ self.weight[0]).to(x.feats.dtype))  # autocast would narrow what the next layer sums
-        kernel_map = x.sites.kernel_map(x.level, self.kernel_size, self.stride)
-        return SparseTensor(sparse_conv(x.feats, self.weight, kernel_map), x.sites, x.batch_size, x.level * self.stride)
+        filters, tied = self._filters()
+        route = x.sites.route(x.level, self.kernel_size, self.stride, tied=tied)
+        return SparseTensor(sparse_conv(x.feats, filters, route), x.sites, x.batch_size, x.level * self.stride)
+
+    def _filters(self) -> tuple[torch.Tensor, str]:
+        """The weight without its repetitions, and the axes they were on. Looked at anew each time: weights may have changed."""
+        if self.tied or self.weight.requires_grad:
+            return self.weight, self.tied
+        tied = tied_axes(self.weight)
+        return tied_filter(self.weight, tied), tied
 
     def extra_repr(self) -> str:
         _, in_channels, out_channels = self.weight.shape
-        return f"{in_channels}, {out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        tied = f", tied={self.tied!r}" if self.tied else ""
+        return f"{in_channels}, {out_channels}, kernel_size={self.kernel_size}, stride={self.stride}{tied}"
+
+    def train(self, mode: bool = True) -> "SparseConv3d":
+        """Training ends what `prepare_inference` began."""
+        if mode:
+            self._may_fold, self._folded = False, None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._folded = None
+        super()._load_from_state_dict(*args)
+
+    def folded(self, norm: nn.BatchNorm1d, engine: Engine) -> "Folded | None":
+        """Convolution and norm as one, once `prepare_inference` allowed it; made at the first call."""
+        if not self._may_fold:
+            return None
+        if self._folded is None or self._folded.packed.engine != engine.name:
+            self._folded = Folded.of(self, norm, engine)
+        return self._folded
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A convolution followed by batch norm in evaluation, as one convolution with bias: a snapshot of both."""
+
+    packed: Packed
+    bias: torch.Tensor
+    tied: str
+
+    @classmethod
+    def of(cls, conv: SparseConv3d, norm: nn.BatchNorm1d, engine: Engine) -> "Folded":
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = (norm.running_var + norm.eps).rsqrt() * norm.weight  # (Cout,)
+        filters, tied = conv._filters()
+        return cls(engine.pack(filters * scale, filters.dtype), norm.bias - norm.running_mean * scale, tied)
+
+
+def prepare_inference(net: nn.Module) -> None:
+    """Let convolutions and the batch norms behind them run as one, from snapshots of their weights.
+
+    For a net in evaluation mode whose weights stay as they are; `net.train()` and `load_state_dict` end it.
+    """
+    if net.training:
+        raise ValueError("only a net in evaluation mode can be prepared for inference")
+    for module in net.modules():
+        if isinstance(module, SparseConv3d):
+            module._may_fold, module._folded = True, None
+
+
+def conv_norm(
+    x: SparseTensor, conv: SparseConv3d, norm: nn.BatchNorm1d, *, residual: SparseTensor | None = None, relu: bool = False
+) -> SparseTensor:
+    """norm(conv(x)), + residual, ReLU: in one pass where the net was prepared for inference, else one after the other."""
+    engine = x.sites.engine
+    folded = None if torch.is_grad_enabled() else conv.folded(norm, engine)
+    if folded is None:
+        out: SparseTensor = norm(conv(x))
+        feats = out.feats if residual is None else out.feats + residual.feats
+        return out.with_feats(feats.relu() if relu else feats)
+    kernel_map = x.sites.kernel_map(x.level, conv.kernel_size, conv.stride, tied=folded.tied)
+    check_shapes(x.feats, folded.packed.shape, kernel_map)
+    epilogue = Epilogue(folded.bias, None if residual is None else residual.feats, relu)
+    feats = engine.conv(x.feats, folded.packed, kernel_map, products=folded.packed.products, epilogue=epilogue)
+    return SparseTensor(feats, x.sites, x.batch_size, x.level * conv.stride)
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution, its batch norm and perhaps a ReLU: `conv_norm` under the names 0, 1 and 2."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        conv, norm = self[0], self[1]
+        assert isinstance(conv, SparseConv3d)
+        assert isinstance(norm, nn.BatchNorm1d)
+        return conv_norm(x, conv, norm, relu=len(self) == 3)
 
 
 class SparseConvTranspose3d(nn.Module):
@@ -57,8 +146,8 @@ class SparseConvTranspose3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         level = x.level // self.stride
-        kernel_map = x.sites.kernel_map(level, self.kernel_size, self.stride).transposed()
-        return SparseTensor(sparse_conv(x.feats, self.weight, kernel_map), x.sites, x.batch_size, level)
+        route = x.sites.route(level, self.kernel_size, self.stride, transposed=True)
+        return SparseTensor(sparse_conv(x.feats, self.weight, route), x.sites, x.batch_size, level)
 
 
 class SparseBatchNorm(nn.BatchNorm1d):

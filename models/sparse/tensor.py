@@ -10,22 +10,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from models.sparse.kernel_map import KernelMap, SiteIndex, build_kernel_map, downsample_sites
+from models.sparse.backends import engine_for
+from models.sparse.backends.protocol import Engine, SiteIndexLike
+from models.sparse.conv import Route
+from models.sparse.kernel_map import KernelMap
 from models.voxelize import Voxels
 
 
 class SiteCache:
-    """The sites of every level of one batch, and the kernel maps between them, each computed once.
+    """The sites of every level of one batch, and the kernel maps between them, each computed once by the engine.
 
     Shared by all tensors that come from one `collate`, so that the layers of a net, and a decoder after its encoder,
     reuse each other's maps. Not shared between batches or threads.
     """
 
-    def __init__(self, coords: torch.Tensor) -> None:
+    def __init__(self, coords: torch.Tensor, engine: Engine | None = None) -> None:
+        self.engine = engine or engine_for(coords.device)
         self._coords = {1: coords}
         self._parents: dict[tuple[int, int], torch.Tensor] = {}  # by level and stride
-        self._indices: dict[int, SiteIndex] = {}
-        self._maps: dict[tuple[int, int, int], KernelMap] = {}
+        self._indices: dict[int, SiteIndexLike] = {}
+        self._maps: dict[tuple[int, int, int, bool, str], KernelMap] = {}
 
     def coords(self, level: int) -> torch.Tensor:
         """Sites (S, 4) of a level (its total stride) that has been reached before."""
@@ -36,21 +40,34 @@ class SiteCache:
         self._descend(level, stride)
         return self._parents[level, stride]
 
-    def kernel_map(self, level: int, kernel_size: int, stride: int) -> KernelMap:
-        """Map of a convolution that starts at `level`."""
-        key = (level, kernel_size, stride)
+    def kernel_map(self, level: int, kernel_size: int, stride: int, *, transposed: bool = False, tied: str = "") -> KernelMap:
+        """Map of a convolution that starts at `level`, or of its transpose, which ends there. tied: axes that share filters."""
+        key = (level, kernel_size, stride, transposed, tied)
         if key not in self._maps:
-            if level not in self._indices:
-                self._indices[level] = SiteIndex(self._coords[level])
-            if stride > 1:
-                self._descend(level, stride)
-            sources, sites = self._coords[level], self._coords[level * stride]
-            self._maps[key] = build_kernel_map(self._indices[level], sites, len(sources), kernel_size, stride, same_sites=stride == 1)
+            if tied:
+                whole = self.kernel_map(level, kernel_size, stride, transposed=transposed)
+                self._maps[key] = self.engine.tie(whole, tied)
+            elif transposed:
+                self._maps[key] = self.kernel_map(level, kernel_size, stride).transposed()
+            else:
+                self._maps[key] = self._build(level, kernel_size, stride)
         return self._maps[key]
+
+    def route(self, level: int, kernel_size: int, stride: int, *, transposed: bool = False, tied: str = "") -> Route:
+        """There by the map of a convolution (or of its transpose), back by the opposite one."""
+        there = self.kernel_map(level, kernel_size, stride, transposed=transposed, tied=tied)
+        return Route(self.engine, there, lambda: self.kernel_map(level, kernel_size, stride, transposed=not transposed, tied=tied))
+
+    def _build(self, level: int, kernel_size: int, stride: int) -> KernelMap:
+        if level not in self._indices:
+            self._indices[level] = self.engine.index(self._coords[level])
+        if stride > 1:
+            self._descend(level, stride)
+        return self.engine.kernel_map(self._indices[level], self._coords[level * stride], kernel_size, stride)
 
     def _descend(self, level: int, stride: int) -> None:
         if (level, stride) not in self._parents:
-            self._coords[level * stride], self._parents[level, stride] = downsample_sites(self._coords[level], stride)
+            self._coords[level * stride], self._parents[level, stride] = self.engine.downsample(self._coords[level], stride)
 
 
 @dataclass(frozen=True)
@@ -77,16 +94,19 @@ class SparseTensor:
         return replace(self, feats=feats)
 
 
-def sparse_tensor(coords: torch.Tensor, feats: torch.Tensor, batch_size: int | None = None) -> SparseTensor:
-    """A tensor at level 1 from coords (S, 4) int [b, x, y, z] without duplicates and feats (S, C)."""
+def sparse_tensor(coords: torch.Tensor, feats: torch.Tensor, batch_size: int | None = None, engine: Engine | None = None) -> SparseTensor:
+    """A tensor at level 1 from coords (S, 4) int [b, x, y, z] without duplicates and feats (S, C).
+
+    engine: what convolutions on it run on; None = the one chosen for its device.
+    """
     if coords.dim() != 2 or coords.shape[1] != 4 or coords.is_floating_point():
         raise ValueError(f"coords must be (S, 4) integers, got {tuple(coords.shape)} {coords.dtype}")
     if batch_size is None:
         batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
-    return SparseTensor(feats, SiteCache(coords), batch_size)
+    return SparseTensor(feats, SiteCache(coords, engine), batch_size)
 
 
-def collate(batch: Sequence[Voxels], device: torch.device | str = "cpu") -> SparseTensor:
+def collate(batch: Sequence[Voxels], device: torch.device | str = "cpu", engine: Engine | None = None) -> SparseTensor:
     """Put the voxels of B clouds into one tensor: (M_b, 3), (M_b, C) each -> (S, 4), (S, C) with S = ΣM_b."""
     coords = np.empty((sum(len(voxels) for voxels in batch), 4), np.int32)
     start = 0
@@ -96,4 +116,4 @@ def collate(batch: Sequence[Voxels], device: torch.device | str = "cpu") -> Spar
         coords[start:stop, 1:] = voxels.coords
         start = stop
     feats = np.concatenate([voxels.feats for voxels in batch])
-    return sparse_tensor(torch.from_numpy(coords).to(device), torch.from_numpy(feats).to(device), len(batch))
+    return sparse_tensor(torch.from_numpy(coords).to(device), torch.from_numpy(feats).to(device), len(batch), engine)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import conv3d, conv_transpose3d, pad
 
 from models.sparse.backends.gemm import SMALLEST_WORTHWHILE, probe_gemm
-from models.sparse.backends.torch_backend import sparse_conv
+from models.sparse.conv import sparse_conv
 from models.sparse.kernel_map import kernel_offsets
 from models.sparse.nn import GlobalAvgPool, SparseAvgPool3d, SparseConv3d, SparseConvTranspose3d
 from models.sparse.tensor import SparseTensor, sparse_tensor
@@ -88,12 +88,12 @@ def test_output_sites(stride: int) -> None:
 @pytest.mark.parametrize(("kernel_size", "stride"), KERNELS)
 def test_gradients(kernel_size: int, stride: int) -> None:
     x = random_tensor(2, dtype=torch.float64)
-    kernel_map = x.sites.kernel_map(1, kernel_size, stride)
+    there, back = (x.sites.route(1, kernel_size, stride, transposed=transposed) for transposed in (False, True))
     weight = torch.randn(kernel_size**3, 2, 3, dtype=torch.float64, requires_grad=True)
     feats = x.feats.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda f, w: sparse_conv(f, w, kernel_map), (feats, weight), fast_mode=True)
-    coarse = torch.randn(kernel_map.num_out, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda f, w: sparse_conv(f, w, kernel_map.transposed()), (coarse, weight), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda f, w: sparse_conv(f, w, there), (feats, weight), fast_mode=True)
+    coarse = torch.randn(there.there.num_out, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda f, w: sparse_conv(f, w, back), (coarse, weight), fast_mode=True)
 
 
 def test_every_tap_hits_its_offset() -> None:
