@@ -14,7 +14,7 @@ AXES = "xyz"
 
 def kernel_side(taps: int) -> int:
     """k of k³ taps."""
-    return round(taps ** (1 / 3))
+    return next(side for side in (1, 2, 3, 4, 5) if side**3 >= taps)
 
 
 def tied_axes(weight: torch.Tensor) -> str:
