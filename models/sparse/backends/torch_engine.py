@@ -37,7 +37,7 @@ class TorchEngine(ReferenceEngine):
             out = matmul_weight(rows, filters[centre]).to(feats.dtype)
         for tap, in_rows, out_rows in pairs_of_taps(kernel_map):
             if tap != centre:
-                out.index_add_(0, out_rows, matmul_weight(rows.index_select(0, in_rows), filters[tap]).to(feats.dtype))
+                out.index_add_(0, out_rows.long(), matmul_weight(rows.index_select(0, in_rows), filters[tap]).to(feats.dtype))
         return finish(out, epilogue)
 
     def weight_grad(self, feats: torch.Tensor, grad: torch.Tensor, kernel_map: KernelMap, *, products: torch.dtype) -> torch.Tensor:
