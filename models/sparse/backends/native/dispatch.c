@@ -1,0 +1,23 @@
+/* Which kernels this processor can run. The build defines HAVE_... for every set it compiled. */
+#include "fip.h"
+#include <string.h>
+
+extern const struct fip_kernels fip_kernels_portable;
+#ifdef FIP_X86
+extern const struct fip_kernels fip_kernels_avx2, fip_kernels_avx512, fip_kernels_avx512bf16;
+#endif
+
+/* The kernels of this name ("portable", "avx2", "avx512", "avx512bf16"), or NULL where they were not compiled or cannot run. */
+const struct fip_kernels *fip_kernels_named(const char *name) {
+    if (!strcmp(name, "portable")) return &fip_kernels_portable;
+#ifdef FIP_X86
+    __builtin_cpu_init();
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                 __builtin_cpu_supports("avx512dq");
+    if (!strcmp(name, "avx2")) return avx2 ? &fip_kernels_avx2 : NULL;
+    if (!strcmp(name, "avx512")) return avx512 ? &fip_kernels_avx512 : NULL;
+    if (!strcmp(name, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16") ? &fip_kernels_avx512bf16 : NULL;
+#endif
+    return NULL;
+}

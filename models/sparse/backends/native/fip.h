@@ -1,0 +1,43 @@
+/* What the parts of the native engine share. Plain C with a plain C interface: nothing here knows Python or torch.
+
+S input rows, T output rows, K taps, P pairs of a tap, C channels. Features are row-major float32. */
+#ifndef FIP_H
+#define FIP_H
+#include <stdint.h>
+
+/* Pairs of all taps, tap after tap; within a tap out_rows ascend. An in_row >= num_in is row in_row - num_in of `lines`. */
+struct fip_map {
+    const int32_t *in_rows, *out_rows;
+    const int64_t *starts; /* (K + 1) */
+    int64_t taps, num_in, num_out;
+};
+
+/* One convolution. Rows of `out` are `out_stride` >= Cout apart, a multiple of the vector width; `packed` is as fip_pack left it. */
+struct fip_conv {
+    struct fip_map map;
+    const void *feats, *lines; /* (S, Cin), (E, Cin): float, or bfloat16 where the kernel multiplies those */
+    const void *packed;
+    const float *bias, *residual; /* (Cout) and (T, Cout), or NULL */
+    float *out;                   /* (T, out_stride) */
+    int64_t cin, cout, out_stride;
+    int32_t relu, threads;
+};
+
+/* dW[k] = sum over pairs of feats[i]^T grad[o]; `grad` and `out` rows are `stride` apart, a multiple of the vector width. */
+struct fip_grad {
+    struct fip_map map;
+    const float *feats, *lines, *grad; /* (S, Cin), (E, Cin), (T, stride) */
+    float *out;                        /* (K, Cin, stride) */
+    int64_t cin, stride;
+    int32_t threads;
+};
+
+/* Kernels of one instruction set. panel: columns of a packed weight that lie together; width: floats of a vector. */
+struct fip_kernels {
+    int32_t panel, width;
+    void (*conv)(const struct fip_conv *);
+    void (*conv_bf16)(const struct fip_conv *); /* NULL where the instruction set has no bfloat16 products */
+    void (*weight_grad)(const struct fip_grad *);
+};
+
+#endif

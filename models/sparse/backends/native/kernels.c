@@ -1,0 +1,288 @@
+/* Gather, multiply and add in one pass: rows are read where they lie, sums stay in registers.
+
+Compiled once for each instruction set, with FIP_ISA (a suffix) and FIP_WIDTH (floats of a vector) set by the build. The output
+is cut into blocks of rows and panels of columns; a block is computed by one thread, tap after tap, so that neither the number of
+threads nor chance changes the order of a sum. */
+#include "fip.h"
+#include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define NAME(name) JOIN(name, FIP_ISA)
+#define W FIP_WIDTH
+#define ALWAYS static inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
+
+#ifdef FIP_MANY_REGISTERS /* 32 vectors: 24 sums, 4 of the weight, 1 of the input */
+#define MAX_VECS 4
+static const int ROWS[5] = {0, 12, 12, 8, 6};
+#define MAX_ROWS 12
+#else /* 16 vectors: 12 sums, 2 of the weight, 1 of the input */
+#define MAX_VECS 2
+static const int ROWS[5] = {0, 10, 6, 0, 0};
+#define MAX_ROWS 10
+#endif
+#define PANEL (MAX_VECS * W)
+#define BLOCK 512 /* output rows of a block: 512 x PANEL sums fit the second-level cache beside the weights of a tap */
+#define CHUNK 96  /* pairs of a weight gradient whose rows stay in the first-level cache */
+
+ALWAYS vec load(const float *from) { return *(const vec *)from; }
+ALWAYS void store(float *to, vec value) { *(vec *)to = value; }
+ALWAYS vec splat(float value) {
+    vec all;
+    for (int lane = 0; lane < W; lane++) all[lane] = value;
+    return all;
+}
+
+/* c[r] += a[r] (cin) times b (cin, vecs x W), for `rows` rows. */
+ALWAYS void tile(const int rows, const int vecs, const float *const *a, const float *b, float *const *c, int64_t cin) {
+    vec sum[MAX_ROWS][MAX_VECS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) sum[r][v] = load(c[r] + v * W);
+    const float *row[MAX_ROWS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) row[r] = a[r];
+    for (int64_t k = 0; k < cin; k++, b += vecs * W) {
+        vec weight[MAX_VECS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) weight[v] = load(b + v * W);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            vec value = splat(row[r][k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) sum[r][v] += value * weight[v];
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) store(c[r] + v * W, sum[r][v]);
+}
+
+/* out (rows, stride) += sum over pairs of x[p][0..rows]^T g[p][0..vecs x W]. */
+ALWAYS void outer(const int rows, const int vecs, const float *const *x, const float *const *g, int64_t from, int64_t column, int64_t pairs,
+                  float *out, int64_t stride) {
+    vec sum[MAX_ROWS][MAX_VECS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) sum[r][v] = load(out + r * stride + v * W);
+    for (int64_t p = 0; p < pairs; p++) {
+        const float *xs = x[p] + from, *gs = g[p] + column;
+        vec grad[MAX_VECS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) grad[v] = load(gs + v * W);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            vec value = splat(xs[r]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) sum[r][v] += value * grad[v];
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) store(out + r * stride + v * W, sum[r][v]);
+}
+
+#ifdef __AVX512BF16__
+/* The same on bfloat16 pairs: a[r] (pairs of two channels), b (pairs, vecs x W, two channels). Sums stay float32. */
+ALWAYS void tile_bf16(const int rows, const int vecs, const float *const *a, const float *b, float *const *c, int64_t pairs) {
+    __m512 sum[MAX_ROWS][MAX_VECS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_loadu_ps(c[r] + v * W);
+    const float *row[MAX_ROWS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) row[r] = a[r];
+    for (int64_t k = 0; k < pairs; k++, b += vecs * W) {
+        __m512bh weight[MAX_VECS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) weight[v] = (__m512bh)_mm512_loadu_ps(b + v * W);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            __m512bh value = (__m512bh)_mm512_set1_ps(row[r][k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], value, weight[v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) _mm512_storeu_ps(c[r] + v * W, sum[r][v]);
+}
+#endif
+
+/* A switch over the number of rows makes each a constant, so that the sums of `kernel` are registers. */
+#define CASE(n, kernel, vecs, ...) \
+    case n: kernel(n, vecs, __VA_ARGS__); break;
+#define FOR_ROWS_6(count, kernel, vecs, ...)                                                                                    \
+    CASE(1, kernel, vecs, __VA_ARGS__) CASE(2, kernel, vecs, __VA_ARGS__) CASE(3, kernel, vecs, __VA_ARGS__)                     \
+    CASE(4, kernel, vecs, __VA_ARGS__) CASE(5, kernel, vecs, __VA_ARGS__) CASE(6, kernel, vecs, __VA_ARGS__)
+#define FOR_ROWS_8(count, kernel, vecs, ...) \
+    FOR_ROWS_6(count, kernel, vecs, __VA_ARGS__) CASE(7, kernel, vecs, __VA_ARGS__) CASE(8, kernel, vecs, __VA_ARGS__)
+#define FOR_ROWS_10(count, kernel, vecs, ...) \
+    FOR_ROWS_8(count, kernel, vecs, __VA_ARGS__) CASE(9, kernel, vecs, __VA_ARGS__) CASE(10, kernel, vecs, __VA_ARGS__)
+#define FOR_ROWS_12(count, kernel, vecs, ...) \
+    FOR_ROWS_10(count, kernel, vecs, __VA_ARGS__) CASE(11, kernel, vecs, __VA_ARGS__) CASE(12, kernel, vecs, __VA_ARGS__)
+#define SWITCH(list, kernel, count, vecs, ...)          \
+    switch (count) { list(count, kernel, vecs, __VA_ARGS__) }
+#if MAX_VECS == 4
+#define DISPATCH(kernel, vecs, count, ...)                                   \
+    switch (vecs) {                                                          \
+    case 4: SWITCH(FOR_ROWS_6, kernel, count, 4, __VA_ARGS__) break;         \
+    case 3: SWITCH(FOR_ROWS_8, kernel, count, 3, __VA_ARGS__) break;         \
+    case 2: SWITCH(FOR_ROWS_12, kernel, count, 2, __VA_ARGS__) break;        \
+    default: SWITCH(FOR_ROWS_12, kernel, count, 1, __VA_ARGS__)              \
+    }
+#else
+#define DISPATCH(kernel, vecs, count, ...)                                   \
+    switch (vecs) {                                                          \
+    case 2: SWITCH(FOR_ROWS_6, kernel, count, 2, __VA_ARGS__) break;         \
+    default: SWITCH(FOR_ROWS_10, kernel, count, 1, __VA_ARGS__)              \
+    }
+#endif
+
+typedef void multiply(int vecs, int rows, const float *const *a, const float *b, float *const *c, int64_t steps);
+
+static void multiply_float(int vecs, int rows, const float *const *a, const float *b, float *const *c, int64_t steps) {
+    DISPATCH(tile, vecs, rows, a, b, c, steps)
+}
+
+#ifdef __AVX512BF16__
+static void multiply_bf16(int vecs, int rows, const float *const *a, const float *b, float *const *c, int64_t steps) {
+    DISPATCH(tile_bf16, vecs, rows, a, b, c, steps)
+}
+#endif
+
+/* First place in ascending `rows` (count) whose value is not below `least`. */
+static int64_t lower_bound(const int32_t *rows, int64_t count, int64_t least) {
+    int64_t low = 0;
+    while (count > 0) {
+        int64_t half = count / 2;
+        if (rows[low + half] < least) {
+            low += half + 1;
+            count -= half + 1;
+        } else {
+            count = half;
+        }
+    }
+    return low;
+}
+
+/* What the sums of a block start from: bias and residual, or nothing. */
+static void begin(const struct fip_conv *q, int64_t first, int64_t last, int64_t column, int64_t columns) {
+    int64_t real = q->cout - column < columns ? q->cout - column : columns;
+    for (int64_t row = first; row < last; row++) {
+        float *out = q->out + row * q->out_stride + column;
+        memset(out + real, 0, (size_t)(columns - real) * sizeof(float));
+        const float *bias = q->bias ? q->bias + column : 0;
+        const float *residual = q->residual ? q->residual + row * q->cout + column : 0;
+        if (bias && residual)
+            for (int64_t j = 0; j < real; j++) out[j] = bias[j] + residual[j];
+        else if (bias || residual)
+            memcpy(out, bias ? bias : residual, (size_t)real * sizeof(float));
+        else
+            memset(out, 0, (size_t)real * sizeof(float));
+    }
+}
+
+static void rectify(const struct fip_conv *q, int64_t first, int64_t last, int64_t column, int64_t columns) {
+    for (int64_t row = first; row < last; row++) {
+        float *out = q->out + row * q->out_stride + column;
+        for (int64_t j = 0; j < columns; j++) out[j] = out[j] > 0 ? out[j] : (out[j] != out[j] ? out[j] : 0);
+    }
+}
+
+/* All taps of one block of rows and one panel of columns. steps: floats of an input row that a multiplication reads. */
+static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, int64_t block, int64_t panel) {
+    int64_t first = block * BLOCK, last = first + BLOCK < q->map.num_out ? first + BLOCK : q->map.num_out;
+    int64_t column = panel * PANEL, columns = q->out_stride - column < PANEL ? q->out_stride - column : PANEL;
+    int vecs = (int)(columns / W), most = ROWS[vecs];
+    const float *weights = (const float *)q->packed + column * q->map.taps * steps;
+    begin(q, first, last, column, columns);
+    for (int64_t tap = 0; tap < q->map.taps; tap++, weights += steps * columns) {
+        int64_t start = q->map.starts[tap], count = q->map.starts[tap + 1] - start;
+        const int32_t *out_rows = q->map.out_rows + start, *in_rows = q->map.in_rows + start;
+        int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
+        while (pair < end) {
+            int rows = end - pair < most ? (int)(end - pair) : most;
+            const float *a[MAX_ROWS];
+            float *c[MAX_ROWS];
+            for (int r = 0; r < rows; r++) {
+                int64_t from = in_rows[pair + r];
+                a[r] = from < q->map.num_in ? (const float *)q->feats + from * steps : (const float *)q->lines + (from - q->map.num_in) * steps;
+                c[r] = q->out + out_rows[pair + r] * q->out_stride + column;
+            }
+            times(vecs, rows, a, weights, c, steps);
+            pair += rows;
+        }
+    }
+    if (q->relu) rectify(q, first, last, column, columns);
+}
+
+static void conv(const struct fip_conv *q, multiply *times, int64_t steps) {
+    int64_t blocks = (q->map.num_out + BLOCK - 1) / BLOCK, panels = (q->out_stride + PANEL - 1) / PANEL;
+#pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
+    for (int64_t item = 0; item < blocks * panels; item++) block_of(q, times, steps, item % blocks, item / blocks);
+}
+
+static void conv_float(const struct fip_conv *q) { conv(q, multiply_float, q->cin); }
+
+#ifdef __AVX512BF16__
+static void conv_bf16(const struct fip_conv *q) { conv(q, multiply_bf16, (q->cin + 1) / 2); }
+#endif
+
+static void gradient(int vecs, int rows, const float *const *x, const float *const *g, int64_t from, int64_t column, int64_t pairs, float *out,
+                     int64_t stride) {
+    DISPATCH(outer, vecs, rows, x, g, from, column, pairs, out, stride)
+}
+
+/* Rows `from`..`to` of dW of one tap, in one panel of columns. */
+static void gradient_of(const struct fip_grad *q, int64_t tap, int64_t from, int64_t to, int64_t column) {
+    int64_t columns = q->stride - column < PANEL ? q->stride - column : PANEL;
+    int vecs = (int)(columns / W), most = ROWS[vecs];
+    float *out = q->out + tap * q->cin * q->stride;
+    for (int64_t row = from; row < to; row++) memset(out + row * q->stride + column, 0, (size_t)columns * sizeof(float));
+    for (int64_t pair = q->map.starts[tap]; pair < q->map.starts[tap + 1]; pair += CHUNK) {
+        const float *x[CHUNK], *g[CHUNK];
+        int64_t pairs = q->map.starts[tap + 1] - pair < CHUNK ? q->map.starts[tap + 1] - pair : CHUNK;
+        for (int64_t p = 0; p < pairs; p++) {
+            int64_t in = q->map.in_rows[pair + p];
+            x[p] = in < q->map.num_in ? q->feats + in * q->cin : q->lines + (in - q->map.num_in) * q->cin;
+            g[p] = q->grad + q->map.out_rows[pair + p] * q->stride;
+        }
+        for (int64_t row = from; row < to; row += most) {
+            int rows = to - row < most ? (int)(to - row) : most;
+            gradient(vecs, rows, x, g, row, column, pairs, out + row * q->stride + column, q->stride);
+        }
+    }
+}
+
+static void weight_grad(const struct fip_grad *q) {
+    int64_t panels = (q->stride + PANEL - 1) / PANEL, share = 96, parts = (q->cin + share - 1) / share;
+    int64_t items = q->map.taps * panels * parts;
+#pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
+    for (int64_t item = 0; item < items; item++) {
+        int64_t part = item % parts, panel = item / parts % panels, tap = item / parts / panels;
+        int64_t to = (part + 1) * share < q->cin ? (part + 1) * share : q->cin;
+        gradient_of(q, tap, part * share, to, panel * PANEL);
+    }
+}
+
+const struct fip_kernels NAME(fip_kernels_) = {
+    .panel = PANEL,
+    .width = W,
+    .conv = conv_float,
+#ifdef __AVX512BF16__
+    .conv_bf16 = conv_bf16,
+#endif
+    .weight_grad = weight_grad,
+};

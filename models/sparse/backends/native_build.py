@@ -1,0 +1,115 @@
+"""Compiles the native engine with the system's C compiler, once for each version of its sources, and loads it.
+
+The library is plain C behind ctypes: it links to nothing of torch or Python, so that one build serves any version of either, and
+a machine without a compiler loses nothing but speed. Where it lives: $FIP_NATIVE_LIBRARY (an image's build), else the cache.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from models.cache import cache_dir
+
+SOURCES = Path(__file__).parent / "native"
+X86 = platform.machine() in ("x86_64", "AMD64")
+FLAGS = ("-std=gnu11", "-O3", "-fPIC", "-fvisibility=default", "-ffp-contract=fast", "-fno-math-errno", "-Wall", "-Wextra")
+_AVX512 = ("-DFIP_WIDTH=16", "-DFIP_MANY_REGISTERS", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
+KERNELS: dict[str, tuple[str, ...]] = {"portable": ("-DFIP_WIDTH=4",)}  # instruction set -> flags of its compilation
+if X86:
+    KERNELS |= {"avx2": ("-DFIP_WIDTH=8", "-mavx2", "-mfma"), "avx512": _AVX512, "avx512bf16": (*_AVX512, "-mavx512bf16")}
+else:
+    KERNELS["portable"] += ("-DFIP_MANY_REGISTERS",)  # AArch64 has 32 vector registers
+PLAIN_UNITS = ("tensors", "maps", "dispatch")
+TIMEOUT_S = 120
+
+
+class CannotBuild(Exception):
+    """The native engine is not to be had here; says why in one line."""
+
+
+def load_library() -> ctypes.CDLL:
+    """The compiled library, built if need be. Raises: CannotBuild."""
+    given = os.environ.get("FIP_NATIVE_LIBRARY")
+    path = Path(given) if given else _cached()
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CannotBuild(f"the compiled library cannot be loaded: {error}") from error
+
+
+def _cached() -> Path:
+    compiler = find_compiler()
+    folder = cache_dir() / "native"
+    path = folder / f"fip-{_digest(compiler)}.so"
+    if path.is_file():
+        _check_owner(path)
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = build(Path(scratch), compiler)
+            built.replace(path)  # two processes may build at once: each replaces the file by an equal one
+    except OSError as error:
+        raise CannotBuild(f"{folder} cannot be written: {error}") from error
+    return path
+
+
+def _check_owner(path: Path) -> None:
+    """Code is run only from files that nobody else can have put there. Raises: CannotBuild."""
+    for place in (path, path.parent):
+        facts = place.stat()
+        if hasattr(os, "getuid") and (facts.st_uid not in (os.getuid(), 0) or facts.st_mode & 0o022):
+            raise CannotBuild(f"{place} may be written by others than its user")
+
+
+def find_compiler() -> str:
+    """$CC, cc, gcc or clang. Raises: CannotBuild."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and (found := shutil.which(name)):
+            return found
+    raise CannotBuild("no C compiler on this machine (looked for $CC, cc, gcc and clang)")
+
+
+def build(folder: Path, compiler: str, extra: tuple[str, ...] = ()) -> Path:
+    """Compile and link everything in `folder`; returns the library. extra: flags for every step. Raises: CannotBuild."""
+    flags = (*FLAGS, *extra, *(("-DFIP_X86",) if X86 else ()))
+    try:
+        return _build(folder, compiler, (*flags, "-fopenmp"))
+    except CannotBuild:
+        return _build(folder, compiler, (*flags, "-Wno-unknown-pragmas"))  # a compiler without OpenMP: one thread
+
+
+def _build(folder: Path, compiler: str, flags: tuple[str, ...]) -> Path:
+    units = {unit: (SOURCES / f"{unit}.c", ()) for unit in PLAIN_UNITS}
+    units |= {f"kernels_{name}": (SOURCES / "kernels.c", (f"-DFIP_ISA={name}", *wide)) for name, wide in KERNELS.items()}
+    objects = []
+    for unit, (source, own) in units.items():
+        objects.append(str(folder / f"{unit}.o"))
+        _run([compiler, *flags, *own, "-c", str(source), "-o", objects[-1]])
+    library = folder / "fip.so"
+    _run([compiler, *flags, "-shared", *objects, "-o", str(library)])
+    return library
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotBuild(f"{command[0]} could not be run: {error}") from error
+    if done.returncode:
+        raise CannotBuild(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+
+
+def _digest(compiler: str) -> str:
+    """Of everything a build depends on: sources, flags, the compiler and its version."""
+    found = hashlib.sha256(repr((FLAGS, KERNELS, platform.machine(), compiler)).encode())
+    facts = Path(compiler).resolve().stat()
+    found.update(repr((facts.st_size, facts.st_mtime_ns)).encode())
+    for source in sorted(SOURCES.iterdir()):
+        found.update(source.read_bytes())
+    return found.hexdigest()[:24]
