@@ -49,12 +49,21 @@ class InputSpec(Frozen):
     voxel_feature: Fidelity = "corrected"
 
 
+def is_none(value: object) -> bool:
+    """For fields that came later: they stay out of files while they are None, so that earlier files keep their digests."""
+    return value is None
+
+
 class NetworkSpec(Frozen):
-    """Which entry of the zoo, and its free sizes."""
+    """Which entry of the zoo, and its free sizes.
+
+    tied: the axis along which the filters of the stages are 2D filters repeated; their weights are then those filters.
+    """
 
     name: str
     in_channels: Annotated[int, Field(gt=0, le=64)]
     num_classes: Annotated[int, Field(gt=0, le=100_000)]
+    tied: Annotated[Axis | None, Field(exclude_if=is_none)] = None
 
 
 class Provenance(Frozen):

@@ -12,6 +12,7 @@ from torch import nn
 
 from models.sparse.nn import ConvNorm, GlobalAvgPool, SparseAvgPool3d, SparseBatchNorm, SparseConv3d, SparseReLU, conv_norm
 from models.sparse.tensor import SparseTensor
+from models.sparse.tying import AXES
 
 Shortcut = Literal["conv2", "conv1", "mean_pad"]
 
@@ -73,20 +74,21 @@ class MeanPadShortcut(nn.Module):
         return pooled.with_feats(nn.functional.pad(pooled.feats, self.pad))
 
 
-def _shortcut(kind: Shortcut, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+def _shortcut(kind: Shortcut, in_channels: int, out_channels: int, stride: int, tied: str) -> nn.Module | None:
     """What a block adds its branch to; None where that is the input itself."""
     if in_channels == out_channels and stride == 1:
         return None
     if kind == "mean_pad":
         return MeanPadShortcut(in_channels, out_channels, stride)
     kernel_size = 2 if kind == "conv2" else 1
-    return ConvNorm(SparseConv3d(in_channels, out_channels, kernel_size, stride), SparseBatchNorm(out_channels))
+    everywhere = AXES if tied and kernel_size > 1 else ""  # one matrix, in all eight taps
+    return ConvNorm(SparseConv3d(in_channels, out_channels, kernel_size, stride, everywhere), SparseBatchNorm(out_channels))
 
 
 class Block(nn.Module):
     """A residual block: conv-bn-relu, …, conv-bn, plus shortcut, relu. Two 3×3×3 (basic) or 1-3-1 (bottleneck)."""
 
-    def __init__(self, shape: ResNetShape, in_channels: int, mid: int, out: int, stride: int) -> None:
+    def __init__(self, shape: ResNetShape, in_channels: int, mid: int, out: int, stride: int, tied: str = "") -> None:
         super().__init__()
         if shape.block == "basic":
             layers = [(in_channels, mid, 3, stride), (mid, out, 3, 1)]
@@ -94,9 +96,9 @@ class Block(nn.Module):
             layers = [(in_channels, mid, 1, 1), (mid, mid, 3, stride), (mid, out, 1, 1)]
         self.depth = len(layers)
         for i, (cin, cout, kernel_size, step) in enumerate(layers, start=1):
-            self.add_module(f"conv{i}", SparseConv3d(cin, cout, kernel_size, step))
+            self.add_module(f"conv{i}", SparseConv3d(cin, cout, kernel_size, step, tied if kernel_size > 1 else ""))
             self.add_module(f"bn{i}", SparseBatchNorm(cout))
-        self.downsample = _shortcut(shape.shortcut, in_channels, out, stride)
+        self.downsample = _shortcut(shape.shortcut, in_channels, out, stride, tied)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         shortcut: SparseTensor = x if self.downsample is None else self.downsample(x)
@@ -111,9 +113,12 @@ class ResNet3d(nn.Module):
     """Classifier: SparseTensor with (S, in_channels) -> logits (B, num_classes).
 
     Parameter names: conv1, bn1, layer{1..4}.{b}.{conv,bn}{1,2,3}, layer{i}.{b}.downsample.{0,1}, [ds{i}.{0,1}], fc, fc_bn.
+
+    tied: the axis along which the filters of the stages repeat themselves; they are then parameters of (9, Cin, Cout), the
+    shortcuts' 2×2×2 of (1, Cin, Cout), the same matrix in all taps. Stem and head are never tied.
     """
 
-    def __init__(self, shape: ResNetShape, in_channels: int, num_classes: int) -> None:
+    def __init__(self, shape: ResNetShape, in_channels: int, num_classes: int, *, tied: str = "") -> None:
         super().__init__()
         self.conv1 = SparseConv3d(in_channels, shape.stem)
         self.bn1 = SparseBatchNorm(shape.stem)
@@ -122,12 +127,12 @@ class ResNet3d(nn.Module):
         for stage in range(self.stages):
             downsamples = stage > 0
             if downsamples and shape.separate_downsampling:
-                down = ConvNorm(SparseConv3d(channels, channels, 2, 2), SparseBatchNorm(channels), SparseReLU())
+                down = ConvNorm(SparseConv3d(channels, channels, 2, 2, tied), SparseBatchNorm(channels), SparseReLU())
                 self.add_module(f"ds{stage}", down)
             stride = 2 if downsamples and not shape.separate_downsampling else 1
             blocks = []
             for b in range(shape.depths[stage]):
-                blocks.append(Block(shape, channels, shape.mid[stage], shape.out[stage], stride if b == 0 else 1))
+                blocks.append(Block(shape, channels, shape.mid[stage], shape.out[stage], stride if b == 0 else 1, tied))
                 channels = shape.out[stage]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.pool = GlobalAvgPool()

@@ -10,14 +10,17 @@ K = k³ taps, Cout and Cin channels.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from models.errors import InflationError
 from models.manifest import Axis, Frozen
+from models.sparse.nn import Tie
+from models.sparse.tying import tied_axes, tied_filter
 
+NO_TIES: Mapping[str, Tie] = {}
 LEGACY_AXES: dict[str, tuple[Axis, Axis, Axis]] = {  # the reference's names -> what they do: (repeat, height, width)
     "x-axis": ("x", "y", "z"),
     "y-axis": ("z", "y", "x"),
@@ -31,7 +34,8 @@ class InflateSpec(Frozen):
 
     axes: a legacy name, or the three axes spelled out. scale: `none` copies; `mean` divides by the number of copies
     (I3D). shortcut: what a 1×1 filter becomes where the 3D net has 2×2×2: `repeat` = the same in all 8 taps, `mean` =
-    an eighth of it. stages: which `layer{i}` to load; the others keep their random weights.
+    an eighth of it. stages: which `layer{i}` to load; the others keep their random weights. tied: the parameters of the stages
+    stay 2D filters, repeated in use; they then train as such.
     """
 
     axes: Literal["x-axis", "y-axis", "z-axis"] | None = None
@@ -41,6 +45,7 @@ class InflateSpec(Frozen):
     scale: Literal["none", "mean"] = "none"
     shortcut: Literal["repeat", "mean"] = "repeat"
     stages: tuple[int, ...] = (1, 2, 3, 4)
+    tied: Annotated[bool, Field(exclude_if=lambda tied: not tied)] = False
 
     @model_validator(mode="after")
     def fits_together(self) -> "InflateSpec":
@@ -57,21 +62,33 @@ class InflateSpec(Frozen):
         """(repeat, height, width)."""
         return LEGACY_AXES[self.axes] if self.axes else (self.repeat, self.height, self.width)
 
+    @property
+    def tied_axis(self) -> Axis | None:
+        """What the network's spec says of tied filters."""
+        return self.directions[0] if self.tied else None
+
 
 @dataclass(frozen=True)
 class InflationReport:
-    """What happened to every tensor. loaded: 3D names; fresh: 3D names left as they were; unused: 2D names without a place."""
+    """What happened to every tensor. loaded: 3D names; fresh: 3D names left as they were; unused: 2D names without a place.
+
+    tied: of the loaded ones, filters that stay 2D; tied_values of the values are theirs, which stand for whole_values.
+    """
 
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
     loaded_values: int
     total_values: int
+    tied: tuple[str, ...] = ()
+    tied_values: int = 0
+    whole_values: int = 0
 
     def __str__(self) -> str:
         share = self.loaded_values / self.total_values
+        tied = f"{len(self.tied)} filters stay tied, {self.tied_values:,} values for {self.whole_values:,}; " if self.tied else ""
         return (
-            f"inflated {len(self.loaded)} tensors ({share:.1%} of all values); "
+            f"inflated {len(self.loaded)} tensors ({share:.1%} of all values); {tied}"
             f"{len(self.fresh)} start fresh: {_brief(self.fresh)}; {len(self.unused)} 2D tensors unused: {_brief(self.unused)}"
         )
 
@@ -103,13 +120,16 @@ def inflate_pointwise(weight: torch.Tensor, taps: int, spec: InflateSpec) -> tor
 
 
 def inflate_state_dict(
-    source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor], spec: InflateSpec
+    source: Mapping[str, torch.Tensor],
+    target: Mapping[str, torch.Tensor],
+    spec: InflateSpec,
+    ties: Mapping[str, Tie] = NO_TIES,
 ) -> tuple[dict[str, torch.Tensor], InflationReport]:
     """A full state dict for the 3D net: inflated where the 2D net has a tensor of the same name, else as in `target`.
 
     Only residual stages (`layer{i}`, and `ds{i}` where both nets have them) are inflated; stem and head stay fresh.
-    `num_batches_tracked` may be absent. Raises: InflationError when any tensor of a chosen stage has no counterpart or
-    does not fit, or when nothing was chosen.
+    `num_batches_tracked` may be absent. ties: the tied filters of the 3D net (`models.sparse.nn.ties_of`).
+    Raises: InflationError when any tensor of a chosen stage has no counterpart or does not fit, or when nothing was chosen.
     """
     state = {name: tensor.clone() for name, tensor in target.items()}
     loaded: list[str] = []
@@ -118,7 +138,7 @@ def inflate_state_dict(
         if not _chosen(name, spec.stages):
             continue
         if name in source:
-            state[name] = _inflate(name, source[name], tensor, spec)
+            state[name] = _inflate(name, source[name], tensor, spec, ties.get(name))
             loaded.append(name)
         elif not name.endswith("num_batches_tracked"):
             missing.append(name)
@@ -129,24 +149,36 @@ def inflate_state_dict(
     if not loaded:
         raise InflationError(f"no stage was chosen or none matched (stages {list(spec.stages)}); nothing would be pretrained")
     done = set(loaded)
+    tied = tuple(name for name in loaded if name in ties)
     report = InflationReport(
         loaded=tuple(loaded),
         fresh=tuple(name for name in target if name not in done),
         unused=tuple(name for name in source if name not in done),
         loaded_values=sum(target[name].numel() for name in loaded),
         total_values=sum(tensor.numel() for tensor in target.values()),
+        tied=tied,
+        tied_values=sum(target[name].numel() for name in tied),
+        whole_values=sum(target[name][0].numel() * ties[name].taps for name in tied),
     )
     return state, report
 
 
-def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: InflateSpec) -> torch.Tensor:
-    """One tensor in the shape of its 3D counterpart (any tensor that is not a 4-D kernel is copied)."""
+def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: InflateSpec, tie: Tie | None) -> torch.Tensor:
+    """One tensor in the shape of its 3D counterpart (any tensor that is not a 4-D kernel is copied).
+
+    A tied filter is the whole one without its repetitions, so both compute the same.
+    """
     if not source.isfinite().all():
         raise InflationError("the 2D tensor holds NaN or infinity", where=name)
     inflated = source
     if source.dim() == 4:
         pointwise = source.shape[2:] == (1, 1)
-        inflated = inflate_pointwise(source, target.shape[0], spec) if pointwise else inflate_kernel(source, spec)
+        taps = tie.taps if tie else target.shape[0]
+        inflated = inflate_pointwise(source, taps, spec) if pointwise else inflate_kernel(source, spec)
+        if tie and len(inflated) == tie.taps:
+            if not set(tie.axes) <= set(tied_axes(inflated)):
+                raise InflationError(f"the net repeats this filter along {tie.axes}, inflation along {spec.directions[0]}", where=name)
+            inflated = tied_filter(inflated, tie.axes)
     if inflated.shape != target.shape:
         raise InflationError(
             f"2D shape {tuple(source.shape)} becomes {tuple(inflated.shape)}, the 3D net wants {tuple(target.shape)}", where=name

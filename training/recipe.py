@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from models.errors import BadRecipe, nearest
-from models.manifest import MODEL_NAME, Frozen, InputSpec
+from models.manifest import MODEL_NAME, Frozen, InputSpec, NetworkSpec, is_none
 from models.zoo import NETWORKS
 from training.augment import AugmentSpec
 from training.batches import Balance
@@ -24,14 +24,8 @@ from training.optim import OptimSpec, ScheduleSpec
 
 BUNDLED = Path(__file__).resolve().parent / "recipes"
 Positive = Annotated[int, Field(gt=0)]
-
-
 AUTO = "auto"
 TEST_SHARE = 0.2
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 class DataSpec(Frozen):
@@ -47,7 +41,7 @@ class DataSpec(Frozen):
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     test: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == TEST_SHARE)] = TEST_SHARE
     split_seed: Annotated[int, Field(ge=0, exclude_if=lambda seed: seed == 0)] = 0
-    licence: Annotated[str | None, Field(exclude_if=_is_none)] = None
+    licence: Annotated[str | None, Field(exclude_if=is_none)] = None
 
 
 class EarlyStop(Frozen):
@@ -85,7 +79,7 @@ class Recipe(Frozen):
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: Annotated[int, Field(gt=0, exclude_if=lambda count: count == 1)] = 1
     balance: Annotated[Balance, Field(exclude_if=lambda kind: kind == "none")] = "none"
-    early_stop: Annotated[EarlyStop | None, Field(exclude_if=_is_none)] = None
+    early_stop: Annotated[EarlyStop | None, Field(exclude_if=is_none)] = None
 
     @model_validator(mode="after")
     def fits_together(self) -> "Recipe":
@@ -98,6 +92,11 @@ class Recipe(Frozen):
         if not self.input.features:
             raise ValueError("input.features: names no feature; the first is usually x, y and z")
         return self
+
+    def network_spec(self, num_classes: int) -> NetworkSpec:
+        """The net that the recipe trains."""
+        features = len(self.input.features)
+        return NetworkSpec(name=self.network, in_channels=features, num_classes=num_classes, tied=self.inflate.tied_axis)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

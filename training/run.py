@@ -7,6 +7,7 @@ from torch import nn
 
 from models.errors import BadWeights, InflationError
 from models.manifest import NetworkSpec
+from models.sparse.nn import ties_of
 from models.zoo import build
 from training.datasets import Clouds, few_shot, hold_out
 from training.finetune import FreezePolicy, freeze_policy
@@ -39,7 +40,7 @@ def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
 
     Raises: BadWeights, InflationError.
     """
-    spec = NetworkSpec(name=recipe.network, in_channels=len(recipe.input.features), num_classes=num_classes)
+    spec = recipe.network_spec(num_classes)
     torch.manual_seed(recipe.seed)
     net = build(spec)
     image = report = None
@@ -54,7 +55,7 @@ def check_weights(recipe: Recipe, weights: str | None) -> None:
     """See that 2D weights are there and fit, before anything costs time. Raises: BadWeights, InflationError."""
     if recipe.init == "image":
         with torch.device("meta"):  # shapes alone
-            net = build(NetworkSpec(name=recipe.network, in_channels=len(recipe.input.features), num_classes=2))
+            net = build(recipe.network_spec(num_classes=2))
         _inflated(_image(recipe, weights), net, recipe)
 
 
@@ -67,7 +68,7 @@ def _image(recipe: Recipe, weights: str | None) -> ImageWeights:
 
 def _inflated(image: ImageWeights, net: nn.Module, recipe: Recipe) -> tuple[dict[str, torch.Tensor], InflationReport]:
     try:
-        return inflate_state_dict(image.tensors, net.state_dict(), recipe.inflate)
+        return inflate_state_dict(image.tensors, net.state_dict(), recipe.inflate, ties_of(net))
     except InflationError as error:
         raise InflationError(f"does not fit the network {recipe.network}: {error}", where=image.name, known=error.known) from error
 

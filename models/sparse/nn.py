@@ -4,6 +4,7 @@ S sites before a layer, T after it, C channels.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,11 @@ from torch import nn
 
 from models.sparse.backends.protocol import Engine, Epilogue, Packed
 from models.sparse.conv import check_shapes, sparse_conv
+from models.sparse.norm import batch_norm_act
 from models.sparse.tensor import SparseTensor
 from models.sparse.tying import tied_axes, tied_filter
+
+Norm = nn.BatchNorm1d | nn.SyncBatchNorm
 
 
 class SparseConv3d(nn.Module):
@@ -39,16 +43,21 @@ class SparseConv3d(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        filters, tied = self._filters()
-        route = x.sites.route(x.level, self.kernel_size, self.stride, tied=tied)
-        return SparseTensor(sparse_conv(x.feats, filters, route), x.sites, x.batch_size, x.level * self.stride)
+        repeats = self._repeats()
+        route = x.sites.route(x.level, self.kernel_size, self.stride, tied=self.tied or repeats)
+        return SparseTensor(sparse_conv(x.feats, self.weight, route, repeats), x.sites, x.batch_size, x.level * self.stride)
+
+    def _repeats(self) -> str:
+        """Axes along which the weight itself is found to repeat: only where it is whole and frozen.
+
+        Looked at anew each time: weights may have changed.
+        """
+        return "" if self.tied or self.weight.requires_grad else tied_axes(self.weight)
 
     def _filters(self) -> tuple[torch.Tensor, str]:
-        """The weight without its repetitions, and the axes they were on. Looked at anew each time: weights may have changed."""
-        if self.tied or self.weight.requires_grad:
-            return self.weight, self.tied
-        tied = tied_axes(self.weight)
-        return tied_filter(self.weight, tied), tied
+        """The weight without its repetitions, and the axes they are on."""
+        repeats = self._repeats()
+        return (tied_filter(self.weight, repeats) if repeats else self.weight), self.tied or repeats
 
     def extra_repr(self) -> str:
         _, in_channels, out_channels = self.weight.shape
@@ -65,7 +74,7 @@ class SparseConv3d(nn.Module):
         self._folded = None
         super()._load_from_state_dict(*args)
 
-    def folded(self, norm: nn.BatchNorm1d, engine: Engine) -> "Folded | None":
+    def folded(self, norm: Norm, engine: Engine) -> "Folded | None":
         """Convolution and norm as one, once `prepare_inference` allowed it; made at the first call."""
         if not self._may_fold:
             return None
@@ -83,12 +92,32 @@ class Folded:
     tied: str
 
     @classmethod
-    def of(cls, conv: SparseConv3d, norm: nn.BatchNorm1d, engine: Engine) -> "Folded":
+    def of(cls, conv: SparseConv3d, norm: Norm, engine: Engine) -> "Folded":
         assert norm.running_var is not None
         assert norm.running_mean is not None
         scale = (norm.running_var + norm.eps).rsqrt() * norm.weight  # (Cout,)
         filters, tied = conv._filters()
         return cls(engine.pack(filters * scale, filters.dtype), norm.bias - norm.running_mean * scale, tied)
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A convolution of `taps` = k³ that repeats its filter along `axes` of "xyz"."""
+
+    taps: int
+    axes: str
+
+
+def ties_of(net: nn.Module, weights: Mapping[str, torch.Tensor] | None = None) -> dict[str, Tie]:
+    """Ties of a net's convolutions, by the name of their weight: by construction, and with `weights` those found in these too."""
+    ties = {}
+    for name, conv in net.named_modules():
+        if isinstance(conv, SparseConv3d):
+            weight = f"{name}.weight"
+            axes = conv.tied or (tied_axes(weights[weight]) if weights and weight in weights else "")
+            if axes:
+                ties[weight] = Tie(conv.kernel_size**3, axes)
+    return ties
 
 
 def prepare_inference(net: nn.Module) -> None:
@@ -103,14 +132,15 @@ def prepare_inference(net: nn.Module) -> None:
             module._may_fold, module._folded = True, None
 
 
-def conv_norm(
-    x: SparseTensor, conv: SparseConv3d, norm: nn.BatchNorm1d, *, residual: SparseTensor | None = None, relu: bool = False
-) -> SparseTensor:
+def conv_norm(x: SparseTensor, conv: SparseConv3d, norm: Norm, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
     """norm(conv(x)), + residual, ReLU: in one pass where the net was prepared for inference, else one after the other."""
     engine = x.sites.engine
     folded = None if torch.is_grad_enabled() else conv.folded(norm, engine)
     if folded is None:
-        out: SparseTensor = norm(conv(x))
+        out: SparseTensor = conv(x)
+        if isinstance(norm, SparseBatchNorm):  # where this convolution keeps its input for backward, the next one will too
+            return norm(out, residual, relu=relu, output_is_kept=conv.weight.requires_grad)  # type: ignore[no-any-return]
+        out = norm(out)
         feats = out.feats if residual is None else out.feats + residual.feats
         return out.with_feats(feats.relu() if relu else feats)
     kernel_map = x.sites.kernel_map(x.level, conv.kernel_size, conv.stride, tied=folded.tied)
@@ -126,7 +156,7 @@ class ConvNorm(nn.Sequential):
     def forward(self, x: SparseTensor) -> SparseTensor:
         conv, norm = self[0], self[1]
         assert isinstance(conv, SparseConv3d)
-        assert isinstance(norm, nn.BatchNorm1d)
+        assert isinstance(norm, Norm)
         return conv_norm(x, conv, norm, relu=len(self) == 3)
 
 
@@ -151,10 +181,13 @@ class SparseConvTranspose3d(nn.Module):
 
 
 class SparseBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of each channel over all sites of the batch: (S, C) -> (S, C)."""
+    """Batch normalisation of each channel over all sites of the batch, + residual, ReLU: (S, C) -> (S, C)."""
 
-    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
-        return x.with_feats(super().forward(x.feats))
+    def forward(  # type: ignore[override]
+        self, x: SparseTensor, residual: SparseTensor | None = None, *, relu: bool = False, output_is_kept: bool = False
+    ) -> SparseTensor:
+        other = None if residual is None else residual.feats
+        return x.with_feats(batch_norm_act(x.feats, self, other, relu=relu, output_is_kept=output_is_kept))
 
 
 class SparseReLU(nn.Module):
