@@ -23,7 +23,7 @@ ARGUMENTS = {  # of the functions in native/*.c, in their order
     "fip_kernels_named": (ctypes.c_char_p,),
     "fip_keys": (POINTER, INT, INT, POINTER, POINTER, POINTER),
     "fip_column": (POINTER, INT, POINTER, INT, INT, INT, POINTER, POINTER, POINTER),
-    "fip_tie": (POINTER, POINTER, INT, INT, POINTER, POINTER, POINTER, POINTER, POINTER),
+    "fip_tie": (POINTER, POINTER, INT, INT, INT32, POINTER, POINTER, POINTER, POINTER, POINTER),
     "fip_downsample": (POINTER, INT, INT, POINTER, POINTER),
     "fip_pack": (POINTER, INT, INT, INT, INT32, INT32, INT32, POINTER, INT32),
     "fip_pack_bf16": (POINTER, INT, INT, INT, INT32, INT32, POINTER),
@@ -63,6 +63,7 @@ class _Kernels(ctypes.Structure):
         ("conv", ctypes.CFUNCTYPE(None, ctypes.POINTER(_Conv))),
         ("conv_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(_Conv))),
         ("weight_grad", ctypes.CFUNCTYPE(None, ctypes.POINTER(_Grad))),
+        ("weight_grad_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(_Grad))),
     )
 
 
@@ -131,20 +132,24 @@ class NativeEngine:
         return index.kernel_map(out_coords, kernel_size, stride)
 
     def tie(self, kernel_map: KernelMap, axes: str) -> KernelMap:
-        side = kernel_side(len(kernel_map.sizes))
-        if len(axes) > 1 or side > 3 or kernel_map.in_rows.device.type != "cpu":
+        side, pairs = kernel_side(len(kernel_map.sizes)), len(kernel_map.in_rows)
+        # in a map of cells that do not overlap every input row, or in its transpose every output row, has one pair
+        disjoint = side == 2 and pairs in (kernel_map.num_in, kernel_map.num_out)
+        if kernel_map.in_rows.device.type != "cpu" or not (disjoint or (len(axes) == 1 and side <= 3)):
             return self._otherwise.tie(kernel_map, axes)
         groups = tap_groups(side, axes)
-        members = groups.argsort(stable=True).int()  # (G, side) flat: taps of a group in the order of their offsets
-        pairs = len(kernel_map.in_rows)
+        width = side ** len(axes)
+        count = len(groups) // width
+        members = groups.argsort(stable=True).int()  # taps of a group in the order of their offsets, group after group
         in_rows, out_rows = torch.empty(pairs, dtype=torch.int32), torch.empty(pairs, dtype=torch.int32)
-        starts = torch.empty(len(members) // side + 1, dtype=torch.int64)
+        starts = torch.empty(count + 1, dtype=torch.int64)
         line_starts, line_rows = torch.empty(pairs + 1, dtype=torch.int32), torch.empty(pairs, dtype=torch.int32)
-        whole = _map(kernel_map)
+        where, kept = _map(kernel_map)
         found = self.library.fip_tie(
-            ctypes.byref(whole[0]), _at(members), len(members) // side, side,
+            ctypes.byref(where), _at(members), count, width, disjoint,
             _at(in_rows), _at(out_rows), _at(starts), _at(line_starts), _at(line_rows),
         )  # fmt: skip
+        del kept
         if found < 0:
             raise MemoryError("no memory left to tie a kernel map")
         used, sizes = int(starts[-1]), tuple(starts.diff().tolist())
@@ -201,7 +206,8 @@ class NativeEngine:
         lines = self._sum_lines(feats, kernel_map, threads)
         where, kept = _map(kernel_map)
         task = _Grad(where, _at(feats), _at(lines), _at(grad), _at(out), cin, stride, threads)
-        self.kernels.weight_grad(ctypes.byref(task))
+        low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
+        (self.kernels.weight_grad_bf16 if low else self.kernels.weight_grad)(ctypes.byref(task))
         del kept
         return out if stride == cout else out[:, :, :cout].contiguous()
 
@@ -235,9 +241,7 @@ class NativeEngine:
         if lines is None or not len(lines):
             return feats.new_empty(0, feats.shape[1])
         sums = feats.new_empty(len(lines), feats.shape[1])
-        self.library.fip_sum_lines(
-            _at(feats), feats.shape[1], _at(lines.starts), _at(lines.rows), len(lines), _at(sums), threads
-        )
+        self.library.fip_sum_lines(_at(feats), feats.shape[1], _at(lines.starts), _at(lines.rows), len(lines), _at(sums), threads)
         return sums
 
     def _rounded(self, feats: torch.Tensor, threads: int) -> torch.Tensor:

@@ -38,6 +38,7 @@ struct fip_kernels {
     void (*conv)(const struct fip_conv *);
     void (*conv_bf16)(const struct fip_conv *); /* NULL where the instruction set has no bfloat16 products */
     void (*weight_grad)(const struct fip_grad *);
+    void (*weight_grad_bf16)(const struct fip_grad *); /* NULL likewise */
 };
 
 #endif

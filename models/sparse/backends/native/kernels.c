@@ -29,14 +29,11 @@ static const int ROWS[5] = {0, 10, 6, 0, 0};
 #define PANEL (MAX_VECS * W)
 #define BLOCK 512 /* output rows of a block: 512 x PANEL sums fit the second-level cache beside the weights of a tap */
 #define CHUNK 96  /* pairs of a weight gradient whose rows stay in the first-level cache */
+#define SHARE 96  /* input channels of a weight gradient that one thread takes at a time */
 
 ALWAYS vec load(const float *from) { return *(const vec *)from; }
 ALWAYS void store(float *to, vec value) { *(vec *)to = value; }
-ALWAYS vec splat(float value) {
-    vec all;
-    for (int lane = 0; lane < W; lane++) all[lane] = value;
-    return all;
-}
+ALWAYS vec splat(float value) { return value - (vec){0}; }
 
 /* c[r] += a[r] (cin) times b (cin, vecs x W), for `rows` rows. */
 ALWAYS void tile(const int rows, const int vecs, const float *const *a, const float *b, float *const *c, int64_t cin) {
@@ -117,6 +114,42 @@ ALWAYS void tile_bf16(const int rows, const int vecs, const float *const *a, con
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; v++) _mm512_storeu_ps(c[r] + v * W, sum[r][v]);
+}
+
+/* The same as `outer` on woven rows: x (steps, SHARE) and g (steps, vecs x W), each element two pairs' values of one channel. */
+ALWAYS void outer_bf16(const int rows, const int vecs, const float *x, const float *g, int64_t steps, float *out, int64_t stride) {
+    __m512 sum[MAX_ROWS][MAX_VECS];
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_loadu_ps(out + r * stride + v * W);
+    for (int64_t p = 0; p < steps; p++, x += SHARE, g += vecs * W) {
+        __m512bh grad[MAX_VECS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) grad[v] = (__m512bh)_mm512_loadu_ps(g + v * W);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++) {
+            __m512bh value = (__m512bh)_mm512_set1_ps(x[r]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], value, grad[v]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) _mm512_storeu_ps(out + r * stride + v * W, sum[r][v]);
+}
+
+/* Two rows as bfloat16, channel by channel side by side: to[c] = (a[c], b[c]); b may be NULL for zeros. */
+static void weave(const float *a, const float *b, int64_t channels, float *to) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
+                                           18, 2, 17, 1, 16, 0);
+    for (int64_t c = 0; c < channels; c += 16) {
+        __mmask16 here = channels - c < 16 ? (__mmask16)((1u << (channels - c)) - 1) : 0xffff;
+        __m512 first = _mm512_maskz_loadu_ps(here, a + c), second = b ? _mm512_maskz_loadu_ps(here, b + c) : _mm512_setzero_ps();
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+        _mm512_storeu_ps(to + c, (__m512)_mm512_permutexvar_epi16(order, both));
+    }
 }
 #endif
 
@@ -240,42 +273,69 @@ static void conv_float(const struct fip_conv *q) { conv(q, multiply_float, q->ci
 static void conv_bf16(const struct fip_conv *q) { conv(q, multiply_bf16, (q->cin + 1) / 2); }
 #endif
 
-static void gradient(int vecs, int rows, const float *const *x, const float *const *g, int64_t from, int64_t column, int64_t pairs, float *out,
-                     int64_t stride) {
-    DISPATCH(outer, vecs, rows, x, g, from, column, pairs, out, stride)
+/* Rows x and g of some pairs of a tap. */
+struct pairs {
+    const float *x[CHUNK], *g[CHUNK];
+    int64_t count;
+};
+
+typedef void accumulate(const struct pairs *some, int vecs, int64_t from, int64_t to, int64_t column, float *out, int64_t stride);
+
+static void accumulate_float(const struct pairs *some, int vecs, int64_t from, int64_t to, int64_t column, float *out, int64_t stride) {
+    for (int64_t row = from; row < to; row += ROWS[vecs]) {
+        int rows = to - row < ROWS[vecs] ? (int)(to - row) : ROWS[vecs];
+        DISPATCH(outer, vecs, rows, some->x, some->g, row, column, some->count, out + row * stride + column, stride)
+    }
 }
 
+#ifdef __AVX512BF16__
+static void accumulate_bf16(const struct pairs *some, int vecs, int64_t from, int64_t to, int64_t column, float *out, int64_t stride) {
+    float x[CHUNK / 2 * SHARE], g[CHUNK / 2 * PANEL];
+    int64_t steps = (some->count + 1) / 2;
+    for (int64_t p = 0; p < steps; p++) {
+        int two = 2 * p + 1 < some->count;
+        weave(some->x[2 * p] + from, two ? some->x[2 * p + 1] + from : 0, to - from, x + p * SHARE);
+        weave(some->g[2 * p] + column, two ? some->g[2 * p + 1] + column : 0, vecs * W, g + p * vecs * W);
+    }
+    for (int64_t row = from; row < to; row += ROWS[vecs]) {
+        int rows = to - row < ROWS[vecs] ? (int)(to - row) : ROWS[vecs];
+        DISPATCH(outer_bf16, vecs, rows, x + (row - from), g, steps, out + row * stride + column, stride)
+    }
+}
+#endif
+
 /* Rows `from`..`to` of dW of one tap, in one panel of columns. */
-static void gradient_of(const struct fip_grad *q, int64_t tap, int64_t from, int64_t to, int64_t column) {
+static void gradient_of(const struct fip_grad *q, accumulate *add, int64_t tap, int64_t from, int64_t to, int64_t column) {
     int64_t columns = q->stride - column < PANEL ? q->stride - column : PANEL;
-    int vecs = (int)(columns / W), most = ROWS[vecs];
     float *out = q->out + tap * q->cin * q->stride;
     for (int64_t row = from; row < to; row++) memset(out + row * q->stride + column, 0, (size_t)columns * sizeof(float));
     for (int64_t pair = q->map.starts[tap]; pair < q->map.starts[tap + 1]; pair += CHUNK) {
-        const float *x[CHUNK], *g[CHUNK];
-        int64_t pairs = q->map.starts[tap + 1] - pair < CHUNK ? q->map.starts[tap + 1] - pair : CHUNK;
-        for (int64_t p = 0; p < pairs; p++) {
+        struct pairs some;
+        some.count = q->map.starts[tap + 1] - pair < CHUNK ? q->map.starts[tap + 1] - pair : CHUNK;
+        for (int64_t p = 0; p < some.count; p++) {
             int64_t in = q->map.in_rows[pair + p];
-            x[p] = in < q->map.num_in ? q->feats + in * q->cin : q->lines + (in - q->map.num_in) * q->cin;
-            g[p] = q->grad + q->map.out_rows[pair + p] * q->stride;
+            some.x[p] = in < q->map.num_in ? q->feats + in * q->cin : q->lines + (in - q->map.num_in) * q->cin;
+            some.g[p] = q->grad + q->map.out_rows[pair + p] * q->stride;
         }
-        for (int64_t row = from; row < to; row += most) {
-            int rows = to - row < most ? (int)(to - row) : most;
-            gradient(vecs, rows, x, g, row, column, pairs, out + row * q->stride + column, q->stride);
-        }
+        add(&some, (int)(columns / W), from, to, column, out, q->stride);
     }
 }
 
-static void weight_grad(const struct fip_grad *q) {
-    int64_t panels = (q->stride + PANEL - 1) / PANEL, share = 96, parts = (q->cin + share - 1) / share;
-    int64_t items = q->map.taps * panels * parts;
+static void gradient(const struct fip_grad *q, accumulate *add) {
+    int64_t panels = (q->stride + PANEL - 1) / PANEL, parts = (q->cin + SHARE - 1) / SHARE, items = q->map.taps * panels * parts;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < items; item++) {
         int64_t part = item % parts, panel = item / parts % panels, tap = item / parts / panels;
-        int64_t to = (part + 1) * share < q->cin ? (part + 1) * share : q->cin;
-        gradient_of(q, tap, part * share, to, panel * PANEL);
+        int64_t to = (part + 1) * SHARE < q->cin ? (part + 1) * SHARE : q->cin;
+        gradient_of(q, add, tap, part * SHARE, to, panel * PANEL);
     }
 }
+
+static void weight_grad(const struct fip_grad *q) { gradient(q, accumulate_float); }
+
+#ifdef __AVX512BF16__
+static void weight_grad_bf16(const struct fip_grad *q) { gradient(q, accumulate_bf16); }
+#endif
 
 const struct fip_kernels NAME(fip_kernels_) = {
     .panel = PANEL,
@@ -285,4 +345,7 @@ const struct fip_kernels NAME(fip_kernels_) = {
     .conv_bf16 = conv_bf16,
 #endif
     .weight_grad = weight_grad,
+#ifdef __AVX512BF16__
+    .weight_grad_bf16 = weight_grad_bf16,
+#endif
 };

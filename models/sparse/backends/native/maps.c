@@ -33,21 +33,25 @@ void fip_column(const int64_t *keys, int64_t count, const int64_t *wanted, int64
     }
 }
 
-/* The map of a filter tied along one axis. Taps `members` (groups, width <= 3, in the order of their offsets) of the whole map share a
-filter. Writes the pairs of the groups (in_rows, out_rows, at most P), starts (groups + 1), and the lines: line_rows (at most 3 for each
-of P), line_starts. Returns the number of lines, or -1 when memory ran out.
+#define MOST 8 /* taps that share a filter: 2 or 3 in a line, 8 in a cell of 2 x 2 x 2 */
 
-A line is known by its first member and by which of the two next places are taken, so that pairs which read the same rows share it. */
-int64_t fip_tie(const struct fip_map *whole, const int32_t *members, int64_t groups, int64_t width, int32_t *in_rows, int32_t *out_rows,
-                int64_t *starts, int32_t *line_starts, int32_t *line_rows) {
-    int32_t *known = malloc((size_t)(whole->num_in ? whole->num_in : 1) * 3 * sizeof(int32_t));
+/* The map of a tied filter. Taps `members` (groups, width <= MOST, in the order of their offsets) of the whole map share a filter. Writes
+the pairs of the groups (in_rows, out_rows, at most P), starts (groups + 1), and the lines: line_rows (at most P), line_starts (at most
+P + 1). Returns the number of lines, or -1 when memory ran out.
+
+A line of up to three is known by its first member and by which of the two next places are taken, so that pairs which read the same rows
+share it. `disjoint`: no two pairs can read the same rows, as where cells of the input do not overlap; wider groups must be that. */
+int64_t fip_tie(const struct fip_map *whole, const int32_t *members, int64_t groups, int64_t width, int32_t disjoint, int32_t *in_rows,
+                int32_t *out_rows, int64_t *starts, int32_t *line_starts, int32_t *line_rows) {
+    size_t identities = disjoint ? 1 : 3 * (size_t)whole->num_in + 1;
+    int32_t *known = malloc(identities * sizeof(int32_t)), fresh;
     if (!known) return -1;
-    memset(known, 0xff, (size_t)whole->num_in * 3 * sizeof(int32_t));
+    memset(known, 0xff, identities * sizeof(int32_t));
     int64_t pair = 0, lines = 0, used = 0;
     line_starts[0] = 0;
     for (int64_t group = 0; group < groups; group++) {
-        const int32_t *in[3], *out[3];
-        int64_t left[3] = {0, 0, 0};
+        const int32_t *in[MOST], *out[MOST];
+        int64_t left[MOST] = {0};
         starts[group] = pair;
         for (int64_t m = 0; m < width; m++) {
             int32_t tap = members[group * width + m];
@@ -56,7 +60,7 @@ int64_t fip_tie(const struct fip_map *whole, const int32_t *members, int64_t gro
             left[m] = whole->starts[tap + 1] - whole->starts[tap];
         }
         for (;;) {
-            int32_t next = INT32_MAX, rows[3];
+            int32_t next = INT32_MAX, rows[MOST];
             for (int64_t m = 0; m < width; m++)
                 if (left[m] && *out[m] < next) next = *out[m];
             if (next == INT32_MAX) break;
@@ -74,7 +78,8 @@ int64_t fip_tie(const struct fip_map *whole, const int32_t *members, int64_t gro
                 in_rows[pair++] = rows[0];
                 continue;
             }
-            int32_t *line = known + rows[0] * (int64_t)3 + pattern - 1;
+            fresh = -1;
+            int32_t *line = disjoint ? &fresh : known + rows[0] * (int64_t)3 + pattern - 1;
             if (*line < 0) {
                 *line = (int32_t)lines++;
                 for (int64_t m = 0; m < count; m++) line_rows[used++] = rows[m];

@@ -38,10 +38,13 @@ void fip_pack(const float *weight, int64_t taps, int64_t cin, int64_t cout, int3
             for (int64_t c = 0; c < cin; c++) memcpy(out + c * columns, from + c * cout + column, (size_t)real * sizeof(float));
             continue;
         }
-        for (int64_t c0 = 0; c0 < cin; c0 += 16) /* squares of 16, so that both sides stay in the first-level cache */
-            for (int64_t j0 = 0; j0 < real; j0 += 16)
-                for (int64_t j = j0; j < j0 + 16 && j < real; j++)
-                    for (int64_t c = c0; c < c0 + 16 && c < cin; c++) out[c * columns + j] = from[(column + j) * cin + c];
+        for (int64_t c0 = 0; c0 < cin; c0 += 64) /* as much as the first-level cache holds of both sides */
+            for (int64_t j = 0; j < real; j++) {
+                const float *row = from + (column + j) * cin;
+                int64_t last = c0 + 64 < cin ? c0 + 64 : cin;
+                for (int64_t ahead = c0; j + 4 < real && ahead < last; ahead += 16) __builtin_prefetch(row + 4 * cin + ahead);
+                for (int64_t c = c0; c < last; c++) out[c * columns + j] = row[c];
+            }
     }
 }
 
