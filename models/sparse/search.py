@@ -1,4 +1,5 @@
-"""Kernel maps in plain PyTorch, on any device: sorted keys and one binary search for each column of a kernel.
+"""Kernel maps in plain PyTorch, on any device: a table of cells where the volume is small, else sorted keys and one binary
+search for each column of a kernel. Both give the same map, bit for bit.
 
 S input sites, T output sites, K = k³ taps, P pairs. coords (S, 4) int [b, x, y, z].
 """
@@ -8,83 +9,101 @@ import itertools
 import torch
 
 from models.errors import ExtentTooLarge
+from models.sparse.dense_table import ALWAYS_PER_SITE, DenseTable, affordable, places
 from models.sparse.kernel_map import KernelMap, kernel_offsets
+
+LARGEST_INT32 = (1 << 31) - 1
 
 
 class SiteIndex:
-    """Finds the row of a coordinate. Coordinates are packed into one sorted int64 key, z fastest.
+    """Finds the row of a coordinate. Coordinates are packed into one integer key, z fastest.
 
     coords (S, 4) int [b, x, y, z], no duplicates, any order, negative x, y, z allowed. Raises: ExtentTooLarge when the
     bounding box has more than 2^62 cells, ValueError on duplicates.
     """
 
-    MARGIN = 4  # empty cells around the box, so that a key plus a kernel offset never lands in a neighbouring column
+    MARGIN = 4  # empty cells before each line, so that a key plus a kernel offset never lands on a site of another line
 
     def __init__(self, coords: torch.Tensor) -> None:
-        xyz = coords[:, 1:].long()
         if len(coords):
-            low, high = xyz.amin(0), xyz.amax(0)
-            batches = int(coords[:, 0].max()) + 1
+            low, high = coords.amin(0).tolist(), coords.amax(0).tolist()
         else:
-            low = high = torch.zeros(3, dtype=torch.int64, device=coords.device)
-            batches = 1
-        self._origin = low - self.MARGIN
-        size = [int(n) for n in (high - low + 2 * self.MARGIN + 1)]
-        if batches * size[0] * size[1] * size[2] > 1 << 62:
-            raise ExtentTooLarge(f"a batch of {batches} with {size} cells cannot be indexed")
-        self._strides = (size[0] * size[1] * size[2], size[1] * size[2], size[2], 1)
+            low = high = [0, 0, 0, 0]
+        size = [top - bottom + 1 + self.MARGIN for bottom, top in zip(low[1:], high[1:], strict=True)]
+        x, y, z = size[1] * size[2], size[2], 1
+        b = size[0] * x
+        cells = (high[0] + 1) * b + self.MARGIN * (x + y + z)  # what lies past the last site is empty too
+        if cells > 1 << 62:
+            raise ExtentTooLarge(f"a batch of {high[0] + 1} with {size} cells cannot be indexed")
+        self._strides = (b, x, y, z)
+        self._start = sum((self.MARGIN - bottom) * stride for bottom, stride in zip(low[1:], (x, y, z), strict=True))
+        self._dtype = torch.int32 if cells <= LARGEST_INT32 else torch.int64
         keys = self.keys(coords)
-        self._order: torch.Tensor | None = None
-        steps = keys.diff()
-        if not bool((steps > 0).all()):
-            keys, self._order = keys.sort()
-            if bool((keys.diff() == 0).any()):
-                raise ValueError("duplicate coordinates in a sparse tensor")
-        self._sorted_keys = keys
+        self.in_order = bool((keys[1:] > keys[:-1]).all())
+        self._finder: DenseTable | SortedKeys
+        self._finder = DenseTable(keys, cells) if affordable(cells, len(keys)) else SortedKeys(keys, self.in_order)
         self.coords = coords
 
-    @property
-    def in_order(self) -> bool:
-        """Whether the rows ascend by key, so that rows found for ascending rows ascend too."""
-        return self._order is None
-
-    def keys(self, coords: torch.Tensor) -> torch.Tensor:
-        """Packed key of each coordinate: (T, 4) -> (T,)."""
+    def keys(self, coords: torch.Tensor, scale: int = 1) -> torch.Tensor:
+        """Packed key of each site (b, scale · x, scale · y, scale · z): (T, 4) -> (T,)."""
         b, x, y, z = self._strides
-        shifted = coords[:, 1:].long() - self._origin  # (T, 3)
-        return coords[:, 0].long() * b + shifted[:, 0] * x + shifted[:, 1] * y + shifted[:, 2] * z
+        columns = coords.to(torch.int64).unbind(1)
+        keys: torch.Tensor = columns[0] * b + self._start
+        for column, stride in zip(columns[1:], (x, y, z), strict=True):
+            keys.add_(column, alpha=stride * scale)
+        return keys.to(self._dtype)
 
     def column(self, keys: torch.Tensor, dx: int, dy: int, dzs: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each dz of one column of a kernel: (rows found, positions in `keys` they were found for).
-
-        One binary search serves the whole column, because z neighbours are next to each other in the sorted keys.
-        """
+        """For each dz of one column of a kernel: (rows found, positions in `keys` they were found for), both int32."""
         _, x, y, _ = self._strides
-        wanted = keys + (dx * x + dy * y + dzs[0])
-        spot = torch.searchsorted(self._sorted_keys, wanted)
-        last = len(self._sorted_keys) - 1
+        return self._finder.column(keys, [dx * x + dy * y + dz for dz in dzs])
+
+
+class SortedKeys:
+    """Keys (S,) in ascending order. Raises: ValueError on duplicates."""
+
+    def __init__(self, keys: torch.Tensor, in_order: bool) -> None:
+        self._order: torch.Tensor | None = None
+        if not in_order:
+            keys, order = keys.sort()
+            self._order = order.int()
+            if bool((keys[1:] == keys[:-1]).any()):
+                raise ValueError("duplicate coordinates in a sparse tensor")
+        self._keys = torch.cat([keys, keys.new_full((1,), torch.iinfo(keys.dtype).max)])  # found where nothing is
+
+    def column(self, keys: torch.Tensor, steps: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """As DenseTable.column, for steps that differ by one: neighbours in z are next to each other, so one search serves all."""
+        wanted = keys + steps[0]
+        spot = _lower_bound(self._keys, wanted)
         found = []
-        for step, dz in enumerate(dzs):
-            if step:
-                wanted = wanted + (dz - dzs[step - 1])
-            hit = self._sorted_keys[spot.clamp(max=last)] == wanted
-            positions = hit.nonzero().squeeze(1)
-            rows = spot[positions]
-            found.append((rows if self._order is None else self._order[rows], positions))
+        for number, step in enumerate(steps):
+            if number:
+                wanted = wanted + (step - steps[number - 1])
+            hit = self._keys.index_select(0, spot) == wanted
+            positions = places(hit)
+            rows = spot.index_select(0, positions)
+            found.append((rows.int() if self._order is None else self._order.index_select(0, rows), positions))
             spot = spot + hit
         return found
+
+
+def _lower_bound(ascending: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """First place of ascending (S,) that is not below: (Q,) -> (Q,) int64. On a CPU numpy takes half the time."""
+    if ascending.device.type == "cpu":
+        return torch.from_numpy(ascending.numpy().searchsorted(wanted.numpy()))
+    return torch.searchsorted(ascending, wanted)
 
 
 def build_kernel_map(index: SiteIndex, out_coords: torch.Tensor, kernel_size: int, stride: int) -> KernelMap:
     """Pairs of a convolution: output site o and tap d read input site `stride · o + d`.
 
     out_coords (T, 4) in cells of the output level; at stride 1 they are the input sites, row by row, which lets half of an
-    odd kernel be mirrored instead of searched.
+    odd kernel be mirrored instead of searched. Raises: ValueError when a kernel reaches further than the index can tell.
     """
-    num_in = len(index.coords)
+    if kernel_size // 2 + stride - 1 > index.MARGIN:
+        raise ValueError(f"a kernel of {kernel_size} with stride {stride} reaches further than {index.MARGIN} cells")
     offsets = kernel_offsets(kernel_size)
-    scale = torch.tensor([1, stride, stride, stride], dtype=out_coords.dtype, device=out_coords.device)
-    keys = index.keys(out_coords * scale)
+    keys = index.keys(out_coords, stride)
     mirrored = stride == 1 and kernel_size % 2 == 1
     centre = len(offsets) // 2 if mirrored else None
     pairs: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -95,20 +114,25 @@ def build_kernel_map(index: SiteIndex, out_coords: torch.Tensor, kernel_size: in
         for (tap, _), (in_rows, out_rows) in zip(taps, found, strict=True):
             pairs[tap] = in_rows, out_rows
             if mirrored:
-                order = slice(None) if index.in_order else in_rows.argsort()
-                pairs[len(offsets) - 1 - tap] = out_rows[order], in_rows[order]
+                pairs[len(offsets) - 1 - tap] = (out_rows, in_rows) if index.in_order else _by_second(out_rows, in_rows)
     if centre is not None:
-        every_row = torch.arange(num_in, device=out_coords.device)
+        every_row = torch.arange(len(index.coords), dtype=torch.int32, device=out_coords.device)
         pairs[centre] = every_row, every_row
     ordered = [pairs[tap] for tap in range(len(offsets))]
     return KernelMap(
-        in_rows=torch.cat([in_rows for in_rows, _ in ordered]).int(),
-        out_rows=torch.cat([out_rows for _, out_rows in ordered]).int(),
+        in_rows=torch.cat([in_rows for in_rows, _ in ordered]),
+        out_rows=torch.cat([out_rows for _, out_rows in ordered]),
         sizes=tuple(len(in_rows) for in_rows, _ in ordered),
-        num_in=num_in,
+        num_in=len(index.coords),
         num_out=len(out_coords),
         identity_tap=centre,
     )
+
+
+def _by_second(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pairs in ascending order of their second half."""
+    second, order = second.sort()
+    return first.index_select(0, order), second
 
 
 def downsample_sites(coords: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,17 +141,45 @@ def downsample_sites(coords: torch.Tensor, stride: int) -> tuple[torch.Tensor, t
     coords (S, 4) -> (T, 4), (S,). The floor also holds for negative coordinates. Source: Image2Point's nets need this
     set for every kernel size, so that a k3 branch and its k2 shortcut end on the same sites.
     """
-    coarse = torch.cat([coords[:, :1], torch.div(coords[:, 1:], stride, rounding_mode="floor")], dim=1)
     if len(coords) == 0:
-        return coarse, torch.zeros(0, dtype=torch.int64, device=coords.device)
-    low = coarse[:, 1:].amin(0).long()
-    size = coarse[:, 1:].amax(0).long() - low + 1
-    shifted = coarse[:, 1:].long() - low
-    key = ((coarse[:, 0].long() * size[0] + shifted[:, 0]) * size[1] + shifted[:, 1]) * size[2] + shifted[:, 2]
-    unique, inverse = torch.unique(key, return_inverse=True)
-    z = unique % size[2]
-    y = (unique // size[2]) % size[1]
-    x = (unique // (size[2] * size[1])) % size[0]
-    b = unique // (size[2] * size[1] * size[0])
-    sites = torch.stack([b, x + low[0], y + low[1], z + low[2]], dim=1)
-    return sites.to(coords.dtype), inverse
+        return coords, torch.zeros(0, dtype=torch.int64, device=coords.device)
+    b, *xyz = coords.to(torch.int64).unbind(1)
+    x, y, z = (_floor_div(column, stride) for column in xyz)
+    lows = [int(column.min()) for column in (x, y, z)]
+    sizes = [int(column.max()) - low + 1 for column, low in zip((x, y, z), lows, strict=True)]
+    cells = (int(b.max()) + 1) * sizes[0] * sizes[1] * sizes[2]
+    keys = ((b * sizes[0] + (x - lows[0])) * sizes[1] + (y - lows[1])) * sizes[2] + (z - lows[2])
+    if cells <= ALWAYS_PER_SITE * len(keys):
+        number, count = _number_by_table(keys, cells)
+    else:
+        number, count = _number_by_sorting(keys.int() if cells <= LARGEST_INT32 else keys)
+    member = torch.empty(count, dtype=torch.int64, device=coords.device)
+    member.scatter_(0, number, torch.arange(len(keys), device=coords.device))  # any one of the rows of a site: all say the same
+    sites = torch.stack([column.index_select(0, member) for column in (b, x, y, z)], dim=1)
+    return sites.to(coords.dtype), number
+
+
+def _floor_div(cells: torch.Tensor, stride: int) -> torch.Tensor:
+    """floor(c / stride), also of negative cells; by a shift where it can be, five times as fast."""
+    if stride & (stride - 1) == 0:
+        return cells >> (stride.bit_length() - 1)
+    return torch.div(cells, stride, rounding_mode="floor")
+
+
+def _number_by_table(keys: torch.Tensor, cells: int) -> tuple[torch.Tensor, int]:
+    """Rank of each key among the different ones, (S,) -> (S,) int64, and how many there are."""
+    occupied = torch.zeros(cells, dtype=torch.bool, device=keys.device)
+    occupied[keys] = True
+    rank = occupied.cumsum(0)  # (cells,), from 1
+    return rank.index_select(0, keys) - 1, int(rank[-1])
+
+
+def _number_by_sorting(keys: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The same by sorting. Neighbours along z that fall together are next to each other, so they are put together first."""
+    runs, run_of = torch.unique_consecutive(keys, return_inverse=True)
+    ascending, order = runs.sort(stable=True)  # stable: integers are then sorted by radix
+    steps = torch.zeros(len(runs), dtype=torch.int64, device=keys.device)
+    steps[1:] = ascending[1:] != ascending[:-1]
+    rank = steps.cumsum(0)
+    number = torch.empty_like(rank).scatter_(0, order, rank)
+    return number.index_select(0, run_of), int(rank[-1]) + 1

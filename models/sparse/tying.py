@@ -5,8 +5,11 @@ B sums the input rows that the taps (·, b, c) would read: nine products instead
 copied into all taps of a 2×2×2. Exact up to the order of sums. G tap groups, S input rows, T output rows.
 """
 
+import itertools
+
 import torch
 
+from models.sparse.dense_table import places
 from models.sparse.kernel_map import KernelMap, Lines
 
 AXES = "xyz"
@@ -66,28 +69,66 @@ def tie(kernel_map: KernelMap, axes: str) -> KernelMap:
     Where such a pair stands for several input rows, it reads a line: their sum (see KernelMap). Lines that several pairs read
     are summed once.
     """
-    side = kernel_side(len(kernel_map.sizes))
-    device = kernel_map.in_rows.device
-    groups = tap_groups(side, axes).to(device)
-    num_groups = int(groups.max()) + 1
-    place = torch.zeros(len(groups), dtype=torch.int64, device=device)  # of a tap among the taps of its group
-    for group in range(num_groups):
-        members = (groups == group).nonzero().squeeze(1)
-        place[members] = torch.arange(len(members), device=device)
-    width = side ** len(axes)
-    table = torch.full((num_groups, kernel_map.num_out, width), -1, dtype=torch.int64, device=device)
-    taps = torch.repeat_interleave(torch.arange(len(groups), device=device), torch.tensor(kernel_map.sizes, device=device))
-    table[groups[taps], kernel_map.out_rows.long(), place[taps]] = kernel_map.in_rows.long()
-    occupied = (table >= 0).any(2)  # (G, T)
-    sizes = tuple(int(size) for size in occupied.sum(1))
-    members_of = table[occupied]  # (P, width), group after group, output rows ascending
-    out_rows = occupied.nonzero()[:, 1]
-    counts = (members_of >= 0).sum(1)
-    in_rows = members_of.amax(1)  # right where there is one member
-    many = counts > 1
-    unique, line = torch.unique(members_of[many], dim=0, return_inverse=True)
-    in_rows[many] = kernel_map.num_in + line
-    present = unique >= 0
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), present.sum(1).cumsum(0)])
-    lines = Lines(starts.int(), unique[present].int())
-    return KernelMap(in_rows.int(), out_rows.int(), sizes, kernel_map.num_in, kernel_map.num_out, None, lines)
+    groups = [_members(kernel_map, taps) for taps in _taps_of_groups(kernel_side(len(kernel_map.sizes)), axes)]
+    members = torch.cat([slots for slots, _ in groups], dim=1)  # (W, P) int32, -1 where a tap reads nothing; group after group
+    in_rows = members.amax(0)  # right where there is one member
+    many = places((members >= 0).sum(0, dtype=torch.int32) > 1)
+    lines, line_of = _lines(members.index_select(1, many), kernel_map)
+    in_rows.index_copy_(0, many.long(), line_of + kernel_map.num_in)
+    out_rows = torch.cat([rows for _, rows in groups])
+    sizes = tuple(len(rows) for _, rows in groups)
+    return KernelMap(in_rows, out_rows, sizes, kernel_map.num_in, kernel_map.num_out, None, lines)
+
+
+def _taps_of_groups(kernel_size: int, axes: str) -> list[list[int]]:
+    """The taps of each group, in their order."""
+    group_of = tap_groups(kernel_size, axes).tolist()
+    return [[tap for tap, group in enumerate(group_of) if group == wanted] for wanted in range(max(group_of) + 1)]
+
+
+def _members(kernel_map: KernelMap, taps: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the W taps of a group read for each output row they write: rows (W, P) int32, -1 for none, and the outputs (P,) int32."""
+    starts = [0, *itertools.accumulate(kernel_map.sizes)]
+    slots = kernel_map.in_rows.new_full((len(taps), kernel_map.num_out), -1)
+    for slot, tap in zip(slots, taps, strict=True):
+        pairs = slice(starts[tap], starts[tap + 1])
+        slot.scatter_(0, kernel_map.out_rows[pairs].long(), kernel_map.in_rows[pairs])
+    written = places((slots >= 0).any(0))
+    return slots.index_select(1, written), written
+
+
+def _lines(members: torch.Tensor, kernel_map: KernelMap) -> tuple[Lines, torch.Tensor]:
+    """The different columns of members (W, R), which hold -1 for none and two rows at least, and the line of each: (R,) int32."""
+    names, num_names = _names(members, kernel_map)
+    marks = torch.zeros(num_names, dtype=torch.int32, device=members.device)
+    marks[names] = 1
+    holder = torch.empty(num_names, dtype=torch.int64, device=members.device)
+    holder.scatter_(0, names, torch.arange(len(names), device=members.device))  # any column of that name: all are the same line
+    kept = members.index_select(1, holder.index_select(0, places(marks > 0))).t()  # (E, W)
+    present = kept >= 0
+    starts = torch.zeros(len(kept) + 1, dtype=torch.int32, device=members.device)
+    starts[1:] = present.sum(1).cumsum(0)
+    number = marks.cumsum(0, dtype=torch.int32).index_select(0, names) - 1
+    return Lines(starts, kept.masked_select(present)), number
+
+
+def _names(members: torch.Tensor, kernel_map: KernelMap) -> tuple[torch.Tensor, int]:
+    """A number for each column of members (W, R), the same for the same rows, below the second result: (R,) int64.
+
+    Up to three sites along one axis are told by the first and by which of the two places after it are taken, because the map
+    says what stands there. Where no input row is read twice, as by a 2×2×2 of stride 2, all columns differ. Else by sorting.
+    """
+    if len(members) <= 3:
+        first, then = members[0], (members[1:] >= 0).long()
+        code = then[0] + (2 * then[1] if len(then) > 1 else 0) - 1  # of the three ways to go on
+        skipped = first < 0  # then the other two are there
+        name = torch.where(skipped, members[1], first) + code.masked_fill(skipped, 0) * kernel_map.num_in
+        return name, 3 * kernel_map.num_in
+    read_once = len(kernel_map.in_rows) <= kernel_map.num_in and len(kernel_map.in_rows.unique()) == len(kernel_map.in_rows)
+    if read_once:
+        return torch.arange(members.shape[1], device=members.device), members.shape[1]
+    gathered = members.gather(0, (members < 0).byte().argsort(dim=0, stable=True))  # no gaps: two outputs may see one line shifted
+    name = torch.zeros(members.shape[1], dtype=torch.int64, device=members.device)
+    for slot in gathered:
+        _, name = torch.unique(name * (kernel_map.num_in + 1) + slot + 1, return_inverse=True)
+    return name, members.shape[1]
