@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import FunctionCtx
 
 from models.sparse.backends.protocol import Engine, Epilogue, Packed
 from models.sparse.conv import check_shapes, sparse_conv
@@ -225,6 +226,20 @@ def _mean_by_row(feats: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torc
     its last bits, may differ between runs.
     """
     wide = feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
-    sums = wide.new_zeros(num_rows, feats.shape[1]).index_add(0, rows, wide)
+    sums: torch.Tensor = _SumByRow.apply(wide, rows, num_rows)  # type: ignore[no-untyped-call]
     counts = torch.bincount(rows, minlength=num_rows).clamp(min=1)
     return (sums / counts[:, None].to(wide.dtype)).to(feats.dtype)
+
+
+class _SumByRow(torch.autograd.Function):
+    """index_add, which by itself keeps the features for backward although it reads no more than their shape."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, feats: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+        ctx.save_for_backward(rows)
+        return feats.new_zeros(num_rows, feats.shape[1]).index_add_(0, rows, feats)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (rows,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad.index_select(0, rows), None, None
