@@ -52,23 +52,42 @@ def device_facts() -> Facts:
     import torch
 
     from models.device import DEFAULT_DEVICE, available_devices
+    from models.sparse.backends.allocator import keep_freed_memory
 
     known = available_devices()
     facts: Facts = {"default": DEFAULT_DEVICE, "available": ", ".join(known), "threads": torch.get_num_threads()}
     facts["cpu"] = platform.processor() or platform.machine()
+    facts["memory"] = keep_freed_memory()
     return facts | {name: torch.cuda.get_device_name(name) for name in known if name.startswith("cuda:")}
 
 
 def engine_facts() -> list[Facts]:
-    """One entry an engine: whether it was chosen, why, and what its probe measured (times in milliseconds)."""
-    from models.sparse.backends.gemm import probe_gemm
+    """One entry an engine: whether it was chosen, why, and what its probe found (see models.sparse.backends.probe)."""
+    import torch
 
-    probe = {key: value for key, value in dataclasses.asdict(probe_gemm()).items() if value is not None}
-    torch_facts: Facts = {"name": "torch", "chosen": True, "reason": "the reference engine, runs on any device"}
-    torch_facts |= {"gemm" if key == "chosen" else f"gemm_{key}": value for key, value in probe.items()}
+    from models.device import DEFAULT_DEVICE
+    from models.sparse.backends import ENGINES, choose, engine_for
+    from models.sparse.backends.gemm import probe_gemm
+    from models.sparse.backends.probe import probe_engine
+
+    in_use = engine_for(DEFAULT_DEVICE).name
+    choice = choose(torch.device(DEFAULT_DEVICE).type)
+    facts: list[Facts] = []
+    for name, engine in ENGINES.items():
+        report = choice.reports.get(name) or probe_engine(engine, torch.device(DEFAULT_DEVICE))
+        entry: Facts = {"name": name, "chosen": name == in_use, "works": report.works}
+        entry["reason"] = report.reason
+        if name == in_use:
+            entry["reason"] = choice.reason if name == choice.name else "FIP_ENGINE says so"
+        entry |= {key: value for key, value in dataclasses.asdict(report).items() if value not in (None, "") and key not in entry}
+        facts.append(entry)
+    products = {key: value for key, value in dataclasses.asdict(probe_gemm()).items() if value is not None}
+    next(entry for entry in facts if entry["name"] == "torch").update(
+        {"gemm" if key == "chosen" else f"gemm_{key}": value for key, value in products.items()}
+    )
     installed = _version("torchsparse") != "not installed"
     missing = "installed, but there is no adapter for it yet" if installed else "not installed, and there is no adapter for it yet"
-    return [torch_facts, {"name": "torchsparse", "chosen": False, "reason": missing}]
+    return [*facts, {"name": "torchsparse", "chosen": False, "works": False, "reason": missing}]
 
 
 def name_facts(catalogue: "Catalogue", name: str) -> list[Facts]:

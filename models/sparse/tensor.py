@@ -25,11 +25,18 @@ class SiteCache:
     """
 
     def __init__(self, coords: torch.Tensor, engine: Engine | None = None) -> None:
-        self.engine = engine or engine_for(coords.device)
+        self._engine = engine
         self._coords = {1: coords}
         self._parents: dict[tuple[int, int], torch.Tensor] = {}  # by level and stride
         self._indices: dict[int, SiteIndexLike] = {}
         self._maps: dict[tuple[int, int, int, bool, str], KernelMap] = {}
+
+    @property
+    def engine(self) -> Engine:
+        """The one given, else the one chosen for the device: asked for only where there is something to compute."""
+        if self._engine is None:
+            self._engine = engine_for(self._coords[1].device)
+        return self._engine
 
     def coords(self, level: int) -> torch.Tensor:
         """Sites (S, 4) of a level (its total stride) that has been reached before."""

@@ -1,35 +1,60 @@
 """The engines: which there are, and which one runs here.
 
-`FIP_ENGINE`, or the argument that `--engine` becomes, decides; else the first that runs on the device and was found right.
+`FIP_ENGINE`, or the argument that `--engine` becomes, decides; else the fastest of those that were found right on this machine.
 """
 
 import functools
 import os
+from dataclasses import dataclass
 
 import torch
 
 from models.errors import BadOption, nearest
+from models.sparse.backends.allocator import keep_freed_memory
+from models.sparse.backends.native import native_engine
+from models.sparse.backends.probe import EngineReport, fastest, probe_engine
 from models.sparse.backends.protocol import Engine
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.backends.torch_engine import TorchEngine
 
-ENGINES: dict[str, Engine] = {"torch": TorchEngine(), "reference": ReferenceEngine()}
+ENGINES: dict[str, Engine] = {"native": native_engine(), "torch": TorchEngine(), "reference": ReferenceEngine()}
+PREFERRED = ("native", "torch")
 AUTO = "auto"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The engine of a kind of device, why it was chosen, and what was found of each that came into question."""
+
+    name: str
+    reason: str
+    reports: dict[str, EngineReport]
+
+
 def engine_named(name: str) -> Engine:
-    """Raises: BadOption (lists the known)."""
+    """The engine of this name. Raises: BadOption (unknown: lists the known; or it cannot run here: says why)."""
     if name not in ENGINES:
         raise BadOption(f"unknown engine {name!r}{nearest(name, ENGINES)}", where="engine", known=(AUTO, *ENGINES))
+    reason = ENGINES[name].unavailable()
+    if reason is not None:
+        raise BadOption(f"engine {name!r} is not to be had here: {reason}", where="engine", known=(AUTO, *ENGINES))
     return ENGINES[name]
 
 
 def engine_for(device: torch.device | str, name: str | None = None) -> Engine:
-    """The engine of this name; without one (or `auto`) the one of FIP_ENGINE, else the one chosen for the device."""
+    """The engine of this name; without one (or `auto`) the one of FIP_ENGINE, else the one chosen for the device.
+
+    Raises: BadOption.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     wanted = name if name not in (None, AUTO) else os.environ.get("FIP_ENGINE") or AUTO
-    return _chosen(torch.device(device).type) if wanted == AUTO else engine_named(wanted)
+    return ENGINES[choose(device.type).name] if wanted == AUTO else engine_named(wanted)
 
 
 @functools.cache
-def _chosen(device_type: str) -> Engine:
-    return ENGINES["torch"]
+def choose(device_type: str) -> Choice:
+    """Probe the engines once a process: a few tenths of a second, and some seconds where the native one is compiled first."""
+    reports = {name: probe_engine(ENGINES[name], torch.device(device_type)) for name in PREFERRED}
+    return Choice(*fastest(reports, PREFERRED), reports)

@@ -14,7 +14,6 @@ from models.sparse.backends.native_build import CannotBuild, load_library
 from models.sparse.backends.protocol import Epilogue, Packed, SiteIndexLike
 from models.sparse.backends.torch_engine import TorchEngine
 from models.sparse.kernel_map import KernelMap, Lines, kernel_offsets
-from models.sparse.search import SiteIndex
 from models.sparse.tying import kernel_side, tap_groups
 
 INSTRUCTION_SETS = ("avx512bf16", "avx512", "avx2", "portable")  # best first
@@ -100,16 +99,18 @@ class NativeEngine:
         found: _Kernels = self.library.fip_kernels_named(self.instruction_set.encode()).contents
         return found
 
-    def available(self) -> str | None:
-        """None where the engine works, else why it does not."""
+    def unavailable(self) -> str | None:
         try:
             self.kernels  # noqa: B018
         except CannotBuild as error:
             return str(error)
         return None
 
+    def detail(self) -> str:
+        return self.instruction_set
+
     def runs(self, device: torch.device, dtype: torch.dtype) -> bool:
-        return device.type == "cpu" and dtype == torch.float32 and self.available() is None
+        return device.type == "cpu" and dtype == torch.float32 and self.unavailable() is None
 
     def downsample(self, coords: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
         if not _native_coords(coords):

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.cache import cache_dir
@@ -85,14 +86,14 @@ def build(folder: Path, compiler: str, extra: tuple[str, ...] = ()) -> Path:
 
 
 def _build(folder: Path, compiler: str, flags: tuple[str, ...]) -> Path:
-    units = {unit: (SOURCES / f"{unit}.c", ()) for unit in PLAIN_UNITS}
+    units: dict[str, tuple[Path, tuple[str, ...]]] = {unit: (SOURCES / f"{unit}.c", ()) for unit in PLAIN_UNITS}
     units |= {f"kernels_{name}": (SOURCES / "kernels.c", (f"-DFIP_ISA={name}", *wide)) for name, wide in KERNELS.items()}
-    objects = []
-    for unit, (source, own) in units.items():
-        objects.append(str(folder / f"{unit}.o"))
-        _run([compiler, *flags, *own, "-c", str(source), "-o", objects[-1]])
+    objects = {unit: str(folder / f"{unit}.o") for unit in units}
+    commands = [[compiler, *flags, *own, "-c", str(source), "-o", objects[unit]] for unit, (source, own) in units.items()]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_run, commands))
     library = folder / "fip.so"
-    _run([compiler, *flags, "-shared", *objects, "-o", str(library)])
+    _run([compiler, *flags, "-shared", *objects.values(), "-o", str(library)])
     return library
 
 

@@ -45,6 +45,12 @@ class Engine(Protocol):
 
     name: str
 
+    def unavailable(self) -> str | None:
+        """Why this installation cannot use the engine at all; None where it can."""
+
+    def detail(self) -> str:
+        """What it found to run on, such as an instruction set or a product, for `fip doctor`."""
+
     def runs(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether the engine takes features of this kind on this device."""
 

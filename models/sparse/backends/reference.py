@@ -15,6 +15,12 @@ class ReferenceEngine:
 
     name = "reference"
 
+    def unavailable(self) -> str | None:
+        return None
+
+    def detail(self) -> str:
+        return "torch.mm"
+
     def runs(self, device: torch.device, dtype: torch.dtype) -> bool:
         return True
 

@@ -1,0 +1,131 @@
+"""What each engine does on this machine: does it run, is it right, how fast is it. The choice of an engine rests on this.
+
+Right means: every tap meets its offset (an impulse through each of the 27), and forward, both gradients and the tied filter agree
+with the reference engine in float64.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from models.sparse.backends.protocol import Engine
+from models.sparse.backends.reference import ReferenceEngine
+from models.sparse.kernel_map import KernelMap, kernel_offsets
+from models.sparse.tying import tied_filter
+
+LARGEST_ERROR = 1e-4  # relative to the largest value
+SIDE, CHANNELS, RUNS = 24, 64, 5
+MARGIN = 1.2  # times faster than the engine that is preferred; less is noise, and would change the last bits from run to run
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """forward_ms: one 3×3×3 convolution, 64 to 64 channels, of the probe's surface, median, maps not counted.
+
+    max_rel_error: largest difference from float64 over the largest value, forward, gradients and tied filter. taps_right: of 27.
+    """
+
+    name: str
+    works: bool
+    reason: str
+    detail: str = ""
+    forward_ms: float | None = None
+    max_rel_error: float | None = None
+    taps_right: int | None = None
+
+
+def probe_engine(engine: Engine, device: torch.device) -> EngineReport:
+    """Measure an engine on a small surface. Never raises: an engine that fails says how in its report."""
+    if not engine.runs(device, torch.float32):
+        return EngineReport(engine.name, False, engine.unavailable() or f"does not run on {device.type}")
+    try:
+        taps, error = _taps_right(engine, device), _largest_error(engine, device)
+        time_ms = _forward_ms(engine, device)
+    except (RuntimeError, ValueError, MemoryError) as failure:
+        return EngineReport(engine.name, False, f"failed on the probe: {failure}", engine.detail())
+    right = taps == 27 and error <= LARGEST_ERROR
+    reason = "right" if right else f"wrong here: {taps} of 27 taps, error {error:.2g}, at most {LARGEST_ERROR:g} is allowed"
+    return EngineReport(engine.name, right, reason, engine.detail(), time_ms, error, taps)
+
+
+def fastest(reports: Mapping[str, EngineReport], preferred: tuple[str, ...]) -> tuple[str, str]:
+    """The first working engine of `preferred`, unless another is faster by a margin; and why."""
+    working = [name for name in preferred if reports[name].works]
+    if not working:
+        raise RuntimeError(f"no engine works here: {'; '.join(report.reason for report in reports.values())}")
+    first = working[0]
+    best = min(working, key=lambda name: reports[name].forward_ms or 0.0)
+    gain = (reports[first].forward_ms or 0.0) / (reports[best].forward_ms or 1.0)
+    if gain >= MARGIN:
+        return best, f"{gain:.1f}x as fast as {first} here"
+    return first, "the only one that works" if len(working) == 1 else f"right, and none is {MARGIN}x as fast"
+
+
+def _surface(device: torch.device) -> torch.Tensor:
+    """Sites (S, 4) of two wavy sheets in a box of SIDE³ cells, ascending."""
+    grid = torch.cartesian_prod(torch.arange(2), *[torch.arange(SIDE)] * 3)
+    height = (grid[:, 1] / 4).sin() * 3 + (grid[:, 2] / 5).cos() * 3 + SIDE / 2 + grid[:, 0]
+    return grid[(grid[:, 3] - height).abs() < 1].int().to(device)
+
+
+def _map(engine: Engine, coords: torch.Tensor, tied: str = "") -> KernelMap:
+    whole = engine.kernel_map(engine.index(coords), coords, 3, 1)
+    return engine.tie(whole, tied) if tied else whole
+
+
+def _taps_right(engine: Engine, device: torch.device) -> int:
+    """An impulse in the middle of a full cube, through one tap after the other: how many come out where their offset says."""
+    cube = torch.cartesian_prod(torch.arange(1), *[torch.arange(5)] * 3).int().to(device)
+    impulse = (cube[:, 1:] == 2).all(1, keepdim=True).float()
+    kernel_map = _map(engine, cube)
+    right = 0
+    for tap, offset in enumerate(kernel_offsets(3)):
+        weight = torch.zeros(27, 1, 1, device=device)
+        weight[tap] = 1
+        out = engine.conv(impulse, weight, kernel_map, products=torch.float32)
+        right += cube[out[:, 0] != 0, 1:].tolist() == [[2 - step for step in offset]]
+    return right
+
+
+def _largest_error(engine: Engine, device: torch.device) -> float:
+    generator = torch.Generator().manual_seed(0)
+    coords, reference = _surface(device), ReferenceEngine()
+    feats, grad = (torch.randn(len(coords), CHANNELS, generator=generator).to(device) for _ in range(2))
+    weight = torch.randn(27, CHANNELS, CHANNELS, generator=generator).to(device)
+    worst = 0.0
+    for tied in ("", "y"):
+        filters = (tied_filter(weight, tied) if tied else weight).contiguous()
+        ours, theirs = _map(engine, coords, tied), _map(reference, coords, tied)
+        for run in _three_ways(feats, filters, grad):
+            found, expected = run(engine, ours, torch.float32), run(reference, theirs, torch.float64)
+            worst = max(worst, float((found.double() - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+def _three_ways(
+    feats: torch.Tensor, filters: torch.Tensor, grad: torch.Tensor
+) -> tuple[Callable[[Engine, KernelMap, torch.dtype], torch.Tensor], ...]:
+    """Forward, gradient of the input (on the same map: sites are the same) and gradient of the weight."""
+    return (
+        lambda engine, kernel_map, dtype: engine.conv(feats.to(dtype), filters.to(dtype), kernel_map, products=dtype),
+        lambda engine, kernel_map, dtype: engine.conv(grad.to(dtype), filters.to(dtype), kernel_map, products=dtype, transpose=True),
+        lambda engine, kernel_map, dtype: engine.weight_grad(feats.to(dtype), grad.to(dtype), kernel_map, products=dtype),
+    )
+
+
+def _forward_ms(engine: Engine, device: torch.device) -> float:
+    coords = _surface(device)
+    kernel_map = _map(engine, coords)
+    feats = torch.randn(len(coords), CHANNELS, generator=torch.Generator().manual_seed(0)).to(device)
+    packed = engine.pack(torch.full((27, CHANNELS, CHANNELS), 0.01, device=device), torch.float32)
+    times = []
+    for _ in range(RUNS + 1):
+        start = time.perf_counter()
+        engine.conv(feats, packed, kernel_map, products=torch.float32)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) * 1e3
