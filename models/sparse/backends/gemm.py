@@ -1,8 +1,9 @@
 """The matrix product of the torch engine: MKL through torch.mm, or oneDNN where it is right and faster.
 
-On AMD processors MKL runs fp32 at half the speed of oneDNN, on Intel it may win, so a probe decides on the machine
-itself, once a process. oneDNN has to be faster by a margin, so that noise does not change the last bits of an answer from
-one process to the next; FIP_GEMM=mkl or onednn decides without a measurement. Only float32 on the CPU has the choice.
+On some AMD processors MKL runs fp32 at half the speed of oneDNN, on others and on Intel's it does as well, so a probe decides on
+the machine itself, once a process. oneDNN has to be faster by a margin, so that noise does not change the last bits of an answer
+from one process to the next; FIP_GEMM=mkl or onednn decides without a measurement. Only float32 on the CPU has the choice.
+n rows, C channels.
 """
 
 import functools
@@ -18,6 +19,7 @@ SMALLEST_WORTHWHILE = 1 << 24  # multiply-adds below which a call into oneDNN co
 PROBE_ROWS, PROBE_CHANNELS = 8192, 128
 MARGIN = 1.2  # times faster
 LARGEST_ERROR = 1e-4
+FINE_STEP, FINE_UP_TO, COARSE_STEP = 64, 1024, 256  # rows
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,57 @@ class GemmProbe:
     max_abs_error: float | None = None
 
 
-def matmul_weight(x: torch.Tensor, weight_t: torch.Tensor) -> torch.Tensor:
-    """x (P, Cin) @ weight_tᵀ, weight_t (Cout, Cin) contiguous -> (P, Cout). No autograd."""
-    big = x.shape[0] * weight_t.numel() >= SMALLEST_WORTHWHILE
-    if big and x.dtype == torch.float32 and x.device.type == "cpu" and probe_gemm().chosen == "onednn":
-        return _onednn(x, weight_t)
-    return x @ weight_t.t()
+def round_up(rows: int) -> int:
+    """A number of rows that few others share.
+
+    oneDNN compiles a kernel for every shape it has not met, which takes longer than many a product; the taps of every new batch
+    have new sizes. So products run on rounded sizes, and what is past the end is not read.
+    """
+    step = FINE_STEP if rows <= FINE_UP_TO else COARSE_STEP
+    return -(-rows // step) * step
+
+
+class Products:
+    """x (n, Cin) @ weight_tᵀ for many x of one kind, from one pair of buffers. No autograd.
+
+    like: a tensor of the device and dtype of the factors. rows: the largest n. weight_t is (Cout, Cin).
+    """
+
+    def __init__(self, like: torch.Tensor, rows: int, cin: int, cout: int) -> None:
+        on_cpu = like.device.type == "cpu"
+        self._choice = on_cpu and like.dtype == torch.float32
+        self._rounds = on_cpu and like.dtype in (torch.bfloat16, torch.float16)  # torch.mm itself goes to oneDNN
+        self._gathered = like.new_empty(round_up(rows), cin)
+        self._products = like.new_empty(round_up(rows), cout)
+
+    def gathered(self, x: torch.Tensor, rows: torch.Tensor, weight_t: torch.Tensor) -> torch.Tensor:
+        """x[rows] @ weight_tᵀ: (n, Cout), valid until the next call."""
+        n = len(rows)
+        torch.index_select(x, 0, rows, out=self._gathered[:n])
+        if self._to_onednn(n, weight_t):
+            return _onednn(self._gathered[: round_up(n)], weight_t)[:n]
+        size = round_up(n) if self._rounds else n
+        torch.mm(self._gathered[:size], weight_t.t(), out=self._products[:size])
+        return self._products[:n]
+
+    def add_plain(self, out: torch.Tensor, x: torch.Tensor, weight_t: torch.Tensor) -> None:
+        """out (n, Cout) += x (n, Cin) @ weight_tᵀ."""
+        n = len(x)
+        if self._to_onednn(n, weight_t):
+            out += _onednn(self._padded(x), weight_t)[:n]
+        elif out.dtype == x.dtype and not self._rounds:
+            out.addmm_(x, weight_t.t())
+        else:
+            out += (self._padded(x) if self._rounds else x).mm(weight_t.t())[:n]
+
+    def _to_onednn(self, n: int, weight_t: torch.Tensor) -> bool:
+        return self._choice and n * weight_t.numel() >= SMALLEST_WORTHWHILE and probe_gemm().chosen == "onednn"
+
+    def _padded(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) == round_up(len(x)):
+            return x
+        self._gathered[: len(x)] = x
+        return self._gathered[: round_up(len(x))]
 
 
 @functools.cache
