@@ -12,6 +12,7 @@ from torch import nn
 from models.artefact import CARD, MANIFEST, WEIGHTS, check_files, check_kind, read_manifest, sha256_of
 from models.errors import BadCheckpoint
 from models.manifest import Manifest
+from models.sparse.nn import ties_of
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -25,7 +26,9 @@ class Checkpoint:
     digest: str
 
     def load_into(self, net: nn.Module) -> None:
-        """Copy the weights into `net`, cast to its dtypes. Every key and shape must match. Raises: BadCheckpoint."""
+        """Copy the weights into `net`, cast to its dtypes. Every key and shape must match, and every filter that the manifest
+        records as tied must repeat itself. Raises: BadCheckpoint.
+        """
         wanted = {name: tensor for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
         missing, surplus = sorted(wanted.keys() - self.tensors.keys()), sorted(self.tensors.keys() - wanted.keys())
         if missing or surplus:
@@ -35,13 +38,26 @@ class Checkpoint:
             if stored.shape != tensor.shape:
                 raise BadCheckpoint(f"{name} has shape {tuple(stored.shape)}, the network wants {tuple(tensor.shape)}", where=WEIGHTS)
             tensor.copy_(stored)
+        self._check_ties(net)
+
+    def _check_ties(self, net: nn.Module) -> None:
+        """A record that promises too much is an error; one that is absent promises nothing: engines look for themselves."""
+        claimed = self.manifest.tied_filters or {}
+        found = ties_of(net, {name: self.tensors[name] for name in claimed if name in self.tensors})
+        for name, axes in claimed.items():
+            repeats = found[name].axes if name in found else ""
+            if not set(axes) <= set(repeats):
+                raise BadCheckpoint(
+                    f"{name} is recorded as tied along {axes}, its filters repeat along {repeats or 'no axis'}", where=WEIGHTS
+                )
 
 
 def save_checkpoint(folder: Path, net: nn.Module, manifest: Manifest, card: str, *, half: bool = False) -> Manifest:
     """Write `net` and its card into `folder` and return the manifest with the digests of all files found there.
 
     `half` stores convolution and linear weights as float16 (batch norm stays float32). Files already in the folder (a
-    curve, a recipe) become part of the checkpoint. Raises: BadCheckpoint (a weight is not finite; a file does not belong there).
+    curve, a recipe) become part of the checkpoint. Which filters repeat themselves is found out from
+    what is stored. Raises: BadCheckpoint (a weight is not finite; a file does not belong there).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(tensor, half) for name, tensor in net.state_dict().items() if not name.endswith("num_batches_tracked")}
@@ -54,7 +70,8 @@ def save_checkpoint(folder: Path, net: nn.Module, manifest: Manifest, card: str,
     for path in paths:
         check_kind(path)
     files = {path.name: sha256_of(path) for path in paths}
-    manifest = manifest.model_copy(update={"files": files})
+    ties = {name: tie.axes for name, tie in ties_of(net, tensors).items()}
+    manifest = manifest.model_copy(update={"files": files, "tied_filters": ties})
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 SCHEMA_VERSION: Literal[1] = 1
 
 Axis = Literal["x", "y", "z"]
+Axes = Literal["x", "y", "z", "xy", "xz", "yz", "xyz"]
 Task = Literal["classify", "segment"]
 Fidelity = Literal["reference", "paper", "corrected"]
 FeatureName = Literal["x", "y", "z", "red", "green", "blue", "intensity"]
@@ -84,7 +85,11 @@ class Provenance(Frozen):
 
 
 class Manifest(Frozen):
-    """The whole description. `files` maps every other file of the artefact to its sha256."""
+    """The whole description.
+
+    files: sha256 of every other file of the artefact. tied_filters: weights whose filters repeat themselves, with the axes, as
+    found in the stored tensors when they were saved and checked when they are loaded; None in manifests from before the record.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=MODEL_NAME)]
@@ -95,6 +100,7 @@ class Manifest(Frozen):
     metrics: dict[str, float]
     provenance: Provenance
     files: dict[str, str] = {}
+    tied_filters: Annotated[dict[str, Axes] | None, Field(exclude_if=is_none)] = None
 
     @model_validator(mode="after")
     def sizes_agree(self) -> "Manifest":

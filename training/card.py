@@ -111,7 +111,7 @@ def write_card(manifest: Manifest, story: Story) -> str:
         weakest=_weakest(scores.test or scores.validation),
         data=_data(manifest, story),
         limits="\n".join(f"- {limit}" for limit in _limits(manifest, story)),
-        network=manifest.network.name,
+        network=_network(manifest),
         parameters=f"{story.num_parameters:,}",
         weights=weights,
         dataset=_cell(made.dataset),
@@ -124,6 +124,11 @@ def write_card(manifest: Manifest, story: Story) -> str:
         created=made.created,
         licences="\n".join(f"- {licence}" for licence in made.licences),
     )
+
+
+def _network(manifest: Manifest) -> str:
+    axis = manifest.network.tied
+    return f"{manifest.network.name}, filters of the stages tied along {axis}" if axis else manifest.network.name
 
 
 def _score_rows(scores: Scores) -> list[str]:

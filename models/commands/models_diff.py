@@ -1,5 +1,6 @@
 """What `fip models diff` says: how two checkpoints differ, field by field and tensor by tensor."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def diff_facts(a: Path, b: Path) -> Facts:
     names = sorted(left.metrics.keys() | right.metrics.keys())
     return {
         **parts,
+        "tied_filters": dict(_changed(_tied(left), _tied(right))),
         "labels": _labels(left.labels, right.labels),
         "metrics": {name: (left.metrics.get(name), right.metrics.get(name)) for name in names},
         "weights": _weights(a, b),
@@ -29,6 +31,11 @@ def _flat(manifest: Manifest, part: str) -> dict[str, object]:
     """Fields of one part of a manifest; the single value of a part that has no fields is called as the part."""
     value = manifest.model_dump(mode="json")[part]
     return value if isinstance(value, dict) else {part: value}
+
+
+def _tied(manifest: Manifest) -> dict[str, object]:
+    """How many convolutions repeat their filters along which axes; nothing where it was not recorded."""
+    return dict(sorted(Counter(f"along {axes}" for axes in (manifest.tied_filters or {}).values()).items()))
 
 
 def _changed(left: Mapping[str, object], right: Mapping[str, object]) -> list[tuple[str, Pair]]:
@@ -68,7 +75,7 @@ def _weights(a: Path, b: Path) -> dict[str, object]:
 def diff_text(a: str, b: str, facts: Facts) -> str:
     """A heading a part that differs; A before B."""
     lines = [f"A {a}", f"B {b}"]
-    for part in ("task", "network", "input", "labels", "provenance", "metrics"):
+    for part in ("task", "network", "tied_filters", "input", "labels", "provenance", "metrics"):
         if facts[part]:
             lines += [part, *(f"  {key}: {_pair(value)}" for key, value in facts[part].items())]
     weights = facts["weights"]

@@ -28,7 +28,8 @@ def _row(entry: Entry) -> Row:
         manifest, digest = entry.manifest()
     except BadCheckpoint as error:
         return {**row, "task": None, "network": None, "metrics": {}, "digest": None, "created": None, "reason": str(error)}
-    facts = {"task": manifest.task, "network": manifest.network.name, "metrics": manifest.metrics, "digest": digest}
+    network = manifest.network
+    facts = {"task": manifest.task, "network": network.name, "tied": network.tied, "metrics": manifest.metrics, "digest": digest}
     return {**row, **facts, "created": manifest.provenance.created, "reason": None}
 
 
@@ -43,8 +44,9 @@ def _line(row: Row) -> str:
     assert isinstance(metrics, dict)
     if row["reason"] is not None:
         return f"{row['model']:<24} {','.join(aliases) or '-':<20} BAD  {row['reason']}"
+    tied = f" tied along {row['tied']}" if row.get("tied") else ""
     scores = "  ".join(f"{name} {metrics[name]:.2%}" for name in SCORES if name in metrics)
-    return f"{row['model']:<24} {','.join(aliases) or '-':<20} {row['task']}  {row['network']}  {scores}".rstrip()
+    return f"{row['model']:<24} {','.join(aliases) or '-':<20} {row['task']}  {row['network']}{tied}  {scores}".rstrip()
 
 
 def show_facts(entry: Entry) -> Row:

@@ -27,6 +27,7 @@ def test_round_trip(saved: tuple[Path, torch.nn.Module, Manifest]) -> None:
     folder, net, manifest = saved
     checkpoint = load_checkpoint(folder)
     assert checkpoint.manifest == manifest
+    assert manifest.tied_filters == {}  # looked at, and random weights have none
     assert manifest.files.keys() == {"model.safetensors", "README.md", "metrics.json"}
     again = build(manifest.network)
     checkpoint.load_into(again)
@@ -102,3 +103,80 @@ def test_weights_must_fit_the_network(saved: tuple[Path, torch.nn.Module, Manife
         checkpoint.load_into(build(manifest.network.model_copy(update={"name": "cifar_resnet32"})))
     with pytest.raises(BadCheckpoint, match=r"fc\.weight has shape \(3, 64\), the network wants \(9, 64\)"):
         checkpoint.load_into(build(manifest.network.model_copy(update={"num_classes": 9})))
+
+
+def repeated(net: torch.nn.Module, weight: str, dim: int) -> None:
+    """Make a 3×3×3 filter repeat itself along a dimension of space."""
+    with torch.no_grad():
+        cube = net.get_parameter(weight).unflatten(0, (3, 3, 3))
+        cube.copy_(cube.narrow(dim, 1, 1).expand_as(cube).clone())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_ties_are_recorded_as_stored_and_checked_when_loaded(
+    saved: tuple[Path, torch.nn.Module, Manifest], tmp_path: Path, half: bool
+) -> None:
+    _, net, manifest = saved
+    repeated(net, "layer1.0.conv1.weight", 1)
+    repeated(net, "layer2.0.conv1.weight", 0)
+    with torch.no_grad():  # tied once it is rounded to float16, which is what counts
+        repeated(net, "layer3.0.conv2.weight", 2)
+        rounded = net.get_parameter("layer3.0.conv2.weight")
+        rounded.copy_(rounded.half())
+        rounded[0] *= 1 + 1e-6
+        net.get_parameter("fc.weight")[:] = 1  # not a convolution
+    expected = {"layer1.0.conv1.weight": "y", "layer2.0.conv1.weight": "x"} | ({"layer3.0.conv2.weight": "z"} if half else {})
+    written = save_checkpoint(tmp_path / "tied", net, manifest, "# card\n", half=half)
+    assert written.tied_filters == expected
+    checkpoint = load_checkpoint(tmp_path / "tied")
+    assert checkpoint.manifest.tied_filters == expected
+    checkpoint.load_into(build(manifest.network))
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"layer1.0.conv1.weight": "x"}, r"layer1\.0\.conv1\.weight is recorded as tied along x, its filters repeat along y"),
+        ({"layer1.0.conv1.weight": "xy"}, r"layer1\.0\.conv1\.weight is recorded as tied along xy"),
+        ({"layer1.0.conv2.weight": "y"}, r"layer1\.0\.conv2\.weight is recorded as tied along y, its filters repeat along no axis"),
+        ({"layer9.weight": "y"}, r"layer9\.weight is recorded as tied"),
+        ({"fc.weight": "y"}, r"fc\.weight is recorded as tied"),
+        ({"layer1.0.conv1.weight": "yx"}, r"tied_filters\.layer1\.0\.conv1\.weight"),
+        ({}, None),  # promises nothing
+        (None, None),  # from before there was a record
+    ],
+)
+def test_a_tie_that_the_weights_do_not_have_is_refused(
+    saved: tuple[Path, torch.nn.Module, Manifest], tmp_path: Path, claim: dict[str, str] | None, message: str | None
+) -> None:
+    _, net, manifest = saved
+    repeated(net, "layer1.0.conv1.weight", 1)
+    folder = tmp_path / "tied"
+    save_checkpoint(folder, net, manifest, "# card\n")
+    content = json.loads((folder / "manifest.json").read_text())
+    assert content.pop("tied_filters") == {"layer1.0.conv1.weight": "y"}
+    if claim is not None:
+        content["tied_filters"] = claim
+    (folder / "manifest.json").write_text(json.dumps(content))
+    if message is None:
+        Predictor.load(folder)
+        assert ("tied_filters" in load_checkpoint(folder).manifest.model_dump(mode="json")) == (claim is not None)
+        return
+    with pytest.raises(BadCheckpoint, match=message):
+        Predictor.load(folder)
+
+
+def test_a_net_with_tied_filters_comes_back(saved: tuple[Path, torch.nn.Module, Manifest], tmp_path: Path) -> None:
+    _, _, manifest = saved
+    network = manifest.network.model_copy(update={"tied": "z"})
+    torch.manual_seed(4)
+    net = build(network)
+    written = save_checkpoint(tmp_path / "net", net, manifest.model_copy(update={"network": network}), "# card\n")
+    assert written.tied_filters is not None
+    assert set(written.tied_filters.values()) == {"z"}
+    assert len(written.tied_filters) == 18
+    predictor = Predictor.load(tmp_path / "net")
+    assert predictor.manifest.network.tied == "z"
+    assert torch.equal(predictor._net.get_parameter("layer1.0.conv1.weight"), net.get_parameter("layer1.0.conv1.weight"))
+    with pytest.raises(BadCheckpoint, match=r"has shape \(9, 16, 16\), the network wants \(27, 16, 16\)"):
+        load_checkpoint(tmp_path / "net").load_into(build(manifest.network))
