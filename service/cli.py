@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import click
 
+from models.commands.options import engine_option
+
 
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, FIP_HOST]")
@@ -11,8 +13,11 @@ import click
 @click.option("--registry", metavar="DIR|URL", help="Folder of models, or URL of an MLflow server, over the bundled ones.  [FIP_REGISTRY]")
 @click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
 @click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
+@engine_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: 1, FIP_THREADS]")
-def serve(host: str | None, port: int | None, registry: str | None, model: str | None, device: str | None, threads: int | None) -> int:
+def serve(
+    host: str | None, port: int | None, registry: str | None, model: str | None, device: str | None, engine: str | None, threads: int | None
+) -> int:
     """Start the HTTP service.
 
     Prints one line with its address and model when it is ready. SIGTERM and Ctrl-C let requests in flight finish.
@@ -24,7 +29,7 @@ def serve(host: str | None, port: int | None, registry: str | None, model: str |
     from service.server import run
     from service.settings import Settings
 
-    given = {"host": host, "port": port, "registry": registry, "model": model, "device": device, "threads": threads}
+    given = {"host": host, "port": port, "registry": registry, "model": model, "device": device, "engine": engine, "threads": threads}
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
         parse_device(settings.device)

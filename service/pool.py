@@ -64,8 +64,8 @@ class Pool:
     Its errors are fit for an answer: they name a model and a file, no folder and no address.
     """
 
-    def __init__(self, registry: str | None, default: str | None, device: str, telemetry: Telemetry) -> None:
-        self._address, self._wanted, self._device, self._telemetry = registry, default, device, telemetry
+    def __init__(self, registry: str | None, default: str | None, device: str, engine: str, telemetry: Telemetry) -> None:
+        self._address, self._wanted, self._device, self._engine, self._telemetry = registry, default, device, engine, telemetry
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._failed: dict[Key, Failure] = {}
@@ -195,7 +195,7 @@ class Pool:
             with self._asking(model):
                 folder = entry.folder()
                 manifest, digest = read_manifest(folder)
-                loaded = Loaded(digest, Predictor.load(folder, self._device))
+                loaded = Loaded(digest, Predictor.load(folder, self._device, self._engine))
         except BadCheckpoint as error:
             self._failed[key] = Failure(error.detail, time.monotonic())
             self._telemetry.load_failures.labels(model.name, str(model.version)).inc()

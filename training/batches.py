@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from models.errors import FipError
 from models.manifest import InputSpec
 from models.pointcloud import PointCloud
+from models.sparse.backends import engine_for
+from models.sparse.backends.protocol import Engine
 from models.sparse.tensor import SparseTensor, collate, sparse_tensor
 from models.voxelize import Voxels, prepare, voxelize
 from training.augment import AugmentSpec, augment
@@ -126,11 +128,22 @@ def plan_epoch(
 
 
 def train_batches(
-    samples: Samples, micros: Sequence[MicroBatch], *, seed: int, epoch: int, device: torch.device, workers: int = 0
+    samples: Samples,
+    micros: Sequence[MicroBatch],
+    *,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    engine: Engine | None = None,
+    workers: int = 0,
 ) -> Iterator[TrainBatch]:
-    """The batches of `micros`, in order; with `workers`, made by that many processes ahead of need."""
+    """The batches of `micros`, in order; with `workers`, made by that many processes ahead of need.
+
+    engine: None = the one chosen for the device.
+    """
+    engine = engine or engine_for(device)
     loader = DataLoader(
-        _Batches(samples, micros, seed, epoch),
+        _Batches(samples, micros, engine, seed, epoch),
         batch_size=None,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
@@ -142,7 +155,7 @@ def train_batches(
         if isinstance(made, FipError):
             raise made
         coords, feats, targets, count = made
-        inputs = sparse_tensor(coords.to(device, non_blocking=True), feats.to(device, non_blocking=True), count)
+        inputs = sparse_tensor(coords.to(device, non_blocking=True), feats.to(device, non_blocking=True), count, engine)
         yield TrainBatch(inputs, targets.to(device, non_blocking=True))
 
 
@@ -157,8 +170,8 @@ def class_weights(targets: npt.NDArray[np.int64], classes: int) -> torch.Tensor:
 class _Batches(Dataset[Tensors | FipError]):
     """Micro-batches as plain tensors, which travel between processes through shared memory."""
 
-    def __init__(self, samples: Samples, micros: Sequence[MicroBatch], seed: int, epoch: int) -> None:
-        self._samples, self._micros, self._seed, self._epoch = samples, micros, seed, epoch
+    def __init__(self, samples: Samples, micros: Sequence[MicroBatch], engine: Engine, seed: int, epoch: int) -> None:
+        self._samples, self._micros, self._engine, self._seed, self._epoch = samples, micros, engine, seed, epoch
 
     def __len__(self) -> int:
         return len(self._micros)
@@ -170,7 +183,7 @@ class _Batches(Dataset[Tensors | FipError]):
             voxels = [self._samples.voxels(int(row), rng) for row, rng in zip(micro.rows, draws, strict=True)]
         except FipError as error:
             return error  # raised in a worker, it would arrive as the text of a traceback
-        inputs = collate(voxels)
+        inputs = collate(voxels, engine=self._engine)
         return inputs.coords, inputs.feats, torch.from_numpy(self._samples.clouds.targets[micro.rows]), len(voxels)
 
 

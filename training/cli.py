@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from models.commands.options import registry_option
+from models.commands.options import engine_option, registry_option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -28,6 +28,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read clouds ahead of need.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Keep prepared clouds in RUN_DIR while training.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1. Under torchrun: cpu or cuda.")
+@engine_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def train(
     recipe: str,
@@ -45,6 +46,7 @@ def train(
     workers: int,
     cache: bool,
     device: str,
+    engine: str | None,
     threads: int | None,
 ) -> None:
     """Inflate 2D weights and finetune them on point clouds as RECIPE says (a bundled name or a YAML file).
@@ -67,7 +69,7 @@ def train(
     goal = Target.parse(target, registry) if target else None
     name = goal.name if goal else draft.preview.name
     with world(parse_device(device)) as (here, place):
-        compute = Compute(workers, cache, world=here)
+        compute = Compute(workers, cache, world=here, engine=engine)
         job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute)
         try:
             checkpoint = run(job)
@@ -87,6 +89,7 @@ def train(
 @registry_option
 @click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
 @click.option("--device", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
+@engine_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def evaluate(
     model: str,
@@ -97,6 +100,7 @@ def evaluate(
     registry: str | None,
     as_json: bool,
     device: str,
+    engine: str | None,
     threads: int | None,
 ) -> None:
     """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer."""
@@ -111,7 +115,7 @@ def evaluate(
 
     _limit_threads(threads)
     folder = open_catalogue(registry).locate(model)[0]
-    predictor = Predictor.load(folder, parse_device(device))
+    predictor = Predictor.load(folder, parse_device(device), engine)
     recipe = load_recipe(str(folder / "recipe.yaml")) if (folder / "recipe.yaml").is_file() else None
     made = predictor.manifest.provenance
     clouds, note = clouds_to_score(data, split, kind, recipe, made.dataset_sha256, skip_bad=skip_bad)

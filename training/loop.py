@@ -19,6 +19,8 @@ from torch import nn
 
 from models.errors import BadDataset, BadRunDir, Diverged
 from models.manifest import InputSpec
+from models.sparse.backends import engine_for
+from models.sparse.backends.protocol import Engine
 from training.batches import MicroBatch, Samples, TrainBatch, class_weights, plan_epoch, train_batches
 from training.datasets import Clouds
 from training.distributed import ALONE, World, parallel
@@ -39,13 +41,15 @@ class Compute:
     """How a run computes, which does not change what it computes. workers: processes that make batches ahead of need.
 
     cache: keep what does not change from epoch to epoch on disk, in the run directory. save_every_s: seconds between saves
-    within an epoch.
+    within an epoch. engine: the name of what convolutions run on (models.sparse.backends), None = what is chosen for the device;
+    engines agree to rounding, so a run repeats bit for bit on the same one.
     """
 
     workers: int = 0
     cache: bool = True
     save_every_s: float = SAVE_EVERY_S
     world: World = ALONE
+    engine: str | None = None
 
 
 DEFAULT = Compute()
@@ -79,6 +83,7 @@ class Trainer:
     run_dir: Path
     compute: Compute
     device: torch.device
+    engine: Engine
     loss_weights: torch.Tensor | None
 
 
@@ -96,12 +101,13 @@ def fit(
 
     After every epoch, now and then within one, and when Ctrl-C or SIGTERM ask for the end, run_dir holds the complete state;
     and the weights of the epoch with the best validation accuracy (`best.pt`; never chosen on test). With no validation
-    clouds the last epoch counts as the best. Raises: BadRunDir, Diverged (the loss is not finite; the last save is kept),
-    KeyboardInterrupt (asked to end, and saved).
+    clouds the last epoch counts as the best. Raises: BadRunDir, BadOption (engine), Diverged (the loss is not finite; the last
+    save is kept), KeyboardInterrupt (asked to end, and saved).
     """
     policy.apply(net)
     world = compute.world
     device = next(net.parameters()).device
+    engine = engine_for(device, compute.engine)
     optimiser = sgd(policy.parameters(net), recipe.optim)
     steps = len(_plan(train, recipe, 0, world))
     if not steps:
@@ -126,7 +132,7 @@ def fit(
         parallel(net, policy, world, device) as model,
         stop_request() as stop,
     ):
-        trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, weights)
+        trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, engine, weights)
         while not _finished(recipe, position):
             loss, lr = _train_epoch(trainer, position, stop)
             _close_epoch(trainer, position, loss, lr, log, stop)
@@ -148,7 +154,15 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
     plan = _plan(trainer.train.clouds, recipe, position.epoch, compute.world)
     todo = plan[position.step :]
     flat = [micro for step in todo for micro in step]
-    batches = train_batches(trainer.train, flat, seed=recipe.seed, epoch=position.epoch, device=trainer.device, workers=compute.workers)
+    batches = train_batches(
+        trainer.train,
+        flat,
+        seed=recipe.seed,
+        epoch=position.epoch,
+        device=trainer.device,
+        engine=trainer.engine,
+        workers=compute.workers,
+    )
     lr, saved = 0.0, time.monotonic()
     for step in progress(todo, "training, steps of this epoch", len(plan), start=position.step, quiet=not compute.world.first):
         lr = float(trainer.schedule.get_last_lr()[0])
@@ -195,7 +209,7 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
     scalars = {"loss": loss, "lr": lr}
     epoch = position.epoch + 1
     if len(trainer.validation):
-        scalars["val_accuracy"] = validate(trainer.net, trainer.validation, world)
+        scalars["val_accuracy"] = validate(trainer.net, trainer.validation, world, trainer.engine)
     accuracy = scalars.get("val_accuracy", math.inf)
     better = accuracy >= position.best
     margin = recipe.early_stop.min_delta if recipe.early_stop else 0.0
@@ -214,7 +228,7 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
         raise KeyboardInterrupt
 
 
-def validate(net: nn.Module, samples: Samples, world: World = ALONE, batch_size: int = 32) -> float:
+def validate(net: nn.Module, samples: Samples, world: World = ALONE, engine: Engine | None = None, batch_size: int = 32) -> float:
     """Share of clouds the net has right, in evaluation mode, on the device it is on; the processes share the work."""
     net.eval()
     device = next(net.parameters()).device
@@ -224,7 +238,7 @@ def validate(net: nn.Module, samples: Samples, world: World = ALONE, batch_size:
     ]
     right = 0
     with torch.inference_mode():
-        for batch in train_batches(samples, micros, seed=0, epoch=0, device=device):
+        for batch in train_batches(samples, micros, seed=0, epoch=0, device=device, engine=engine):
             right += int((net(batch.inputs).argmax(1) == batch.targets).sum())
     return world.mean([float(right)], device)[0] * world.size / len(samples)
 

@@ -136,7 +136,7 @@ def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
         if clouds is None or not len(clouds):
             return None
         net.load_state_dict({name: _rounded(tensor, recipe) for name, tensor in state.items()})
-        return evaluate(Predictor(net, describe(made), job.device), clouds)
+        return evaluate(Predictor(net, describe(made), job.device, job.compute.engine), clouds)
 
     if test is not None:
         click.echo(f"scoring on the {len(test)} test clouds, for the epoch best on validation and for the last")

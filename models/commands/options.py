@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import click
 
+ENGINE_NAMES = ("auto", "native", "torch", "reference")  # of models.sparse.backends, which imports torch
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
@@ -12,6 +13,24 @@ def registry_option(command: Command) -> Command:
     """`--registry DIR|URL`, or FIP_REGISTRY from the environment."""
     text = "Folder of models, or URL of an MLflow server; its models come before the bundled ones."
     return click.option("--registry", envvar="FIP_REGISTRY", callback=_checked, metavar="DIR|URL", help=text)(command)
+
+
+def engine_option(command: Command) -> Command:
+    """`--engine NAME`, or FIP_ENGINE from the environment: checked before anything is loaded; None where none was named."""
+    text = f"What convolutions run on: {', '.join(ENGINE_NAMES)}.  [default: auto, the fastest that is right here]"
+    return click.option("--engine", envvar="FIP_ENGINE", callback=_known_engine, metavar="NAME", help=text)(command)
+
+
+def _known_engine(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None or value == ENGINE_NAMES[0]:
+        return value
+    from models.errors import BadOption
+    from models.sparse.backends import engine_named
+
+    try:
+        return engine_named(value).name
+    except BadOption as error:
+        raise click.BadParameter(f"{error.detail} (known: {', '.join(error.known)})", ctx, param) from error
 
 
 def _checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.options import registry_option
+from models.commands.options import engine_option, registry_option
 
 if TYPE_CHECKING:
     from models.manifest import Axis
@@ -38,6 +38,7 @@ class Options:
 @click.option("--input-format", metavar="FORMAT", help="Format of the files, where name and content do not tell.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print for a file.")
 @click.option("--device", envvar="FIP_DEVICE", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 def predict(
     files: tuple[Path, ...],
@@ -48,6 +49,7 @@ def predict(
     input_format: str | None,
     top: int,
     device: str,
+    engine: str | None,
     as_json: bool,
 ) -> int:
     """Print the class of each point-cloud FILE with its score, best first.
@@ -61,7 +63,7 @@ def predict(
 
     _one_of(unit, UNITS_M, "--unit")
     _one_of(input_format, FORMATS, "--input-format")
-    predictor, ref = load_model(model, registry, _device(device))
+    predictor, ref = load_model(model, registry, _device(device), engine)
     options = Options(up, unit, input_format, top)
     worst = 0
     for path in files:
@@ -77,7 +79,7 @@ def predict(
     return worst
 
 
-def load_model(model: str | None, registry: str | None, device: str) -> tuple["Predictor", Row]:
+def load_model(model: str | None, registry: str | None, device: str, engine: str | None = None) -> tuple["Predictor", Row]:
     """The model of a name or folder, and how answers name it: as the service does, where it is in a registry.
 
     Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable.
@@ -88,7 +90,7 @@ def load_model(model: str | None, registry: str | None, device: str) -> tuple["P
 
     catalogue = open_catalogue(registry)
     folder, entry = catalogue.locate(model or catalogue.default())
-    predictor = Predictor.load(folder, device)
+    predictor = Predictor.load(folder, device, engine)
     if entry is None:
         name, version = predictor.manifest.name, folder.name if folder.name.isdecimal() else None
     else:

@@ -42,14 +42,14 @@ def engine_named(name: str) -> Engine:
 
 
 def engine_for(device: torch.device | str, name: str | None = None) -> Engine:
-    """The engine of this name; without one (or `auto`) the one of FIP_ENGINE, else the one chosen for the device.
+    """The engine of this name; without one that of FIP_ENGINE; where neither says more than `auto`, the one chosen for the device.
 
     Raises: BadOption.
     """
     device = torch.device(device)
     if device.type == "cpu":
         keep_freed_memory()
-    wanted = name if name not in (None, AUTO) else os.environ.get("FIP_ENGINE") or AUTO
+    wanted = name or os.environ.get("FIP_ENGINE") or AUTO
     return ENGINES[choose(device.type).name] if wanted == AUTO else engine_named(wanted)
 
 
