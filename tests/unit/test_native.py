@@ -1,0 +1,264 @@
+"""The native engine: every instruction set against the reference, what happens without a compiler, and a build with sanitizers.
+
+Run as a program it exercises every kernel once; the sanitizer test does so in a process of its own.
+"""
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.errors import BadOption, ExtentTooLarge
+from models.sparse import backends
+from models.sparse.backends import native_build
+from models.sparse.backends.native import INSTRUCTION_SETS, NativeEngine
+from models.sparse.backends.native_build import CannotBuild, build, find_compiler, load_library
+from models.sparse.backends.protocol import Epilogue
+from models.sparse.backends.reference import ReferenceEngine
+from models.sparse.kernel_map import KernelMap
+from models.sparse.tensor import SiteCache
+
+CHANNELS = [(1, 1), (3, 64), (64, 64), (17, 33), (100, 65), (5, 130), (16, 16), (96, 48)]
+KERNELS = [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)]
+REFERENCE = ReferenceEngine()
+OUT_OF_BOUNDS = "read a row that is not there"
+
+
+def random_sites() -> torch.Tensor:
+    """Two clouds in 9³ cells, about a third occupied, negative coordinates included, ascending."""
+    generator = torch.Generator().manual_seed(0)
+    return ((torch.rand(2, 9, 9, 9, generator=generator) < 0.3).nonzero() + torch.tensor([0, -4, -5, 3])).int()
+
+
+def compare(engine: NativeEngine, cin: int, cout: int, kernel_map: KernelMap, products: torch.dtype) -> float:
+    """Largest of the relative errors of forward with everything fused, forward by the transposed weight, and weight gradient."""
+    generator = torch.Generator().manual_seed(cin + cout)
+    feats = torch.randn(kernel_map.num_in, cin, generator=generator)
+    grad = torch.randn(kernel_map.num_out, cout, generator=generator)
+    weight = torch.randn(len(kernel_map.sizes), cin, cout, generator=generator)
+    epilogue = Epilogue(torch.randn(cout, generator=generator), torch.randn(kernel_map.num_out, cout, generator=generator), relu=True)
+    wide = Epilogue(epilogue.bias.double(), epilogue.residual.double(), relu=True)
+    flipped = weight.transpose(1, 2).contiguous()
+    found = [
+        engine.conv(feats, weight, kernel_map, products=products, epilogue=epilogue),
+        engine.conv(feats, flipped, kernel_map, products=products, transpose=True),
+        engine.weight_grad(feats, grad, kernel_map, products=products),
+    ]
+    if products == torch.bfloat16:  # what the engine is given is what the reference gets: rounded factors
+        feats, weight, flipped, grad = (each.to(products).float() for each in (feats, weight, flipped, grad))
+    exact = {"products": torch.float64}
+    expected = [
+        REFERENCE.conv(feats.double(), weight.double(), kernel_map, epilogue=wide, **exact),
+        REFERENCE.conv(feats.double(), flipped.double(), kernel_map, transpose=True, **exact),
+        REFERENCE.weight_grad(feats.double(), grad.double(), kernel_map, **exact),
+    ]
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(found, expected, strict=True))
+
+
+def all_maps(engine: NativeEngine) -> list[KernelMap]:
+    """Every kernel, stride, direction and tie, made by the engine; pairs equal those of the reference."""
+    coords = random_sites()
+    ours, theirs = SiteCache(coords, engine), SiteCache(coords, REFERENCE)
+    maps = []
+    for (kernel_size, stride), transposed, tied in itertools.product(KERNELS, (False, True), ("", "x", "y", "z", "xyz")):
+        if kernel_size == 1 and tied:
+            continue
+        found, expected = (sites.kernel_map(1, kernel_size, stride, transposed=transposed, tied=tied) for sites in (ours, theirs))
+        assert found.sizes == expected.sizes
+        assert torch.equal(found.out_rows, expected.out_rows)
+        assert members(found) == members(expected)
+        maps.append(found)
+    return maps
+
+
+def members(kernel_map: KernelMap) -> list[frozenset[int]]:
+    """The input rows that each pair stands for."""
+    lines = kernel_map.lines
+    own = [frozenset([row]) for row in range(kernel_map.num_in)]
+    if lines is not None:
+        own += [frozenset(part.tolist()) for part in lines.rows.split(lines.starts.diff().tolist())]
+    return [own[row] for row in kernel_map.in_rows.tolist()]
+
+
+def native(instruction_set: str) -> NativeEngine:
+    engine = NativeEngine(instruction_set)
+    if reason := engine.unavailable():
+        pytest.skip(reason)
+    return engine
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_equals_the_reference(instruction_set: str) -> None:
+    engine = native(instruction_set)
+    for kernel_map in all_maps(engine):
+        for cin, cout in CHANNELS:
+            assert compare(engine, cin, cout, kernel_map, torch.float32) < 1e-5
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_bfloat16_products_are_exact_sums_of_rounded_factors(instruction_set: str) -> None:
+    """Where the processor multiplies bfloat16 itself; elsewhere a gradient may keep its factors whole."""
+    engine = native(instruction_set)
+    sites = SiteCache(random_sites(), engine)
+    for tied in ("", "y"):  # a line is rounded after it was summed, in ours; before, in the comparison
+        for cin, cout in CHANNELS:
+            worst = compare(engine, cin, cout, sites.kernel_map(1, 3, 1, tied=tied), torch.bfloat16)
+            assert worst < (0.01 if tied or instruction_set != "avx512bf16" else 1e-5)
+
+
+def test_same_bits_whatever_the_threads() -> None:
+    engine = native("portable")
+    sites = SiteCache(random_sites(), engine)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            kernel_map = sites.kernel_map(1, 3, 1, tied="y")
+            feats = torch.randn(kernel_map.num_in, 70, generator=torch.Generator().manual_seed(0))
+            grad = torch.randn(kernel_map.num_out, 70, generator=torch.Generator().manual_seed(1))
+            weight = torch.randn(9, 70, 70, generator=torch.Generator().manual_seed(2))
+            forward = engine.conv(feats, weight, kernel_map, products=torch.float32)
+            results.append((forward, engine.weight_grad(feats, grad, kernel_map, products=torch.float32)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for again in results[1:] for a, b in zip(results[0], again, strict=True))
+
+
+def test_a_pack_does_not_follow_its_weight() -> None:
+    engine = native("portable")
+    kernel_map = SiteCache(random_sites(), engine).kernel_map(1, 3, 1)
+    feats, weight = torch.randn(kernel_map.num_in, 8), torch.randn(27, 8, 8)
+    packed = engine.pack(weight, torch.float32)
+    before = engine.conv(feats, packed, kernel_map, products=torch.float32)
+    weight.zero_()
+    assert torch.equal(engine.conv(feats, packed, kernel_map, products=torch.float32), before)
+    assert not engine.conv(feats, weight, kernel_map, products=torch.float32).any()
+
+
+def test_other_dtypes_run_through_torch() -> None:
+    engine = native("portable")
+    kernel_map = SiteCache(random_sites(), engine).kernel_map(1, 3, 1)
+    feats, weight = torch.randn(kernel_map.num_in, 4, dtype=torch.float64), torch.randn(27, 4, 5, dtype=torch.float64)
+    found = engine.conv(feats, weight, kernel_map, products=torch.float64)
+    torch.testing.assert_close(found, REFERENCE.conv(feats, weight, kernel_map, products=torch.float64))
+
+
+def test_sites_that_cannot_be_merged() -> None:
+    """Rows in any order are sorted by the general index; a box too large for a key is a typed error, as is a duplicate."""
+    engine = native("portable")
+    coords = random_sites()
+    shuffled = coords[torch.randperm(len(coords), generator=torch.Generator().manual_seed(3))]
+    found, expected = (SiteCache(shuffled, each).kernel_map(1, 3, 2) for each in (engine, REFERENCE))
+    assert torch.equal(found.in_rows, expected.in_rows)
+    far = torch.tensor([[0, -(2**31), -(2**31), -(2**31)], [0, 2**31 - 9, 2**31 - 9, 2**31 - 9]], dtype=torch.int32)
+    with pytest.raises(ExtentTooLarge):
+        SiteCache(far, engine).kernel_map(1, 3, 1)
+    with pytest.raises(ExtentTooLarge):
+        SiteCache(far, engine).parents(1, 2)
+    with pytest.raises(ValueError, match="duplicate"):
+        SiteCache(torch.zeros(2, 4, dtype=torch.int32), engine).kernel_map(1, 3, 1)
+
+
+def test_no_sites() -> None:
+    engine = native("portable")
+    sites = SiteCache(torch.zeros(0, 4, dtype=torch.int32), engine)
+    assert sites.parents(1, 2).shape == (0,)
+    for kernel_size, stride in KERNELS:
+        kernel_map = sites.kernel_map(1, kernel_size, stride)
+        assert engine.conv(torch.zeros(0, 3), torch.randn(kernel_size**3, 3, 8), kernel_map, products=torch.float32).shape == (0, 8)
+
+
+def test_without_a_compiler_the_default_engine_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("FIP_NATIVE_LIBRARY", raising=False)
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path))
+    engine = NativeEngine()
+    assert "no C compiler" in (engine.unavailable() or "")
+    monkeypatch.setitem(backends.ENGINES, "native", engine)
+    backends.choose.cache_clear()
+    try:
+        choice = backends.choose("cpu")
+        assert choice.name == "torch"
+        assert not choice.reports["native"].works
+        assert "no C compiler" in choice.reports["native"].reason
+        with pytest.raises(BadOption, match="no C compiler"):
+            backends.engine_named("native")
+    finally:
+        backends.choose.cache_clear()
+
+
+def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'no space left' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CC", str(broken))
+    monkeypatch.delenv("FIP_NATIVE_LIBRARY", raising=False)
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(CannotBuild, match="no space left"):
+        load_library()
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+def test_a_library_that_others_may_write_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    native("portable")
+    monkeypatch.delenv("FIP_NATIVE_LIBRARY", raising=False)
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path))
+    path = tmp_path / "native" / f"fip-{native_build._digest(find_compiler())}.so"
+    path.parent.mkdir()
+    path.write_bytes(b"not ours")
+    path.chmod(0o666)
+    with pytest.raises(CannotBuild, match="may be written by others"):
+        load_library()
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    """Every kernel under AddressSanitizer and UndefinedBehaviorSanitizer; and a map that lies is found, so they do watch."""
+    try:
+        compiler = find_compiler()
+        library = build(tmp_path, compiler, ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1"))
+    except CannotBuild as error:
+        pytest.skip(str(error))
+    runtimes = [
+        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        pytest.skip("this compiler comes without shared sanitizer runtimes")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "FIP_NATIVE_LIBRARY": str(library), "LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "GLIBC_TUNABLES": ""}
+    for arguments, expected in (([], ""), ([OUT_OF_BOUNDS], "heap-buffer-overflow")):
+        done = subprocess.run([sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == (not expected), done.stderr[-3000:]
+        assert expected in done.stderr
+
+
+def exercise() -> None:
+    """Every instruction set of this machine, every map, a few widths, both kinds of products."""
+    for name in INSTRUCTION_SETS:
+        engine = NativeEngine(name)
+        if engine.unavailable() is None:
+            for kernel_map in all_maps(engine):
+                for cin, cout in ((1, 1), (17, 33), (100, 65)):
+                    for products in (torch.float32, torch.bfloat16):
+                        compare(engine, cin, cout, kernel_map, products)
+
+
+def read_out_of_bounds() -> None:
+    engine = NativeEngine("portable")
+    kernel_map = SiteCache(random_sites(), engine).kernel_map(1, 3, 1)
+    lying = dataclasses.replace(kernel_map, in_rows=kernel_map.in_rows.clone().fill_(kernel_map.num_in - 1))
+    feats = torch.randn(kernel_map.num_in - 1, 8)  # the last row would begin where the tensor ends
+    engine.conv(feats, torch.randn(27, 8, 8), lying, products=torch.float32)
+
+
+if __name__ == "__main__":
+    read_out_of_bounds() if OUT_OF_BOUNDS in sys.argv else exercise()
