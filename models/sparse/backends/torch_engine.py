@@ -15,7 +15,7 @@ from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
 
-BLOCK_ROWS = 4096  # of the output: 1 MiB at 64 channels, and products still long enough to be fast
+BLOCK_ROWS = 8192  # of the output for each thread: 2 MiB at 64 channels, and products long enough to be fast
 BLOCK_BYTES_CUDA = 1 << 28  # there a block is only a bound on memory
 
 
