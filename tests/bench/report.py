@@ -13,16 +13,19 @@ PACKAGES = ("numpy", "torch", "plyfile", "spconv", "fastapi", "uvicorn", "httpto
 Row = dict[str, object]
 
 
-def write(name: str, about: str, rows: list[Row], values: str = "median") -> None:
-    """rows: {name, value, unit, bar, holds}. Rows without a bar hold. values: what the values are of all runs."""
+def write(name: str, about: str, rows: list[Row], values: str = "median", page: Path | None = None, after: str = "") -> None:
+    """rows: {name, value, unit, bar, holds}. Rows without a bar hold. values: what the values are of all runs.
+
+    page: where people read it, if not in docs/results. after: what that page says below the table.
+    """
     json_file = ROOT / "build" / "bench" / f"{name}.json"
     json_file.parent.mkdir(parents=True, exist_ok=True)
     json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    page = ROOT / "docs" / "results" / f"bench-{name}.md"
+    page = page or ROOT / "docs" / "results" / f"bench-{name}.md"
     page.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"| {each['name']} | {each['value']} {each['unit']} | {each['bar'] or '–'} | {_verdict(each)} |" for each in rows]
     table = "\n".join([f"| row | {values} | bar | |", "|---|---|---|---|", *lines])
-    page.write_text(f"# bench-{name}\n\n{about}\n\n{table}\n\n{machine()} Again with: `make bench-{name}`.\n", encoding="utf-8")
+    page.write_text(f"# bench-{name}\n\n{about}\n\n{table}\n\n{after}{machine()} Again with: `make bench-{name}`.\n", encoding="utf-8")
     for each in rows:
         sys.stdout.write(f"{each['name']:<42} {each['value']:>10} {each['unit']:<3} {each['bar'] or '':<8} {_verdict(each)}\n")
     sys.stdout.write(f"written to {json_file} and {page}\n")
