@@ -5,6 +5,7 @@ B sums the input rows that the taps (·, b, c) would read: nine products instead
 copied into all taps of a 2×2×2. Exact up to the order of sums. G tap groups, S input rows, T output rows.
 """
 
+import functools
 import itertools
 
 import torch
@@ -70,10 +71,10 @@ def tie(kernel_map: KernelMap, axes: str) -> KernelMap:
     are summed once.
     """
     groups = [_members(kernel_map, taps) for taps in _taps_of_groups(kernel_side(len(kernel_map.sizes)), axes)]
-    members = torch.cat([slots for slots, _ in groups], dim=1)  # (W, P) int32, -1 where a tap reads nothing; group after group
-    in_rows = members.amax(0)  # right where there is one member
-    many = places((members >= 0).sum(0, dtype=torch.int32) > 1)
-    lines, line_of = _lines(members.index_select(1, many), kernel_map)
+    members = [torch.cat(slot) for slot in zip(*(slots for slots, _ in groups), strict=True)]  # W of (P,), group after group
+    in_rows = functools.reduce(torch.maximum, members)  # right where there is one member
+    many = places(_taken(members) > 1)
+    lines, line_of = _lines([slot.index_select(0, many) for slot in members], kernel_map)
     in_rows.index_copy_(0, many.long(), line_of + kernel_map.num_in)
     out_rows = torch.cat([rows for _, rows in groups])
     sizes = tuple(len(rows) for _, rows in groups)
@@ -86,49 +87,55 @@ def _taps_of_groups(kernel_size: int, axes: str) -> list[list[int]]:
     return [[tap for tap, group in enumerate(group_of) if group == wanted] for wanted in range(max(group_of) + 1)]
 
 
-def _members(kernel_map: KernelMap, taps: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the W taps of a group read for each output row they write: rows (W, P) int32, -1 for none, and the outputs (P,) int32."""
+def _members(kernel_map: KernelMap, taps: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """What the W taps of a group read for each output row they write: W times rows (P,) int32, -1 for none; the outputs (P,) int32."""
     starts = [0, *itertools.accumulate(kernel_map.sizes)]
     slots = kernel_map.in_rows.new_full((len(taps), kernel_map.num_out), -1)
     for slot, tap in zip(slots, taps, strict=True):
         pairs = slice(starts[tap], starts[tap + 1])
         slot.scatter_(0, kernel_map.out_rows[pairs].long(), kernel_map.in_rows[pairs])
-    written = places((slots >= 0).any(0))
-    return slots.index_select(1, written), written
+    written = places(_taken(list(slots)) > 0)
+    return [slot.index_select(0, written) for slot in slots], written
 
 
-def _lines(members: torch.Tensor, kernel_map: KernelMap) -> tuple[Lines, torch.Tensor]:
-    """The different columns of members (W, R), which hold -1 for none and two rows at least, and the line of each: (R,) int32."""
+def _taken(slots: list[torch.Tensor]) -> torch.Tensor:
+    """How many of W slots hold a row: W times (P,) -> (P,) uint8."""
+    return functools.reduce(torch.add, [(slot >= 0).view(torch.uint8) for slot in slots])
+
+
+def _lines(members: list[torch.Tensor], kernel_map: KernelMap) -> tuple[Lines, torch.Tensor]:
+    """The different lines among R pairs of two members at least, given as W slots (R,), and the line of each: (R,) int32."""
     names, num_names = _names(members, kernel_map)
-    marks = torch.zeros(num_names, dtype=torch.int32, device=members.device)
-    marks[names] = 1
-    holder = torch.empty(num_names, dtype=torch.int64, device=members.device)
-    holder.scatter_(0, names, torch.arange(len(names), device=members.device))  # any column of that name: all are the same line
-    kept = members.index_select(1, holder.index_select(0, places(marks > 0))).t()  # (E, W)
-    present = kept >= 0
-    starts = torch.zeros(len(kept) + 1, dtype=torch.int32, device=members.device)
-    starts[1:] = present.sum(1).cumsum(0)
-    number = marks.cumsum(0, dtype=torch.int32).index_select(0, names) - 1
-    return Lines(starts, kept.masked_select(present)), number
+    marks = torch.zeros(num_names, dtype=torch.int32, device=names.device).scatter_(0, names, 1)
+    upto = marks.cumsum(0, dtype=torch.int32)
+    number = upto.index_select(0, names) - 1
+    holder = torch.empty(int(upto[-1]) if num_names else 0, dtype=torch.int64, device=names.device)
+    holder.scatter_(0, number.long(), torch.arange(len(names), device=names.device))  # any pair of that name: all mean one line
+    kept = [slot.index_select(0, holder) for slot in members]
+    starts = torch.zeros(len(holder) + 1, dtype=torch.int32, device=names.device)
+    torch.cumsum(_taken(kept), 0, dtype=torch.int32, out=starts[1:])
+    rows = torch.stack(kept, dim=1).flatten()  # (E · W,)
+    return Lines(starts, rows.index_select(0, places(rows >= 0))), number
 
 
-def _names(members: torch.Tensor, kernel_map: KernelMap) -> tuple[torch.Tensor, int]:
-    """A number for each column of members (W, R), the same for the same rows, below the second result: (R,) int64.
+def _names(members: list[torch.Tensor], kernel_map: KernelMap) -> tuple[torch.Tensor, int]:
+    """A number for each of R pairs, the same for the same rows, below the second result: (R,) int64.
 
     Up to three sites along one axis are told by the first and by which of the two places after it are taken, because the map
-    says what stands there. Where no input row is read twice, as by a 2×2×2 of stride 2, all columns differ. Else by sorting.
+    says what stands there. Where no input row is read twice, as by a 2×2×2 of stride 2, all pairs differ. Else by sorting.
     """
+    count, device = len(members[0]), members[0].device
     if len(members) <= 3:
-        first, then = members[0], (members[1:] >= 0).long()
-        code = then[0] + (2 * then[1] if len(then) > 1 else 0) - 1  # of the three ways to go on
-        skipped = first < 0  # then the other two are there
-        name = torch.where(skipped, members[1], first) + code.masked_fill(skipped, 0) * kernel_map.num_in
-        return name, 3 * kernel_map.num_in
+        ways = _taken(members[1:2]) + 2 * _taken(members[2:3]) - 1 if len(members) == 3 else torch.zeros_like(members[0])
+        skipped = members[0] < 0  # then the other two are there, one after the other
+        first = torch.where(skipped, members[1], members[0])
+        return first + ways.masked_fill_(skipped, 0).long() * kernel_map.num_in, 3 * kernel_map.num_in
     read_once = len(kernel_map.in_rows) <= kernel_map.num_in and len(kernel_map.in_rows.unique()) == len(kernel_map.in_rows)
     if read_once:
-        return torch.arange(members.shape[1], device=members.device), members.shape[1]
-    gathered = members.gather(0, (members < 0).byte().argsort(dim=0, stable=True))  # no gaps: two outputs may see one line shifted
-    name = torch.zeros(members.shape[1], dtype=torch.int64, device=members.device)
-    for slot in gathered:
+        return torch.arange(count, device=device), count
+    slots = torch.stack(members)  # (W, R)
+    slots = slots.gather(0, (slots < 0).byte().argsort(dim=0, stable=True))  # no gaps: two outputs may see one line shifted
+    name = torch.zeros(count, dtype=torch.int64, device=device)
+    for slot in slots:
         _, name = torch.unique(name * (kernel_map.num_in + 1) + slot + 1, return_inverse=True)
-    return name, members.shape[1]
+    return name, count
