@@ -41,7 +41,8 @@ class Classification:
 class Predictor:
     """A net in evaluation mode with the manifest that says how to feed it.
 
-    Thread-safe: every method is a pure function of its arguments and the frozen weights.
+    Thread-safe: every method is a pure function of its arguments and the frozen weights. The net is taken over, not copied:
+    whoever trains it afterwards changes the answers; give a copy to keep them.
     """
 
     def __init__(self, net: nn.Module, manifest: Manifest, device: torch.device | str = "cpu", engine: str | None = None) -> None:

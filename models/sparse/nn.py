@@ -76,8 +76,13 @@ class SparseConv3d(nn.Module):
         super()._load_from_state_dict(*args)
 
     def folded(self, norm: Norm, engine: Engine) -> "Folded | None":
-        """Convolution and norm as one, once `prepare_inference` allowed it; made at the first call."""
-        if not self._may_fold:
+        """Convolution and norm as one, once `prepare_inference` allowed it; made at the first call.
+
+        A pass with gradients may be followed by an optimiser step, so it takes the layers themselves and ends the snapshot.
+        """
+        if torch.is_grad_enabled():
+            self._folded = None
+        if not self._may_fold or torch.is_grad_enabled():
             return None
         if self._folded is None or self._folded.packed.engine != engine.name:
             self._folded = Folded.of(self, norm, engine)
@@ -124,7 +129,9 @@ def ties_of(net: nn.Module, weights: Mapping[str, torch.Tensor] | None = None) -
 def prepare_inference(net: nn.Module) -> None:
     """Let convolutions and the batch norms behind them run as one, from snapshots of their weights.
 
-    For a net in evaluation mode whose weights stay as they are; `net.train()` and `load_state_dict` end it.
+    For a net in evaluation mode whose weights stay as they are. `net.train()` ends it; `net.load_state_dict` and a pass with
+    gradients end the snapshots, so that the next pass without takes new ones. Whoever writes into weights in another way has to
+    prepare the net again.
     """
     if net.training:
         raise ValueError("only a net in evaluation mode can be prepared for inference")
@@ -136,7 +143,7 @@ def prepare_inference(net: nn.Module) -> None:
 def conv_norm(x: SparseTensor, conv: SparseConv3d, norm: Norm, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
     """norm(conv(x)), + residual, ReLU: in one pass where the net was prepared for inference, else one after the other."""
     engine = x.sites.engine
-    folded = None if torch.is_grad_enabled() else conv.folded(norm, engine)
+    folded = conv.folded(norm, engine)
     if folded is None:
         out: SparseTensor = conv(x)
         if isinstance(norm, SparseBatchNorm):  # where this convolution keeps its input for backward, the next one will too
