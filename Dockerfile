@@ -11,6 +11,8 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 # Dependencies first: this layer changes only with pyproject.toml, not with the code.
 COPY pyproject.toml LICENSE NOTICE README.md ./
+# A compiler for the native engine, in this stage only; without one the image runs on the engine that needs none.
+RUN (apt-get update -qq && apt-get install -qq --no-install-recommends gcc libc6-dev >/dev/null) || echo "no C compiler for the native engine"
 RUN python -m venv /opt/fip \
  && mkdir models training service && touch models/__init__.py training/__init__.py service/__init__.py \
  && /opt/fip/bin/python -m pip install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[$EXTRAS]" \
@@ -21,11 +23,13 @@ COPY service service
 RUN python -m pip wheel --quiet --no-deps --wheel-dir /dist . \
  && /opt/fip/bin/python -m pip install --quiet --no-deps /dist/*.whl \
  && /opt/fip/bin/python -m compileall -q /opt/fip/lib/python3*/site-packages/models /opt/fip/lib/python3*/site-packages/service \
-    /opt/fip/lib/python3*/site-packages/training
+    /opt/fip/lib/python3*/site-packages/training \
+ && (/opt/fip/bin/python -m models.sparse.backends.native_build /opt/fip/lib/fip-native.so || true)
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/fip /opt/fip
-ENV PATH=/opt/fip/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 FIP_HOST=0.0.0.0 FIP_PORT=8000
+ENV PATH=/opt/fip/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 FIP_HOST=0.0.0.0 FIP_PORT=8000 \
+    FIP_NATIVE_LIBRARY=/opt/fip/lib/fip-native.so
 RUN useradd --uid 10001 --create-home --home-dir /home/fip --shell /usr/sbin/nologin fip \
  && mkdir /registry /home/fip/runs && chown 10001:10001 /registry /home/fip/runs
 USER 10001:10001

@@ -218,6 +218,16 @@ def test_a_library_that_others_may_write_is_not_run(monkeypatch: pytest.MonkeyPa
         load_library()
 
 
+def test_a_library_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    native("portable")
+    monkeypatch.setattr(native_build, "sources_digest", lambda: "another")
+    monkeypatch.setenv("FIP_NATIVE_LIBRARY", str(build(tmp_path, find_compiler())))
+    monkeypatch.undo()
+    monkeypatch.setenv("FIP_NATIVE_LIBRARY", str(tmp_path / "fip.so"))
+    with pytest.raises(CannotBuild, match="other sources"):
+        load_library()
+
+
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Every kernel under AddressSanitizer and UndefinedBehaviorSanitizer; and a map that lies is found, so they do watch."""

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,9 +39,14 @@ def load_library() -> ctypes.CDLL:
     given = os.environ.get("FIP_NATIVE_LIBRARY")
     path = Path(given) if given else _cached()
     try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
+        library = ctypes.CDLL(str(path))
+        library.fip_sources.restype = ctypes.c_char_p
+        found: bytes = library.fip_sources()
+    except (OSError, AttributeError) as error:
         raise CannotBuild(f"the compiled library cannot be loaded: {error}") from error
+    if found.decode() != sources_digest():
+        raise CannotBuild(f"{path} was compiled from other sources than those installed")
+    return library
 
 
 def _cached() -> Path:
@@ -50,6 +56,8 @@ def _cached() -> Path:
     if path.is_file():
         _check_owner(path)
         return path
+    if sys.stderr.isatty():
+        sys.stderr.write("compiling the native engine (once, some seconds)\n")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -78,7 +86,7 @@ def find_compiler() -> str:
 
 def build(folder: Path, compiler: str, extra: tuple[str, ...] = ()) -> Path:
     """Compile and link everything in `folder`; returns the library. extra: flags for every step. Raises: CannotBuild."""
-    flags = (*FLAGS, *extra, *(("-DFIP_X86",) if X86 else ()))
+    flags = (*FLAGS, *extra, f'-DFIP_SOURCES="{sources_digest()}"', *(("-DFIP_X86",) if X86 else ()))
     try:
         return _build(folder, compiler, (*flags, "-fopenmp"))
     except CannotBuild:
@@ -106,11 +114,31 @@ def _run(command: list[str]) -> None:
         raise CannotBuild(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
 
 
-def _digest(compiler: str) -> str:
-    """Of everything a build depends on: sources, flags, the compiler and its version."""
-    found = hashlib.sha256(repr((FLAGS, KERNELS, platform.machine(), compiler)).encode())
-    facts = Path(compiler).resolve().stat()
-    found.update(repr((facts.st_size, facts.st_mtime_ns)).encode())
+def sources_digest() -> str:
+    """Of the sources; a library says which it was made from."""
+    found = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         found.update(source.read_bytes())
     return found.hexdigest()[:24]
+
+
+def _digest(compiler: str) -> str:
+    """Of everything a build depends on: sources, flags, the compiler and its version."""
+    facts = Path(compiler).resolve().stat()
+    everything = (sources_digest(), FLAGS, KERNELS, platform.machine(), compiler, facts.st_size, facts.st_mtime_ns)
+    return hashlib.sha256(repr(everything).encode()).hexdigest()[:24]
+
+
+def main() -> int:
+    """`python -m models.sparse.backends.native_build FILE`: compile to FILE, for an image that will have no compiler."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.copy(build(Path(scratch), find_compiler()), sys.argv[1])
+    except CannotBuild as error:
+        sys.stderr.write(f"the native engine is left out: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

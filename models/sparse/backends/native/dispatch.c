@@ -1,4 +1,4 @@
-/* Which kernels this processor can run. The build defines HAVE_... for every set it compiled. */
+/* Which kernels this processor can run. */
 #include "fip.h"
 #include <string.h>
 
@@ -21,3 +21,6 @@ const struct fip_kernels *fip_kernels_named(const char *name) {
 #endif
     return NULL;
 }
+
+/* What this library was compiled from: a digest that the build passes. */
+const char *fip_sources(void) { return FIP_SOURCES; }
