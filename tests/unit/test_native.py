@@ -42,6 +42,8 @@ def compare(engine: NativeEngine, cin: int, cout: int, kernel_map: KernelMap, pr
     grad = torch.randn(kernel_map.num_out, cout, generator=generator)
     weight = torch.randn(len(kernel_map.sizes), cin, cout, generator=generator)
     epilogue = Epilogue(torch.randn(cout, generator=generator), torch.randn(kernel_map.num_out, cout, generator=generator), relu=True)
+    assert epilogue.bias is not None
+    assert epilogue.residual is not None
     wide = Epilogue(epilogue.bias.double(), epilogue.residual.double(), relu=True)
     flipped = weight.transpose(1, 2).contiguous()
     found = [
