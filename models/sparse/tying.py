@@ -75,7 +75,7 @@ def tie(kernel_map: KernelMap, axes: str) -> KernelMap:
     in_rows = functools.reduce(torch.maximum, members)  # right where there is one member
     many = places(_taken(members) > 1)
     lines, line_of = _lines([slot.index_select(0, many) for slot in members], kernel_map)
-    in_rows.index_copy_(0, many.long(), line_of + kernel_map.num_in)
+    in_rows.scatter_(0, many.long(), line_of + kernel_map.num_in)
     out_rows = torch.cat([rows for _, rows in groups])
     sizes = tuple(len(rows) for _, rows in groups)
     return KernelMap(in_rows, out_rows, sizes, kernel_map.num_in, kernel_map.num_out, None, lines)
@@ -106,7 +106,7 @@ def _taken(slots: list[torch.Tensor]) -> torch.Tensor:
 def _lines(members: list[torch.Tensor], kernel_map: KernelMap) -> tuple[Lines, torch.Tensor]:
     """The different lines among R pairs of two members at least, given as W slots (R,), and the line of each: (R,) int32."""
     names, num_names = _names(members, kernel_map)
-    marks = torch.zeros(num_names, dtype=torch.int32, device=names.device).scatter_(0, names, 1)
+    marks = torch.zeros(num_names, dtype=torch.bool, device=names.device).index_fill_(0, names, True)
     upto = marks.cumsum(0, dtype=torch.int32)
     number = upto.index_select(0, names) - 1
     holder = torch.empty(int(upto[-1]) if num_names else 0, dtype=torch.int64, device=names.device)
@@ -126,10 +126,12 @@ def _names(members: list[torch.Tensor], kernel_map: KernelMap) -> tuple[torch.Te
     """
     count, device = len(members[0]), members[0].device
     if len(members) <= 3:
-        ways = _taken(members[1:2]) + 2 * _taken(members[2:3]) - 1 if len(members) == 3 else torch.zeros_like(members[0])
-        skipped = members[0] < 0  # then the other two are there, one after the other
-        first = torch.where(skipped, members[1], members[0])
-        return first + ways.masked_fill_(skipped, 0).long() * kernel_map.num_in, 3 * kernel_map.num_in
+        led = members[0] >= 0  # else the other two are there, one after the other
+        first = torch.where(led, members[0], members[1]).long()
+        if len(members) == 3:
+            ways = 2 * _taken(members[2:]) + _taken(members[1:2]) - 1
+            first.add_(ways.mul_(led.view(torch.uint8)).long(), alpha=kernel_map.num_in)
+        return first, 3 * kernel_map.num_in
     read_once = len(kernel_map.in_rows) <= kernel_map.num_in and len(kernel_map.in_rows.unique()) == len(kernel_map.in_rows)
     if read_once:
         return torch.arange(count, device=device), count
