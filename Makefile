@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-BENCHES := io listing first-model
+BENCHES := io listing first-model engine
 
 .PHONY: help install serve test lint format bench $(BENCHES:%=bench-%) clean
 
@@ -50,6 +50,9 @@ bench-listing: $(VENV)/.installed-dev  ## a folder of a million files: listed, s
 
 bench-first-model: $(VENV)/.installed-dev  ## from 400 PLY files to a served model (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_first_model
+
+bench-engine: $(VENV)/.installed-bench  ## sparse convolution against spconv, conv3d and the machine (needs FIP_DATA)
+	$(BIN)/python -m tests.bench.bench_engine $(ARGS)
 
 clean:  ## remove .venv, caches and build output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
