@@ -148,7 +148,7 @@ def test_a_step_on_tied_filters_lowers_the_loss() -> None:
     optimiser = torch.optim.SGD(policy.parameters(net), lr=0.01, momentum=0.9)
     losses = []
     before = net.get_parameter("layer1.0.conv1.weight").clone()
-    for _ in range(8):
+    for _ in range(20):
         policy.set_train(net)
         optimiser.zero_grad()
         loss = torch.nn.functional.cross_entropy(net(x), targets)
