@@ -15,7 +15,8 @@ from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
 
-BLOCK_ROWS = 8192  # of the output for each thread: 2 MiB at 64 channels, and products long enough to be fast
+BLOCK_BYTES = 1 << 21  # of the output for each thread: sums that stay in the cache ...
+FEWEST_ROWS, MOST_ROWS = 4096, 8192  # ... of products that are long enough to be fast
 BLOCK_BYTES_CUDA = 1 << 28  # there a block is only a bound on memory
 
 
@@ -97,9 +98,11 @@ class _Block:
 
 
 def _block_rows(feats: torch.Tensor, channels: int) -> int:
+    """How many output rows a block has at most."""
+    row_bytes = channels * feats.element_size()
     if feats.device.type == "cpu":
-        return BLOCK_ROWS * torch.get_num_threads()
-    return max(BLOCK_ROWS, BLOCK_BYTES_CUDA // (channels * feats.element_size()))
+        return min(max(BLOCK_BYTES // row_bytes, FEWEST_ROWS), MOST_ROWS) * torch.get_num_threads()
+    return max(BLOCK_BYTES_CUDA // row_bytes, FEWEST_ROWS)
 
 
 def _blocks(kernel_map: KernelMap, most_rows: int) -> list[_Block]:
