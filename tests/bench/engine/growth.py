@@ -25,21 +25,21 @@ LAYER_SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 NET_SIZES = (10_000, 100_000, 1_000_000)
 BAR = 1.6
 Curve = dict[int, float]  # seconds a voxel by number of voxels
+Runs = dict[tuple[str, int], Callable[[], object]]  # by name and number of voxels
 
 
 def layer_growth(rounds: int, sizes: tuple[int, ...]) -> tuple[list[Row], dict[str, Curve]]:
     """One k3 layer of 32 channels, maps included, two threads. The largest size is left to the native engine."""
     torch.manual_seed(workloads.SEED)
     layer = SparseConv3d(CHANNELS, CHANNELS).requires_grad_(False)
-    curves: dict[str, Curve] = {f"one layer, {name}": {} for name in OURS}
+    runs: Runs = {}
     for size in sizes:
         sheet = workloads.wavy_sheet(size, CHANNELS)
-        engines = {name: engine_named(engine) for name, engine in OURS.items() if name == "native" or size < LAYER_SIZES[-1]}
-        runs = {f"one layer, {name}": partial(_layer, layer, sheet, engine) for name, engine in engines.items()}
-        with torch.inference_mode():
-            seconds = medians(runs, 2, rounds)
-        for name, found in seconds.items():
-            curves[name][len(sheet.coords)] = found / len(sheet.coords)
+        for name, engine in OURS.items():
+            if name == "native" or size < LAYER_SIZES[-1]:
+                runs[f"one layer, {name}", len(sheet.coords)] = partial(_layer, layer, sheet, engine_named(engine))
+    with torch.inference_mode():
+        curves = _curves(runs, rounds)
     return [_growth("time_per_voxel_growth", sizes[1], sizes[-1], curves["one layer, native"])], curves
 
 
@@ -50,12 +50,22 @@ def _layer(layer: SparseConv3d, sheet: workloads.Workload, engine: Engine) -> Sp
 
 def net_growth(rounds: int, subject: Subject, sizes: tuple[int, ...]) -> tuple[list[Row], dict[str, Curve]]:
     """The classification net with tied filters, maps included, two threads, native engine."""
-    curve: Curve = {}
+    runs: Runs = {}
     for size in sizes:
         sheet = workloads.wavy_sheet(size, 3)
-        run = replace(subject, workload=sheet).run("tied", engine_named("native"))
-        curve[len(sheet.coords)] = medians({"net": run}, 2, rounds)["net"] / len(sheet.coords)
-    return [_growth("net_growth", sizes[0], sizes[-1], curve)], {"ResNet18 tied, native": curve}
+        runs["ResNet18 tied, native", len(sheet.coords)] = replace(subject, workload=sheet).run("tied", engine_named("native"))
+    curves = _curves(runs, rounds)
+    return [_growth("net_growth", sizes[0], sizes[-1], curves["ResNet18 tied, native"])], curves
+
+
+def _curves(runs: Runs, rounds: int) -> dict[str, Curve]:
+    """All sizes in turn, so that a slow minute of the machine does not look like growth."""
+    names = {f"{name} {voxels}": (name, voxels) for name, voxels in runs}
+    seconds = medians({each: runs[key] for each, key in names.items()}, 2, rounds)
+    curves: dict[str, Curve] = {}
+    for each, (name, voxels) in names.items():
+        curves.setdefault(name, {})[voxels] = seconds[each] / voxels
+    return curves
 
 
 def _growth(name: str, small: int, large: int, curve: Curve) -> Row:
