@@ -1,0 +1,85 @@
+"""The C side of the native engine as Python sees it: its functions, its structures, and how tensors get there."""
+
+import ctypes
+
+import torch
+
+from models.sparse.backends.native_build import load_library
+from models.sparse.kernel_map import KernelMap
+
+INT, INT32, POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
+ARGUMENTS = {  # of the functions in native/*.c, in their order
+    "fip_kernels_named": (ctypes.c_char_p,),
+    "fip_keys": (POINTER, INT, INT, POINTER, POINTER, POINTER),
+    "fip_column": (POINTER, INT, POINTER, INT, INT, INT, POINTER, POINTER, POINTER),
+    "fip_tie": (POINTER, POINTER, INT, INT, INT32, POINTER, POINTER, POINTER, POINTER, POINTER),
+    "fip_downsample": (POINTER, INT, INT, POINTER, POINTER),
+    "fip_pack": (POINTER, INT, INT, INT, INT32, INT32, INT32, POINTER, INT32),
+    "fip_pack_bf16": (POINTER, INT, INT, INT, INT32, INT32, POINTER),
+    "fip_round": (POINTER, INT, INT, POINTER, INT32),
+    "fip_sum_lines": (POINTER, INT, POINTER, POINTER, INT, POINTER, INT32),
+}
+
+
+class MapPairs(ctypes.Structure):
+    _fields_ = (("in_rows", POINTER), ("out_rows", POINTER), ("starts", POINTER), ("taps", INT), ("num_in", INT), ("num_out", INT))
+
+
+class ConvCall(ctypes.Structure):
+    _fields_ = (
+        ("map", MapPairs),
+        *((name, POINTER) for name in ("feats", "lines", "packed", "bias", "residual", "out")),
+        *((name, INT) for name in ("cin", "cout", "out_stride")),
+        ("relu", INT32),
+        ("threads", INT32),
+    )
+
+
+class GradCall(ctypes.Structure):
+    _fields_ = (
+        ("map", MapPairs),
+        *((name, POINTER) for name in ("feats", "lines", "grad", "out")),
+        ("cin", INT),
+        ("stride", INT),
+        ("threads", INT32),
+    )
+
+
+class Kernels(ctypes.Structure):
+    _fields_ = (
+        ("panel", INT32),
+        ("width", INT32),
+        ("conv", ctypes.CFUNCTYPE(None, ctypes.POINTER(ConvCall))),
+        ("conv_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(ConvCall))),
+        ("weight_grad", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),
+        ("weight_grad_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),
+    )
+
+
+def native_library() -> ctypes.CDLL:
+    """The library with the types of its functions. Raises: CannotBuild."""
+    library = load_library()
+    for function, arguments in ARGUMENTS.items():
+        getattr(library, function).argtypes = arguments
+    library.fip_kernels_named.restype = ctypes.POINTER(Kernels)
+    library.fip_tie.restype = library.fip_downsample.restype = INT
+    return library
+
+
+def map_pairs(kernel_map: KernelMap) -> tuple[MapPairs, torch.Tensor]:
+    """The map for C, and a tensor that has to live as long as it is used."""
+    starts = torch.zeros(len(kernel_map.sizes) + 1, dtype=torch.int64)
+    torch.cumsum(torch.tensor(kernel_map.sizes), 0, out=starts[1:])
+    where = MapPairs(
+        address(kernel_map.in_rows),
+        address(kernel_map.out_rows),
+        address(starts),
+        len(kernel_map.sizes),
+        kernel_map.num_in,
+        kernel_map.num_out,
+    )
+    return where, starts
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
