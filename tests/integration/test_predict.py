@@ -10,6 +10,7 @@ import pytest
 from models.cli import run
 from models.io import read_cloud
 from models.predictor import Predictor
+from models.sparse.backends import engine_for
 
 
 @pytest.fixture
@@ -125,8 +126,13 @@ def test_doctor_says_which_engine_and_finds_a_damaged_model(
 ) -> None:
     assert run(["doctor", "--json", "--registry", str(tiny_registry)]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert [engine["name"] for engine in report["engines"] if engine["chosen"]] == ["torch"]
+    (chosen,) = [engine for engine in report["engines"] if engine["chosen"]]
+    assert chosen["name"] == engine_for("cpu").name
     assert all(engine["reason"] for engine in report["engines"])
+    working = [engine for engine in report["engines"] if engine["works"]]
+    assert {"torch", "reference"} <= {engine["name"] for engine in working}
+    for engine in working:
+        assert (engine["taps_right"], engine["max_rel_error"] < 1e-5, engine["forward_ms"] > 0) == (27, True, True)
     assert {"name": "tiny", "ok": True}.items() <= next(model for model in report["models"] if model["name"] == "tiny").items()
 
     damaged = tmp_path / "registry"

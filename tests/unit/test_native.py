@@ -247,7 +247,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "FIP_NATIVE_LIBRARY": str(library), "LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "GLIBC_TUNABLES": ""}
-    for arguments, expected in (([], ""), ([OUT_OF_BOUNDS], "heap-buffer-overflow")):
+    for arguments, expected in (([], ""), ([OUT_OF_BOUNDS], "AddressSanitizer: heap-")):
         done = subprocess.run([sys.executable, __file__, *arguments], env=environment, capture_output=True, text=True, check=False)
         assert (done.returncode == 0) == (not expected), done.stderr[-3000:]
         assert expected in done.stderr
@@ -259,7 +259,7 @@ def exercise() -> None:
         engine = NativeEngine(name)
         if engine.unavailable() is None:
             for kernel_map in all_maps(engine):
-                for cin, cout in ((1, 1), (17, 33), (100, 65)):
+                for cin, cout in ((1, 1), (17, 81)):
                     for products in (torch.float32, torch.bfloat16):
                         compare(engine, cin, cout, kernel_map, products)
 
