@@ -58,7 +58,7 @@ class Products:
 
     def gathered(self, x: torch.Tensor, rows: torch.Tensor, weight_t: torch.Tensor) -> torch.Tensor:
         """x[rows] @ weight_tᵀ: (n, Cout), valid until the next call."""
-        n = len(rows)
+        n = rows.shape[0]
         torch.index_select(x, 0, rows, out=self._gathered[:n])
         if self._to_onednn(n, weight_t):
             return _onednn(self._gathered[: round_up(n)], weight_t)[:n]
@@ -66,9 +66,15 @@ class Products:
         torch.mm(self._gathered[:size], weight_t.t(), out=self._products[:size])
         return self._products[:n]
 
+    def gathered_into(self, out: torch.Tensor, x: torch.Tensor, rows: torch.Tensor, weight_t: torch.Tensor) -> None:
+        """out (n, Cout) = x[rows] @ weight_tᵀ."""
+        gathered = self._gathered[: rows.shape[0]]
+        torch.index_select(x, 0, rows, out=gathered)
+        torch.mm(gathered, weight_t.t(), out=out)
+
     def add_plain(self, out: torch.Tensor, x: torch.Tensor, weight_t: torch.Tensor) -> None:
         """out (n, Cout) += x (n, Cin) @ weight_tᵀ."""
-        n = len(x)
+        n = x.shape[0]
         if self._to_onednn(n, weight_t):
             out += _onednn(self._padded(x), weight_t)[:n]
         elif out.dtype == x.dtype and not self._rounds:

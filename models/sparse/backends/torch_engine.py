@@ -7,6 +7,7 @@ order of sums is that of the taps for any block size. S input rows, T output row
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
@@ -16,6 +17,8 @@ from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
 
 BLOCK_BYTES = 1 << 21  # of the output for each thread: sums that stay in the cache ...
+BAG_CHANNELS = 64  # up to here adding row by row costs more than the products
+PRODUCTS_PER_ROW = 4  # for a block that also keeps its products, a few a row, in the cache
 FEWEST_ROWS, MOST_ROWS = 4096, 8192  # ... of products that are long enough to be fast
 BLOCK_BYTES_CUDA = 1 << 28  # there a block is only a bound on memory
 
@@ -44,20 +47,16 @@ class TorchEngine(ReferenceEngine):
         else:
             filters = (weight if transpose else weight.transpose(1, 2)).to(products).contiguous()
         _, cout, cin = filters.shape
-        rows = with_lines(feats, kernel_map, products)
+        factors = _Factors(with_lines(feats, kernel_map, products), filters, kernel_map)
         out = feats.new_empty(kernel_map.num_out, cout)
-        blocks = _blocks(kernel_map, _block_rows(feats, max(cin, cout)))
-        multiply = Products(rows, max((block.longest for block in blocks), default=0), cin, cout)
-        out_rows = kernel_map.out_rows.long()  # index_add takes a four times slower way with int32 rows
+        by_bags = cout <= BAG_CHANNELS and feats.device.type == "cpu" and feats.dtype == products == torch.float32
+        row_bytes = feats.element_size() * (PRODUCTS_PER_ROW * cout if by_bags else max(cin, cout))
+        blocks = _blocks(kernel_map, _block_rows(feats.device, row_bytes))
+        multiply = Products(factors.rows, max((block.longest for block in blocks), default=0), cin, cout)
         for block in blocks:
             sums = out[block.low : block.high]
             _begin(sums, epilogue, slice(block.low, block.high))
-            for tap, start, stop in block.pairs:
-                if tap == kernel_map.identity_tap:
-                    multiply.add_plain(sums, rows[block.low : block.high], filters[tap])
-                else:
-                    product = multiply.gathered(rows, kernel_map.in_rows[start:stop], filters[tap])
-                    out.index_add_(0, out_rows[start:stop], product.to(out.dtype))
+            (_add_by_bags if by_bags else _add_by_taps)(sums, block, factors, multiply)
             if epilogue is not None and epilogue.relu:
                 sums.relu_()
         return out
@@ -66,7 +65,7 @@ class TorchEngine(ReferenceEngine):
     def weight_grad(self, feats: torch.Tensor, grad: torch.Tensor, kernel_map: KernelMap, *, products: torch.dtype) -> torch.Tensor:
         out = grad.new_zeros(len(kernel_map.sizes), feats.shape[1], grad.shape[1])
         rows, grads = with_lines(feats, kernel_map, products), grad.to(products)
-        blocks = _blocks(kernel_map, _block_rows(feats, max(out.shape[1:])))
+        blocks = _blocks(kernel_map, _block_rows(feats.device, feats.element_size() * max(out.shape[1:])))
         longest = round_up(max((block.longest for block in blocks), default=0))
         left, right = rows.new_empty(longest, rows.shape[1]), grads.new_empty(longest, grads.shape[1])
         for block in blocks:
@@ -97,10 +96,51 @@ class _Block:
         return max((stop - start for _, start, stop in self.pairs), default=0)
 
 
-def _block_rows(feats: torch.Tensor, channels: int) -> int:
+@dataclass(frozen=True)
+class _Factors:
+    """rows (S + E, Cin), filters (K, Cout, Cin), and which row meets which filter."""
+
+    rows: torch.Tensor
+    filters: torch.Tensor
+    kernel_map: KernelMap
+
+
+def _add_by_taps(sums: torch.Tensor, block: _Block, factors: _Factors, multiply: Products) -> None:
+    """Products of one tap after the other, each added where it belongs."""
+    for tap, start, stop in block.pairs:
+        if tap == factors.kernel_map.identity_tap:
+            multiply.add_plain(sums, factors.rows[block.low : block.high], factors.filters[tap])
+        else:
+            product = multiply.gathered(factors.rows, factors.kernel_map.in_rows[start:stop], factors.filters[tap])
+            places = factors.kernel_map.out_rows[start:stop].long() - block.low  # with int32 ones index_add takes a four times slower way
+            sums.index_add_(0, places, product.to(sums.dtype))
+
+
+def _add_by_bags(sums: torch.Tensor, block: _Block, factors: _Factors, multiply: Products) -> None:
+    """Products of all taps, then one sum for each output row: quicker where rows are short, but needs room for all products."""
+    if not block.pairs:
+        return
+    kernel_map = factors.kernel_map
+    products = sums.new_empty(sum(stop - start for _, start, stop in block.pairs), sums.shape[1])
+    filled = 0
+    for tap, start, stop in block.pairs:
+        part = products[filled : filled + stop - start]
+        if tap == kernel_map.identity_tap:
+            torch.mm(factors.rows[block.low : block.high], factors.filters[tap].t(), out=part)
+        else:
+            multiply.gathered_into(part, factors.rows, kernel_map.in_rows[start:stop], factors.filters[tap])
+        filled += stop - start
+    places = torch.cat([kernel_map.out_rows[start:stop] for _, start, stop in block.pairs]) - block.low
+    few = np.uint16 if sums.shape[0] <= 1 << 16 else np.int32  # 16 bits are sorted by radix
+    order = torch.from_numpy(places.numpy().astype(few).argsort(kind="stable"))
+    bags = torch.bincount(places, minlength=sums.shape[0]).cumsum(0)
+    starts = torch.cat([bags.new_zeros(1), bags])
+    sums += embedding_bag(order, products, starts, mode="sum", include_last_offset=True)
+
+
+def _block_rows(device: torch.device, row_bytes: int) -> int:
     """How many output rows a block has at most."""
-    row_bytes = channels * feats.element_size()
-    if feats.device.type == "cpu":
+    if device.type == "cpu":
         return min(max(BLOCK_BYTES // row_bytes, FEWEST_ROWS), MOST_ROWS) * torch.get_num_threads()
     return max(BLOCK_BYTES_CUDA // row_bytes, FEWEST_ROWS)
 
