@@ -14,6 +14,7 @@ Axis = Literal["x", "y", "z"]
 Axes = Literal["x", "y", "z", "xy", "xz", "yz", "xyz"]
 Task = Literal["classify", "segment"]
 Fidelity = Literal["reference", "paper", "corrected"]
+Precision = Literal["float32", "bf16"]  # of the factors of products, where a net runs; not part of a checkpoint
 FeatureName = Literal["x", "y", "z", "red", "green", "blue", "intensity"]
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from models.checkpoint import load_checkpoint
 from models.errors import WrongTask
-from models.manifest import Axis, Manifest
+from models.manifest import Axis, Manifest, Precision
 from models.pointcloud import PointCloud
 from models.sparse.backends import engine_for
 from models.sparse.nn import prepare_inference
@@ -45,21 +45,33 @@ class Predictor:
     whoever trains it afterwards changes the answers; give a copy to keep them.
     """
 
-    def __init__(self, net: nn.Module, manifest: Manifest, device: torch.device | str = "cpu", engine: str | None = None) -> None:
-        """engine: a name of models.sparse.backends.ENGINES; None = the one chosen for the device. Raises: BadOption."""
+    def __init__(
+        self,
+        net: nn.Module,
+        manifest: Manifest,
+        device: torch.device | str = "cpu",
+        engine: str | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        """engine: a name of models.sparse.backends.ENGINES; None = the one chosen for the device. precision: what the factors of
+        products are rounded to; sums are float32. Raises: BadOption.
+        """
         self.manifest = manifest
         self.device = torch.device(device)
         self.engine = engine_for(self.device, engine)
+        self.precision = precision
         self._net = net.to(self.device).eval().requires_grad_(False)
         prepare_inference(self._net)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device | str = "cpu", engine: str | None = None) -> "Predictor":
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", engine: str | None = None, precision: Precision = "float32"
+    ) -> "Predictor":
         """Read a checkpoint folder. Raises: BadCheckpoint (damaged, incomplete, unknown network), BadOption (engine)."""
         checkpoint = load_checkpoint(folder)
         net = build(checkpoint.manifest.network)
         checkpoint.load_into(net)
-        return cls(net, checkpoint.manifest, device, engine)
+        return cls(net, checkpoint.manifest, device, engine, precision)
 
     def voxelize(self, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None) -> Voxels:
         """Prepare and voxelize one cloud as the manifest says. Raises: CloudError, BadOption (see models.voxelize)."""
@@ -69,7 +81,8 @@ class Predictor:
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
         """Logits of a batch: (B, L) float32 for a classifier."""
         tensor: SparseTensor = collate(batch, self.device, self.engine)
-        logits: torch.Tensor = self._net(tensor)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits: torch.Tensor = self._net(tensor)
         return logits.float()
 
     def classify(self, batch: Sequence[Voxels]) -> list[Classification]:

@@ -32,7 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         telemetry=telemetry,
         lifecycle=Lifecycle(),
-        pool=Pool(settings.registry, settings.model, settings.device, settings.engine, telemetry),
+        pool=Pool(settings, telemetry),
         scheduler=Scheduler(telemetry, settings.max_waiting),
         uploads=Uploads(settings),
         readers=CapacityLimiter(settings.readers),

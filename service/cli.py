@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import click
 
-from models.commands.options import engine_option
+from models.commands.options import engine_option, precision_option
 
 
 @click.command()
@@ -14,9 +14,17 @@ from models.commands.options import engine_option
 @click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
 @click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
 @engine_option
+@precision_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: 1, FIP_THREADS]")
 def serve(
-    host: str | None, port: int | None, registry: str | None, model: str | None, device: str | None, engine: str | None, threads: int | None
+    host: str | None,
+    port: int | None,
+    registry: str | None,
+    model: str | None,
+    device: str | None,
+    engine: str | None,
+    precision: str | None,
+    threads: int | None,
 ) -> int:
     """Start the HTTP service.
 
@@ -29,7 +37,8 @@ def serve(
     from service.server import run
     from service.settings import Settings
 
-    given = {"host": host, "port": port, "registry": registry, "model": model, "device": device, "engine": engine, "threads": threads}
+    given: dict[str, object] = {"host": host, "port": port, "registry": registry, "model": model, "device": device}
+    given |= {"engine": engine, "precision": precision, "threads": threads}
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
         parse_device(settings.device)

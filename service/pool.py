@@ -25,6 +25,7 @@ from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.registry import CHAMPION, Catalogue, Entry, ModelVersion, Reference, open_catalogue, parse_reference
 from service.schemas import DamagedModel, ModelDetails, ModelInfo, ModelList, ModelRef
+from service.settings import Settings
 from service.telemetry import Telemetry
 
 LOG = logging.getLogger("fip.service")
@@ -64,8 +65,8 @@ class Pool:
     Its errors are fit for an answer: they name a model and a file, no folder and no address.
     """
 
-    def __init__(self, registry: str | None, default: str | None, device: str, engine: str, telemetry: Telemetry) -> None:
-        self._address, self._wanted, self._device, self._engine, self._telemetry = registry, default, device, engine, telemetry
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+        self._settings, self._telemetry = settings, telemetry
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._failed: dict[Key, Failure] = {}
@@ -74,13 +75,13 @@ class Pool:
 
     @cached_property
     def _models(self) -> Catalogue:
-        return open_catalogue(self._address)
+        return open_catalogue(self._settings.registry)
 
     @cached_property
     def default(self) -> str:
         """The reference that a request without a model means. Raises: UnknownModel (nothing to serve), RegistryUnavailable."""
         with self._asking():
-            return self._wanted or self._models.default()
+            return self._settings.model or self._models.default()
 
     def load(self) -> Live:
         """Load the default model. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
@@ -195,7 +196,8 @@ class Pool:
             with self._asking(model):
                 folder = entry.folder()
                 manifest, digest = read_manifest(folder)
-                loaded = Loaded(digest, Predictor.load(folder, self._device, self._engine))
+                how = self._settings
+                loaded = Loaded(digest, Predictor.load(folder, how.device, how.engine, how.precision))
         except BadCheckpoint as error:
             self._failed[key] = Failure(error.detail, time.monotonic())
             self._telemetry.load_failures.labels(model.name, str(model.version)).inc()

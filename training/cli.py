@@ -1,10 +1,14 @@
 """`fip train | evaluate | weights | reproduce`. Only click is imported here; the work is imported when a command runs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.options import engine_option, registry_option
+from models.commands.options import engine_option, precision_option, registry_option
+
+if TYPE_CHECKING:
+    from models.manifest import Precision
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -90,6 +94,7 @@ def train(
 @click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
 @click.option("--device", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
 @engine_option
+@precision_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def evaluate(
     model: str,
@@ -101,6 +106,7 @@ def evaluate(
     as_json: bool,
     device: str,
     engine: str | None,
+    precision: "Precision | None",
     threads: int | None,
 ) -> None:
     """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer."""
@@ -115,7 +121,7 @@ def evaluate(
 
     _limit_threads(threads)
     folder = open_catalogue(registry).locate(model)[0]
-    predictor = Predictor.load(folder, parse_device(device), engine)
+    predictor = Predictor.load(folder, parse_device(device), engine, precision or "float32")
     recipe = load_recipe(str(folder / "recipe.yaml")) if (folder / "recipe.yaml").is_file() else None
     made = predictor.manifest.provenance
     clouds, note = clouds_to_score(data, split, kind, recipe, made.dataset_sha256, skip_bad=skip_bad)

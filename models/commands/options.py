@@ -6,6 +6,7 @@ from typing import TypeVar
 import click
 
 ENGINE_NAMES = ("auto", "native", "torch", "reference")  # of models.sparse.backends, which imports torch
+PRECISIONS = ("float32", "bf16")  # of models.manifest
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
@@ -19,6 +20,12 @@ def engine_option(command: Command) -> Command:
     """`--engine NAME`, or FIP_ENGINE from the environment: checked before anything is loaded; None where none was named."""
     text = f"What convolutions run on: {', '.join(ENGINE_NAMES)}.  [default: auto, the fastest that is right here]"
     return click.option("--engine", envvar="FIP_ENGINE", callback=_known_engine, metavar="NAME", help=text)(command)
+
+
+def precision_option(command: Command) -> Command:
+    """`--precision NAME`, or FIP_PRECISION from the environment; None where none was named."""
+    text = "What the factors of products are rounded to; sums are float32.  [default: float32]"
+    return click.option("--precision", envvar="FIP_PRECISION", type=click.Choice(PRECISIONS), help=text)(command)
 
 
 def _known_engine(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:

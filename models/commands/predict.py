@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.options import engine_option, registry_option
+from models.commands.options import engine_option, precision_option, registry_option
 
 if TYPE_CHECKING:
-    from models.manifest import Axis
+    from models.manifest import Axis, Precision
     from models.predictor import Predictor
 
 Row = dict[str, object]
@@ -39,6 +39,7 @@ class Options:
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print for a file.")
 @click.option("--device", envvar="FIP_DEVICE", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
 @engine_option
+@precision_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 def predict(
     files: tuple[Path, ...],
@@ -50,6 +51,7 @@ def predict(
     top: int,
     device: str,
     engine: str | None,
+    precision: "Precision | None",
     as_json: bool,
 ) -> int:
     """Print the class of each point-cloud FILE with its score, best first.
@@ -63,7 +65,7 @@ def predict(
 
     _one_of(unit, UNITS_M, "--unit")
     _one_of(input_format, FORMATS, "--input-format")
-    predictor, ref = load_model(model, registry, _device(device), engine)
+    predictor, ref = load_model(model, registry, _device(device), engine, precision or "float32")
     options = Options(up, unit, input_format, top)
     worst = 0
     for path in files:
@@ -79,7 +81,9 @@ def predict(
     return worst
 
 
-def load_model(model: str | None, registry: str | None, device: str, engine: str | None = None) -> tuple["Predictor", Row]:
+def load_model(
+    model: str | None, registry: str | None, device: str, engine: str | None = None, precision: "Precision" = "float32"
+) -> tuple["Predictor", Row]:
     """The model of a name or folder, and how answers name it: as the service does, where it is in a registry.
 
     Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable.
@@ -90,7 +94,7 @@ def load_model(model: str | None, registry: str | None, device: str, engine: str
 
     catalogue = open_catalogue(registry)
     folder, entry = catalogue.locate(model or catalogue.default())
-    predictor = Predictor.load(folder, device, engine)
+    predictor = Predictor.load(folder, device, engine, precision)
     if entry is None:
         name, version = predictor.manifest.name, folder.name if folder.name.isdecimal() else None
     else:

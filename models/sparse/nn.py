@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.function import FunctionCtx
 
 from models.sparse.backends.protocol import Engine, Epilogue, Packed
-from models.sparse.conv import check_shapes, sparse_conv
+from models.sparse.conv import check_shapes, product_dtype, sparse_conv
 from models.sparse.norm import batch_norm_act
 from models.sparse.tensor import SparseTensor
 from models.sparse.tying import tied_axes, tied_filter
@@ -75,7 +75,7 @@ class SparseConv3d(nn.Module):
         self._folded = None
         super()._load_from_state_dict(*args)
 
-    def folded(self, norm: Norm, engine: Engine) -> "Folded | None":
+    def folded(self, norm: Norm, engine: Engine, products: torch.dtype) -> "Folded | None":
         """Convolution and norm as one, once `prepare_inference` allowed it; made at the first call.
 
         A pass with gradients may be followed by an optimiser step, so it takes the layers themselves and ends the snapshot.
@@ -84,9 +84,10 @@ class SparseConv3d(nn.Module):
             self._folded = None
         if not self._may_fold or torch.is_grad_enabled():
             return None
-        if self._folded is None or self._folded.packed.engine != engine.name:
-            self._folded = Folded.of(self, norm, engine)
-        return self._folded
+        folded = self._folded
+        if folded is None or (folded.packed.engine, folded.packed.products) != (engine.name, products):
+            self._folded = folded = Folded.of(self, norm, engine, products)
+        return folded
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ class Folded:
     tied: str
 
     @classmethod
-    def of(cls, conv: SparseConv3d, norm: Norm, engine: Engine) -> "Folded":
+    def of(cls, conv: SparseConv3d, norm: Norm, engine: Engine, products: torch.dtype) -> "Folded":
         assert norm.running_var is not None
         assert norm.running_mean is not None
         scale = (norm.running_var + norm.eps).rsqrt() * norm.weight  # (Cout,)
         filters, tied = conv._filters()
-        return cls(engine.pack(filters * scale, filters.dtype), norm.bias - norm.running_mean * scale, tied)
+        return cls(engine.pack(filters * scale, products), norm.bias - norm.running_mean * scale, tied)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def prepare_inference(net: nn.Module) -> None:
 def conv_norm(x: SparseTensor, conv: SparseConv3d, norm: Norm, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
     """norm(conv(x)), + residual, ReLU: in one pass where the net was prepared for inference, else one after the other."""
     engine = x.sites.engine
-    folded = conv.folded(norm, engine)
+    folded = conv.folded(norm, engine, product_dtype(x.feats))
     if folded is None:
         out: SparseTensor = conv(x)
         if isinstance(norm, SparseBatchNorm):  # where this convolution keeps its input for backward, the next one will too

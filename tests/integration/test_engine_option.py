@@ -44,6 +44,18 @@ def test_predict_answers_the_same_on_every_engine(tiny_registry: Path, cloud_fil
     assert all(found == pytest.approx(scores[0], abs=1e-5) for found in scores)
 
 
+def test_bf16_is_close_but_not_the_same(tiny_registry: Path, cloud_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["predict", str(cloud_file), "--registry", str(tiny_registry), "--model", "tiny", "--json"]
+    scores = []
+    for precision in ("float32", "bf16"):
+        assert run([*command, "--precision", precision]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["predictions"][0]["score"])
+    assert scores[0] != scores[1]
+    assert scores[1] == pytest.approx(scores[0], abs=0.01)
+    assert Settings(precision="bf16").precision == "bf16"
+    assert run([*command, "--precision", "bf17"]) == 2
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -82,7 +94,7 @@ def test_the_option_wins_over_the_environment(
 def test_the_service_loads_models_for_the_engine_of_its_settings(tiny_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIP_ENGINE", "reference")
     settings = Settings(registry=str(tiny_registry), model="tiny")
-    pool = Pool(settings.registry, settings.model, settings.device, settings.engine, Telemetry())
+    pool = Pool(settings, Telemetry())
     assert pool.load().predictor.engine.name == "reference"
     assert Settings(engine="torch").engine == "torch"
 
