@@ -1,6 +1,9 @@
 """Every engine that runs here in float32 on the CPU, against the reference engine in float64 and against dense conv3d."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -267,6 +270,51 @@ def test_the_same_bits_every_time(engine: Engine) -> None:
     first = run()
     for _ in range(20):
         assert all(torch.equal(again, once) for again, once in zip(run(), first, strict=True))
+
+
+MEMORY_OF_ONE_LARGE_TAP = """
+import pathlib, resource, sys, torch
+from models.sparse.backends import ENGINES
+from models.sparse.kernel_map import KernelMap
+rows = torch.arange(600_000, dtype=torch.int32)
+kernel_map = KernelMap(rows.flip(0).contiguous(), rows, (len(rows),), len(rows), len(rows))
+engine, feats, weight = ENGINES[sys.argv[1]], torch.randn(len(rows), 64), torch.randn(1, 64, 64)
+engine.conv(feats[:9], weight, KernelMap(rows[:9], rows[:9], (9,), 9, 9), products=torch.float32)
+before = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+out = engine.conv(feats, weight, kernel_map, products=torch.float32)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / out.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell how much memory a process has")
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "reference"])
+def test_a_large_tap_is_not_gathered_at_once(name: str) -> None:
+    """600,000 pairs of 64 channels: 154 MB of output; gathered rows or products of all of them would be as much again, each."""
+    found = subprocess.run([sys.executable, "-c", MEMORY_OF_ONE_LARGE_TAP, name], check=True, capture_output=True, text=True)
+    assert 0.9 < float(found.stdout) < 1.4
+
+
+OTHER_DTYPES = [(e, dtype) for e in ENGINES.values() for dtype in (torch.float64, torch.bfloat16, torch.float16) if e.runs(CPU, dtype)]
+
+
+@pytest.mark.parametrize(("engine", "dtype"), OTHER_DTYPES, ids=lambda value: getattr(value, "name", str(value)))
+@pytest.mark.parametrize("axes", ["", "y"])
+def test_other_dtypes(engine: Engine, dtype: torch.dtype, axes: str) -> None:
+    coords = random_coords()
+    there, _, _ = maps_of(engine, coords, 3, 1)
+    there = engine.tie(there, axes) if axes else there
+    feats, weight = torch.randn(len(coords), 8).to(dtype), random_weight(len(there.sizes), 8, 12).to(dtype)
+    grad = torch.randn(len(coords), 12).to(dtype)
+    pairs = [
+        (engine.conv(feats, weight, there, products=dtype), REFERENCE.conv(feats.double(), weight.double(), there, products=torch.float64)),
+        (
+            engine.weight_grad(feats, grad, there, products=dtype),
+            REFERENCE.weight_grad(feats.double(), grad.double(), there, products=torch.float64),
+        ),
+    ]
+    for found, expected in pairs:
+        assert found.dtype == dtype
+        assert float((found.double() - expected).norm() / expected.norm()) < (1e-12 if dtype == torch.float64 else 0.01)
 
 
 def test_low_precision_factors(engine: Engine) -> None:

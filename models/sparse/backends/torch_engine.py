@@ -17,7 +17,7 @@ from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
 
 BLOCK_BYTES = 1 << 21  # of the output for each thread: sums that stay in the cache ...
-BAG_CHANNELS = 64  # up to here adding row by row costs more than the products
+BAG_CHANNELS = 32  # up to here adding row by row costs more than the products
 PRODUCTS_PER_ROW = 4  # for a block that also keeps its products, a few a row, in the cache
 FEWEST_ROWS, MOST_ROWS = 4096, 8192  # ... of products that are long enough to be fast
 BLOCK_BYTES_CUDA = 1 << 28  # there a block is only a bound on memory
