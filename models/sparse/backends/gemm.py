@@ -43,6 +43,11 @@ def round_up(rows: int) -> int:
     return -(-rows // step) * step
 
 
+def always_onednn(like: torch.Tensor) -> bool:
+    """Whether torch.mm itself takes tensors of this kind to oneDNN."""
+    return like.device.type == "cpu" and like.dtype in (torch.bfloat16, torch.float16)
+
+
 class Products:
     """x (n, Cin) @ weight_tᵀ for many x of one kind, from one pair of buffers. No autograd.
 
@@ -52,7 +57,7 @@ class Products:
     def __init__(self, like: torch.Tensor, rows: int, cin: int, cout: int) -> None:
         on_cpu = like.device.type == "cpu"
         self._choice = on_cpu and like.dtype == torch.float32
-        self._rounds = on_cpu and like.dtype in (torch.bfloat16, torch.float16)  # torch.mm itself goes to oneDNN
+        self._rounds = always_onednn(like)
         self._gathered = like.new_empty(round_up(rows), cin)
         self._products = like.new_empty(round_up(rows), cout)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
-from models.sparse.backends.gemm import Products, round_up
+from models.sparse.backends.gemm import Products, always_onednn, round_up
 from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
@@ -68,14 +68,22 @@ class TorchEngine(ReferenceEngine):
         blocks = _blocks(kernel_map, _block_rows(feats.device, feats.element_size() * max(out.shape[1:])))
         longest = round_up(max((block.longest for block in blocks), default=0))
         left, right = rows.new_empty(longest, rows.shape[1]), grads.new_empty(longest, grads.shape[1])
+        rounds = always_onednn(rows)
         for block in blocks:
             for tap, start, stop in block.pairs:
-                if tap == kernel_map.identity_tap:
-                    x, g = rows[block.low : block.high], grads[block.low : block.high]
+                count = stop - start
+                size = round_up(count) if rounds else count
+                x, g = left[:size], right[:size]
+                if tap != kernel_map.identity_tap:
+                    torch.index_select(rows, 0, kernel_map.in_rows[start:stop], out=x[:count])
+                    torch.index_select(grads, 0, kernel_map.out_rows[start:stop], out=g[:count])
+                elif rounds:
+                    x[:count], g[:count] = rows[block.low : block.high], grads[block.low : block.high]
                 else:
-                    x, g = left[: stop - start], right[: stop - start]
-                    torch.index_select(rows, 0, kernel_map.in_rows[start:stop], out=x)
-                    torch.index_select(grads, 0, kernel_map.out_rows[start:stop], out=g)
+                    x, g = rows[block.low : block.high], grads[block.low : block.high]
+                if size > count:  # what is past the end adds nothing
+                    x[count:].zero_()
+                    g[count:].zero_()
                 if out.dtype == x.dtype:
                     out[tap].addmm_(x.t(), g)
                 else:
