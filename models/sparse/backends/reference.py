@@ -57,7 +57,8 @@ class ReferenceEngine:
         rows = with_lines(feats, kernel_map).to(products)
         out = feats.new_zeros(kernel_map.num_out, filters.shape[2])
         for tap, in_rows, out_rows in pairs_of_taps(kernel_map):
-            out.index_add_(0, out_rows, (rows.index_select(0, in_rows) @ filters[tap]).to(feats.dtype))
+            places = out_rows.long()  # PyTorch's own index type: with int32 rows index_add is four times slower
+            out.index_add_(0, places, (rows.index_select(0, in_rows) @ filters[tap]).to(feats.dtype))
         return finish(out, epilogue)
 
     def weight_grad(self, feats: torch.Tensor, grad: torch.Tensor, kernel_map: KernelMap, *, products: torch.dtype) -> torch.Tensor:
