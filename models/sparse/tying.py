@@ -8,6 +8,7 @@ copied into all taps of a 2×2×2. Exact up to the order of sums. G tap groups, 
 import functools
 import itertools
 
+import numpy as np
 import torch
 
 from models.sparse.dense_table import places
@@ -61,7 +62,14 @@ def _repeats(cube: torch.Tensor, dim: int) -> bool:
     corner = cube[..., :1, :16]
     if not bool((corner == corner.narrow(dim, 0, 1)).all()):
         return False
-    return all(torch.equal(cube.narrow(dim, place, 1), first) for place in range(1, cube.shape[dim]))
+    return all(_equal(cube.narrow(dim, place, 1), first) for place in range(1, cube.shape[dim]))
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Bit for bit; on a CPU numpy compares twice as fast as torch."""
+    if a.device.type == "cpu" and a.dtype == torch.float32:
+        return np.array_equal(a.detach().numpy().view(np.int32), b.detach().numpy().view(np.int32))
+    return torch.equal(a, b)
 
 
 def tie(kernel_map: KernelMap, axes: str) -> KernelMap:
