@@ -254,6 +254,12 @@ static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, i
                 a[r] = from < q->map.num_in ? (const float *)q->feats + from * steps : (const float *)q->lines + (from - q->map.num_in) * steps;
                 c[r] = q->out + out_rows[pair + r] * q->out_stride + column;
             }
+            for (int r = 0; pair + rows + r < end && r < most; r++) { /* rows of the next tile, while this one is multiplied */
+                int64_t from = in_rows[pair + rows + r];
+                const char *next = from < q->map.num_in ? (const char *)q->feats + from * steps * 4
+                                                        : (const char *)q->lines + (from - q->map.num_in) * steps * 4;
+                for (int64_t line = 0; line < 4 && line * 16 < steps; line++) __builtin_prefetch(next + 64 * line);
+            }
             times(vecs, rows, a, weights, c, steps);
             pair += rows;
         }
