@@ -38,6 +38,7 @@ def engine_named(name: str) -> Engine:
     reason = ENGINES[name].unavailable()
     if reason is not None:
         raise BadOption(f"engine {name!r} is not to be had here: {reason}", where="engine", known=(AUTO, *ENGINES))
+    keep_freed_memory()
     return ENGINES[name]
 
 
@@ -46,11 +47,8 @@ def engine_for(device: torch.device | str, name: str | None = None) -> Engine:
 
     Raises: BadOption.
     """
-    device = torch.device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
     wanted = name or os.environ.get("FIP_ENGINE") or AUTO
-    return ENGINES[choose(device.type).name] if wanted == AUTO else engine_named(wanted)
+    return engine_named(choose(torch.device(device).type).name if wanted == AUTO else wanted)
 
 
 @functools.cache
