@@ -43,7 +43,7 @@ def main() -> None:
     say("exactness")
     rows += exactness.dense_rows() + exactness.whole_net_rows([classifier, unets[0][0]])
     rows += exactness.determinism_rows(classifier, 1 if quick else exactness.REPEATS)
-    rows += exactness.layer_rows(classifier, rounds)
+    rows += exactness.bf16_rows([classifier, unets[0][0]], rounds) + exactness.layer_rows(classifier, rounds)
     points = roofline.layer_points(objects, rounds)
     say("growth")
     grown, curves = growth.layer_growth(rounds, growth.LAYER_SIZES[:3] if quick else growth.LAYER_SIZES)

@@ -42,10 +42,10 @@ class Subject:
         net = nets.unet(data, workload, num_classes)
         return cls(f"unet_{workload.name}", workload, net, nets.untied(net))
 
-    def run(self, tie: str, engine: Engine) -> Run:
-        """An evaluation as the service does it."""
+    def run(self, tie: str, engine: Engine, bf16: bool = False) -> Run:
+        """An evaluation as the service does it. bf16: factors of products in bfloat16."""
         net = nets.prepared(getattr(self, tie))  # a copy an engine, for each keeps filters in its own layout
-        return lambda: _scores(net, self.workload, engine)
+        return lambda: _scores(net, self.workload, engine, bf16)
 
     def torchmm(self, tie: str) -> Run:
         """Our plain path: gather, torch.mm, scatter for each of all taps, then the norm, then the activation."""
@@ -61,9 +61,10 @@ class Subject:
 
 
 @torch.inference_mode()
-def _scores(net: nn.Module, workload: Workload, engine: Engine) -> torch.Tensor:
-    scores: torch.Tensor = net(workload.tensor(engine))
-    return scores
+def _scores(net: nn.Module, workload: Workload, engine: Engine, bf16: bool = False) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        scores: torch.Tensor = net(workload.tensor(engine))
+    return scores.float()
 
 
 def against_spconv(subject: Subject, rounds: int) -> list[Row]:

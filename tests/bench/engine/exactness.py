@@ -83,6 +83,22 @@ def _same_bits(run: Callable[[], torch.Tensor], repeats: int) -> bool:
     return same
 
 
+def bf16_rows(subjects: list[Subject], rounds: int) -> list[Row]:
+    """Whole nets with tied filters in the native engine, two threads: factors of products in bfloat16 against float32."""
+    rows = []
+    for subject in subjects:
+        runs = {str(bf16): subject.run("tied", engine_named("native"), bf16) for bf16 in (False, True)}
+        seconds = medians(runs, 2, rounds)
+        exact, low = (run() for run in runs.values())
+        name = f"{subject.name}_eval_2t_native_tied_bf16"
+        rows += [
+            row(f"{name}_vs_fp32", seconds["False"] / seconds["True"], "x"),
+            row(f"{name}_relative_error", float((low - exact).norm() / exact.norm()), ""),
+            row(f"{name}_same_answers", float((low.argmax(1) == exact.argmax(1)).float().mean()), ""),
+        ]
+    return rows
+
+
 def layer_rows(subject: Subject, rounds: int) -> list[Row]:
     """One k3 layer of the workload, 64 channels, two threads: dense conv3d over the whole volume, and products of bfloat16."""
     workload, native = subject.workload, engine_named("native")
