@@ -88,7 +88,7 @@ def about(rounds: int, measured: list[workloads.Workload], load: float) -> str:
         "faster. `native` is the engine in C, `pip` the one that needs no compiler. `tied` nets have inflated filters, which repeat "
         "themselves along an axis; in `untied` ones all 27 taps differ. `cls` is ResNet18 with image weights, 64 to 512 wide; `unet` "
         "has it as its encoder. `share_of_floor` is the time that the necessary products would take at the speed of the machine's best "
-        "large product (`gemm_peak`: MKL or oneDNN, 2048³) over the time of everything; `at_the_floor` is the ratio to spconv that an "
+        "large product (`gemm_peak`: MKL or oneDNN, 2048³) over the time of everything; `at_the_floor` is the ratio that an "
         "engine would have at just that speed. spconv runs on one thread, because its sums are wrong with more; it is given the maps "
         "of strided 3×3×3 convolutions for nothing and counts with its norms folded or not, whichever is faster; in training with "
         "frozen filters it leaves their gradients out, though its own backward does not (`with_dW`). `torchmm` gathers, multiplies "

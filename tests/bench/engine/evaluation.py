@@ -117,11 +117,14 @@ def unet_rows(subject: Subject, rounds: int, maps_bar: float) -> list[Row]:
     """Two threads: the engines against our plain path."""
     ours = subject.ours()
     maps = all_maps(nets.prepared(subject.tied), subject.workload, engine_named("native"))
-    seconds = medians({**ours, "torchmm": subject.torchmm("untied"), "maps": maps}, 2, rounds)
+    seconds = medians({**ours, "torchmm": subject.torchmm("untied"), "maps": maps, **gemms(), **copies()}, 2, rounds)
     rows = []
     for name, bar in (("native untied", 2.5), ("native tied", 3.3), ("pip untied", None), ("pip tied", None)):
         ratio = seconds["torchmm"] / seconds[name]
         rows.append(row(f"{subject.name}_eval_2t_{name.replace(' ', '_')}_vs_torchmm", ratio, "x", least=bar))
+    for tie in TIES:
+        floor = subject.gflop(tie) / Machine.of(seconds, 2).gflops
+        rows.append(row(f"{subject.name}_eval_2t_{tie}_vs_torchmm_at_the_floor", seconds["torchmm"] / floor, "x"))
     return rows + _map_rows(subject, seconds, maps_bar) + _ms_rows(subject, seconds, [*ours, "torchmm"])
 
 
