@@ -140,7 +140,9 @@ class ResNet3d(nn.Module):
         self.fc_bn = nn.BatchNorm1d(num_classes)
 
     def forward(self, x: SparseTensor) -> torch.Tensor:
-        logits: torch.Tensor = self.fc_bn(self.fc(self.features(x)))
+        features = self.features(x)
+        with torch.autocast(features.device.type, enabled=False):  # a head in bfloat16 would round every logit, and costs nothing
+            logits: torch.Tensor = self.fc_bn(self.fc(features))
         return logits
 
     def features(self, x: SparseTensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.sparse.backends.protocol import Engine
 from models.sparse.kernel_map import KernelMap
@@ -35,6 +35,7 @@ class _SparseConv(torch.autograd.Function):
         return route.engine.conv(feats, _filters(weight, repeats), route.there, products=products)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         feats, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         route: Route = ctx.route  # type: ignore[attr-defined]
@@ -58,7 +59,8 @@ def sparse_conv(feats: torch.Tensor, weight: torch.Tensor, route: Route, repeats
 
     feats (S, Cin), weight (K, Cin, Cout) -> (T, Cout). Differentiable in feats and weight. repeats: axes along which a frozen
     weight of k³ taps repeats itself, for a route that is tied along them; what is kept for backward is the weight, not a copy of
-    its part. Deterministic on a CPU: the order of sums depends on the map alone. Raises: ValueError on shapes or dtypes that do not fit.
+    its part. Deterministic on a CPU for a given engine: the order of sums depends
+    on the map alone. Not twice differentiable. Raises: ValueError on shapes or dtypes that do not fit.
     """
     if feats.dtype != weight.dtype and not torch.is_autocast_enabled(feats.device.type):
         raise ValueError(f"feats are {feats.dtype}, weight is {weight.dtype}")

@@ -78,25 +78,32 @@ class SparseConv3d(nn.Module):
     def folded(self, norm: Norm, engine: Engine, products: torch.dtype) -> "Folded | None":
         """Convolution and norm as one, once `prepare_inference` allowed it; made at the first call.
 
-        A pass with gradients may be followed by an optimiser step, so it takes the layers themselves and ends the snapshot.
+        Not where an optimiser may still move something, nor where the norm follows the batch.
         """
-        if torch.is_grad_enabled():
+        if not self._may_fold or torch.is_grad_enabled() or norm.training or _any_trained(self.weight, norm.weight, norm.bias):
             self._folded = None
-        if not self._may_fold or torch.is_grad_enabled():
             return None
-        folded = self._folded
-        if folded is None or (folded.packed.engine, folded.packed.products) != (engine.name, products):
-            self._folded = folded = Folded.of(self, norm, engine, products)
-        return folded
+        if self._folded is None or (self._folded.engine, self._folded.products) != (engine.name, products):
+            self._folded = Folded.of(self, norm, engine, products)
+        return self._folded
+
+
+def _any_trained(*parameters: torch.Tensor) -> bool:
+    return any(parameter.requires_grad for parameter in parameters)
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A convolution followed by batch norm in evaluation, as one convolution with bias: a snapshot of both."""
+    """A convolution followed by batch norm in evaluation, as one convolution with bias: a snapshot of both.
+
+    engine, products: what it was asked for; an engine may pack as another one does.
+    """
 
     packed: Packed
     bias: torch.Tensor
     tied: str
+    engine: str
+    products: torch.dtype
 
     @classmethod
     def of(cls, conv: SparseConv3d, norm: Norm, engine: Engine, products: torch.dtype) -> "Folded":
@@ -104,7 +111,7 @@ class Folded:
         assert norm.running_mean is not None
         scale = (norm.running_var + norm.eps).rsqrt() * norm.weight  # (Cout,)
         filters, tied = conv._filters()
-        return cls(engine.pack(filters * scale, products), norm.bias - norm.running_mean * scale, tied)
+        return cls(engine.pack(filters * scale, products), norm.bias - norm.running_mean * scale, tied, engine.name, products)
 
 
 @dataclass(frozen=True)
@@ -130,9 +137,9 @@ def ties_of(net: nn.Module, weights: Mapping[str, torch.Tensor] | None = None) -
 def prepare_inference(net: nn.Module) -> None:
     """Let convolutions and the batch norms behind them run as one, from snapshots of their weights.
 
-    For a net in evaluation mode whose weights stay as they are. `net.train()` ends it; `net.load_state_dict` and a pass with
-    gradients end the snapshots, so that the next pass without takes new ones. Whoever writes into weights in another way has to
-    prepare the net again.
+    For a net in evaluation mode whose weights stay as they are: only where neither a convolution nor its norm requires gradients.
+    `net.train()` ends it; `net.load_state_dict` and a pass with gradients end the snapshots, so that the next pass without takes
+    new ones. Whoever writes into weights in another way, or into a norm alone, has to prepare the net again.
     """
     if net.training:
         raise ValueError("only a net in evaluation mode can be prepared for inference")
@@ -154,6 +161,8 @@ def conv_norm(x: SparseTensor, conv: SparseConv3d, norm: Norm, *, residual: Spar
         return out.with_feats(feats.relu() if relu else feats)
     kernel_map = x.sites.kernel_map(x.level, conv.kernel_size, conv.stride, tied=folded.tied)
     check_shapes(x.feats, folded.packed.shape, kernel_map)
+    if residual is not None and residual.feats.shape != (kernel_map.num_out, folded.packed.shape[2]):
+        raise ValueError(f"a residual of {tuple(residual.feats.shape)} does not fit {(kernel_map.num_out, folded.packed.shape[2])}")
     epilogue = Epilogue(folded.bias, None if residual is None else residual.feats, relu)
     feats = engine.conv(x.feats, folded.packed, kernel_map, products=folded.packed.products, epilogue=epilogue)
     return SparseTensor(feats, x.sites, x.batch_size, x.level * conv.stride)

@@ -100,8 +100,7 @@ def build_kernel_map(index: SiteIndex, out_coords: torch.Tensor, kernel_size: in
     out_coords (T, 4) in cells of the output level; at stride 1 they are the input sites, row by row, which lets half of an
     odd kernel be mirrored instead of searched. Raises: ValueError when a kernel reaches further than the index can tell.
     """
-    if kernel_size // 2 + stride - 1 > index.MARGIN:
-        raise ValueError(f"a kernel of {kernel_size} with stride {stride} reaches further than {index.MARGIN} cells")
+    check_reach(kernel_size, stride, index.MARGIN)
     offsets = kernel_offsets(kernel_size)
     keys = index.keys(out_coords, stride)
     mirrored = stride == 1 and kernel_size % 2 == 1
@@ -127,6 +126,12 @@ def build_kernel_map(index: SiteIndex, out_coords: torch.Tensor, kernel_size: in
         num_out=len(out_coords),
         identity_tap=centre,
     )
+
+
+def check_reach(kernel_size: int, stride: int, margin: int) -> None:
+    """Raises: ValueError when a kernel may ask for cells beyond the margin around an index's box."""
+    if kernel_size // 2 + stride - 1 > margin:
+        raise ValueError(f"a kernel of {kernel_size} with stride {stride} reaches further than {margin} cells")
 
 
 def _by_second(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

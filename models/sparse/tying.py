@@ -18,8 +18,11 @@ AXES = "xyz"
 
 
 def kernel_side(taps: int) -> int:
-    """k of k³ taps."""
-    return next(side for side in (1, 2, 3, 4, 5) if side**3 >= taps)
+    """k of k³ taps. Raises: ValueError."""
+    side: int = round(float(taps) ** (1 / 3))
+    if side**3 != taps:
+        raise ValueError(f"{taps} taps are no cube")
+    return side
 
 
 def tied_axes(weight: torch.Tensor) -> str:
@@ -52,7 +55,7 @@ def repeat_filter(filters: torch.Tensor, kernel_size: int, axes: str) -> torch.T
 def tap_groups(kernel_size: int, axes: str) -> torch.Tensor:
     """The row of the tied filter that each tap uses: (k³,) int64."""
     shape = [1 if axis in axes else kernel_size for axis in AXES]
-    groups = torch.arange(torch.Size(shape).numel())[:, None, None]
+    groups = torch.arange(torch.Size(shape).numel(), device="cpu")[:, None, None]
     return repeat_filter(groups, kernel_size, axes).flatten()
 
 

@@ -86,11 +86,14 @@ def assert_answers_as_fresh(net: ResNet3d, x: SparseTensor, low: bool) -> None:
     for prepared in (False, True):
         answers = []
         for each, inputs in ((net, x), (fresh(net), clouds(engine))):
+            trained = [parameter for parameter in each.parameters() if parameter.requires_grad]
             each.eval()
             if prepared:
-                prepare_inference(each)
+                prepare_inference(each.requires_grad_(False))
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low):
                 answers.append(each(inputs))
+            for parameter in trained:
+                parameter.requires_grad_(True)
         assert torch.equal(*answers)
     other = fresh(net)
     assert torch.equal(net.train()(x), other.train()(clouds(engine)))
@@ -102,9 +105,10 @@ def assert_answers_as_fresh(net: ResNet3d, x: SparseTensor, low: bool) -> None:
 @pytest.mark.parametrize("engine", USABLE)
 def test_a_trained_net_answers_as_a_fresh_one(engine: str, tied: str, optimiser: str, low: bool) -> None:
     net, x = inflated(tied), clouds(ENGINES[engine])
-    prepare_inference(net.eval())
+    prepare_inference(net.eval().requires_grad_(False))
     with torch.no_grad():
         before = net(x)  # packs and folds whatever is packed and folded
+    assert any(conv._folded for conv in net.modules() if isinstance(conv, SparseConv3d))
     weights = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     train(net, "all", OPTIMISERS[optimiser], x, low)
     assert not any(torch.equal(weights[name], p) for name, p in net.named_parameters() if p.dim() == 3)
@@ -157,12 +161,12 @@ def one_layer() -> tuple[SparseConv3d, SparseBatchNorm, nn.Sequential]:
     conv, norm = net
     assert isinstance(conv, SparseConv3d)
     assert isinstance(norm, SparseBatchNorm)
-    prepare_inference(net)
+    prepare_inference(net.requires_grad_(False))
     return conv, norm, net
 
 
 @pytest.mark.parametrize("engine", USABLE)
-@pytest.mark.parametrize("change", ["load_state_dict", "train", "step in evaluation mode"])
+@pytest.mark.parametrize("change", ["load_state_dict", "train", "statistics", "step in evaluation mode"])
 def test_what_ends_a_snapshot(engine: str, change: str) -> None:
     x, (conv, norm, net) = clouds(ENGINES[engine]), one_layer()
 
@@ -178,9 +182,14 @@ def test_what_ends_a_snapshot(engine: str, change: str) -> None:
         net.train()
         norm(conv(x))  # moves the running statistics
         net.eval()
+    elif change == "statistics":  # batch norm set anew, without a gradient
+        norm.train()
+        answer()
+        net.train().eval()
     else:
-        optimiser = torch.optim.SGD(net.parameters(), lr=1e-3, fused=True)
+        optimiser = torch.optim.SGD(net.requires_grad_(True).parameters(), lr=1e-3, fused=True)
         conv_norm(x, conv, norm).feats.square().sum().backward()
+        assert torch.allclose(answer(), before, atol=1e-5)  # looked at between backward and step
         optimiser.step()
     after = answer()
     with torch.no_grad():

@@ -60,7 +60,11 @@ class NativeEngine:
         return None
 
     def detail(self) -> str:
-        return self.instruction_set
+        return self.instruction_set + ("" if self.library.fip_has_threads() else ", one thread: the compiler has no OpenMP")
+
+    def __reduce__(self) -> tuple[type["NativeEngine"], tuple[str | None]]:
+        """A copy, or one in another process, loads the library itself."""
+        return NativeEngine, (self._wanted,)
 
     def runs(self, device: torch.device, dtype: torch.dtype) -> bool:
         return device.type == "cpu" and dtype == torch.float32 and self.unavailable() is None
@@ -72,9 +76,11 @@ class NativeEngine:
         return SortedSites.of(coords, self.library) or self._otherwise.index(coords)
 
     def kernel_map(self, index: SiteIndexLike, out_coords: torch.Tensor, kernel_size: int, stride: int) -> KernelMap:
-        if not isinstance(index, SortedSites):
-            return self._otherwise.kernel_map(index, out_coords, kernel_size, stride)
-        return index.kernel_map(out_coords, kernel_size, stride)
+        found = index.kernel_map(out_coords, kernel_size, stride) if isinstance(index, SortedSites) else None
+        if found is None:
+            general = self._otherwise.index(index.coords) if isinstance(index, SortedSites) else index
+            return self._otherwise.kernel_map(general, out_coords, kernel_size, stride)
+        return found
 
     def tie(self, kernel_map: KernelMap, axes: str) -> KernelMap:
         on_cpu = kernel_map.in_rows.device.type == "cpu"
@@ -102,14 +108,17 @@ class NativeEngine:
         _, cin, cout = packed.shape
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
-        out = torch.empty(kernel_map.num_out, stride)
-        feats = feats.contiguous()
+        out = _floats(kernel_map.num_out, stride)
+        feats = checked(feats, "feats", (kernel_map.num_in, cin))
         lines = self._sum_lines(feats, kernel_map, threads)
         low = packed.data.dtype == torch.bfloat16
         if low:
             feats, lines = self._rounded(feats, threads), self._rounded(lines, threads)
+        elif products == torch.bfloat16:
+            feats, lines = (each.to(products).float() for each in (feats, lines))
         epilogue = epilogue or Epilogue()
-        bias, residual = (None if each is None else each.contiguous() for each in (epilogue.bias, epilogue.residual))
+        bias = None if epilogue.bias is None else checked(epilogue.bias, "bias", (cout,))
+        residual = None if epilogue.residual is None else checked(epilogue.residual, "residual", (kernel_map.num_out, cout))
         where, kept = map_pairs(kernel_map)
         task = ConvCall(
             where,
@@ -135,13 +144,16 @@ class NativeEngine:
         cin, cout = feats.shape[1], grad.shape[1]
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
-        feats = feats.contiguous()
-        grad = grad.contiguous() if stride == cout else torch.nn.functional.pad(grad, (0, stride - cout))
-        out = torch.empty(len(kernel_map.sizes), cin, stride)
+        feats, grad = checked(feats, "feats", (kernel_map.num_in, cin)), checked(grad, "grad", (kernel_map.num_out, cout))
+        if stride != cout:
+            grad = torch.nn.functional.pad(grad, (0, stride - cout))
+        out = _floats(len(kernel_map.sizes), cin, stride)
         lines = self._sum_lines(feats, kernel_map, threads)
+        low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
+        if products == torch.bfloat16 and not low:
+            feats, lines, grad = (each.to(products).float() for each in (feats, lines, grad))
         where, kept = map_pairs(kernel_map)
         task = GradCall(where, address(feats), address(lines), address(grad), address(out), cin, stride, threads)
-        low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
         (self.kernels.weight_grad_bf16 if low else self.kernels.weight_grad)(ctypes.byref(task))
         del kept
         return out if stride == cout else out[:, :, :cout].contiguous()
@@ -155,17 +167,17 @@ class NativeEngine:
             cin, cout = cout, cin
         panel, width = self.kernels.panel, self.kernels.width
         columns = _rounded_up(cout, width)
-        weight = weight.contiguous()
+        weight = checked(weight.to(torch.float32), "weight", weight.shape)
         low = products == torch.bfloat16 and bool(self.kernels.conv_bf16)
         if products == torch.bfloat16 and not low:
             weight = weight.to(torch.bfloat16).float()
-        data = torch.empty(taps * cin * columns)
+        data = _floats(taps * cin * columns)
         self.library.fip_pack(
             address(weight), taps, cin, cout, transpose, panel, width,
             address(data), torch.get_num_threads(),
         )  # fmt: skip
         if low:
-            plain, data = data, torch.empty(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
+            plain, data = data, _floats(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
             self.library.fip_pack_bf16(
                 address(plain), taps, cin, cout, panel, width, address(data)
             )  # fmt: skip
@@ -174,8 +186,8 @@ class NativeEngine:
     def _sum_lines(self, feats: torch.Tensor, kernel_map: KernelMap, threads: int) -> torch.Tensor:
         lines = kernel_map.lines
         if lines is None or not len(lines):
-            return feats.new_empty(0, feats.shape[1])
-        sums = feats.new_empty(len(lines), feats.shape[1])
+            return _floats(0, feats.shape[1])
+        sums = _floats(len(lines), feats.shape[1])
         self.library.fip_sum_lines(
             address(feats), feats.shape[1], address(lines.starts), address(lines.rows), len(lines), address(sums), threads
         )
@@ -183,9 +195,21 @@ class NativeEngine:
 
     def _rounded(self, feats: torch.Tensor, threads: int) -> torch.Tensor:
         count, channels = feats.shape
-        low = torch.empty(count, _rounded_up(channels, 2), dtype=torch.bfloat16)
+        low = _floats(count, _rounded_up(channels, 2), dtype=torch.bfloat16)
         self.library.fip_round(address(feats), count, channels, address(low), threads)
         return low
+
+
+def checked(tensor: torch.Tensor, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The tensor as C reads it: contiguous float32 on the CPU, of the shape that the rest of a call wants. Raises: ValueError."""
+    if tuple(tensor.shape) != tuple(shape) or tensor.device.type != "cpu":
+        raise ValueError(f"{name} must be {tuple(shape)} on the CPU, got {tuple(tensor.shape)} on {tensor.device.type}")
+    return tensor.to(torch.float32).contiguous()
+
+
+def _floats(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Room for C to write to, whatever PyTorch's default dtype and device are."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def _rounded_up(value: int, step: int) -> int:

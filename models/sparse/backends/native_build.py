@@ -36,44 +36,45 @@ class CannotBuild(Exception):
 
 def load_library() -> ctypes.CDLL:
     """The compiled library, built if need be. Raises: CannotBuild."""
-    given = os.environ.get("FIP_NATIVE_LIBRARY")
-    path = Path(given) if given else _cached()
     try:
+        given = os.environ.get("FIP_NATIVE_LIBRARY")
+        path = Path(given) if given else _cached()
         library = ctypes.CDLL(str(path))
         library.fip_sources.restype = ctypes.c_char_p
         found: bytes = library.fip_sources()
+        expected = sources_digest()
     except (OSError, AttributeError) as error:
         raise CannotBuild(f"the compiled library cannot be loaded: {error}") from error
-    if found.decode() != sources_digest():
+    except RuntimeError as error:  # no home directory, so no cache
+        raise CannotBuild(str(error)) from error
+    if found.decode() != expected:
         raise CannotBuild(f"{path} was compiled from other sources than those installed")
     return library
 
 
 def _cached() -> Path:
+    """The library in the cache directory, compiled there if need be. Raises: CannotBuild, OSError."""
     compiler = find_compiler()
     folder = cache_dir() / "native"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_owner(folder)
     path = folder / f"fip-{_digest(compiler)}.so"
-    if path.is_file():
-        _check_owner(path)
-        return path
-    if sys.stderr.isatty():
-        sys.stderr.write("compiling the native engine (once, some seconds)\n")
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.is_file():
+        if sys.stderr.isatty():
+            sys.stderr.write("compiling the native engine (once, some seconds)\n")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             built = build(Path(scratch), compiler)
+            built.chmod(0o700)  # whatever the umask says
             built.replace(path)  # two processes may build at once: each replaces the file by an equal one
-    except OSError as error:
-        raise CannotBuild(f"{folder} cannot be written: {error}") from error
+    _check_owner(path)
     return path
 
 
-def _check_owner(path: Path) -> None:
-    """Code is run only from files that nobody else can have put there. Raises: CannotBuild."""
-    for place in (path, path.parent):
-        facts = place.stat()
-        if hasattr(os, "getuid") and (facts.st_uid not in (os.getuid(), 0) or facts.st_mode & 0o022):
-            raise CannotBuild(f"{place} may be written by others than its user")
+def _check_owner(place: Path) -> None:
+    """Code is run only from places that nobody else can have written to. Raises: CannotBuild."""
+    facts = place.stat()
+    if hasattr(os, "getuid") and (facts.st_uid not in (os.getuid(), 0) or facts.st_mode & 0o022):
+        raise CannotBuild(f"{place} may be written by others than its user: remove it, or name another folder by FIP_CACHE")
 
 
 def find_compiler() -> str:
@@ -85,24 +86,41 @@ def find_compiler() -> str:
 
 
 def build(folder: Path, compiler: str, extra: tuple[str, ...] = ()) -> Path:
-    """Compile and link everything in `folder`; returns the library. extra: flags for every step. Raises: CannotBuild."""
-    flags = (*FLAGS, *extra, f'-DFIP_SOURCES="{sources_digest()}"', *(("-DFIP_X86",) if X86 else ()))
+    """Compile and link everything in `folder`; returns the library. extra: flags for every step. Raises: CannotBuild.
+
+    An instruction set that the compiler does not know is left out, and so is OpenMP; the engine says so in `detail()`.
+    """
+    flags = (*FLAGS, *extra, f'-DFIP_SOURCES="{sources_digest()}"')
     try:
         return _build(folder, compiler, (*flags, "-fopenmp"))
     except CannotBuild:
-        return _build(folder, compiler, (*flags, "-Wno-unknown-pragmas"))  # a compiler without OpenMP: one thread
+        return _build(folder, compiler, (*flags, "-Wno-unknown-pragmas"))
 
 
 def _build(folder: Path, compiler: str, flags: tuple[str, ...]) -> Path:
-    units: dict[str, tuple[Path, tuple[str, ...]]] = {unit: (SOURCES / f"{unit}.c", ()) for unit in PLAIN_UNITS}
-    units |= {f"kernels_{name}": (SOURCES / "kernels.c", (f"-DFIP_ISA={name}", *wide)) for name, wide in KERNELS.items()}
-    objects = {unit: str(folder / f"{unit}.o") for unit in units}
-    commands = [[compiler, *flags, *own, "-c", str(source), "-o", objects[unit]] for unit, (source, own) in units.items()]
+    sets = {name: [compiler, *flags, f"-DFIP_ISA={name}", *wide, "-c", str(SOURCES / "kernels.c")] for name, wide in KERNELS.items()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(_run, commands))
+        done = dict(
+            zip(sets, pool.map(_compiles, ([*command, "-o", str(folder / f"{name}.o")] for name, command in sets.items())), strict=True)
+        )
+    if reason := done["portable"]:
+        raise CannotBuild(reason)
+    usable = [name for name, reason in done.items() if reason is None]
+    defines = [f"-DHAVE_{name}" for name in usable]
+    for unit in PLAIN_UNITS:
+        _run([compiler, *flags, *defines, "-c", str(SOURCES / f"{unit}.c"), "-o", str(folder / f"{unit}.o")])
     library = folder / "fip.so"
-    _run([compiler, *flags, "-shared", *objects.values(), "-o", str(library)])
+    _run([compiler, *flags, "-shared", *(str(folder / f"{unit}.o") for unit in (*usable, *PLAIN_UNITS)), "-o", str(library)])
     return library
+
+
+def _compiles(command: list[str]) -> str | None:
+    """None, or why not."""
+    try:
+        _run(command)
+    except CannotBuild as error:
+        return str(error)
+    return None
 
 
 def _run(command: list[str]) -> None:
@@ -117,7 +135,7 @@ def _run(command: list[str]) -> None:
 def sources_digest() -> str:
     """Of the sources; a library says which it was made from."""
     found = hashlib.sha256()
-    for source in sorted(SOURCES.iterdir()):
+    for source in sorted(SOURCES.glob("*.[ch]")):
         found.update(source.read_bytes())
     return found.hexdigest()[:24]
 

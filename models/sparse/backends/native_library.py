@@ -68,8 +68,8 @@ def native_library() -> ctypes.CDLL:
 
 def map_pairs(kernel_map: KernelMap) -> tuple[MapPairs, torch.Tensor]:
     """The map for C, and a tensor that has to live as long as it is used."""
-    starts = torch.zeros(len(kernel_map.sizes) + 1, dtype=torch.int64)
-    torch.cumsum(torch.tensor(kernel_map.sizes), 0, out=starts[1:])
+    starts = torch.zeros(len(kernel_map.sizes) + 1, dtype=torch.int64, device="cpu")
+    torch.cumsum(torch.tensor(kernel_map.sizes, device="cpu"), 0, out=starts[1:])
     where = MapPairs(
         address(kernel_map.in_rows),
         address(kernel_map.out_rows),

@@ -7,6 +7,7 @@ import torch
 from models.errors import ExtentTooLarge
 from models.sparse.backends.native_library import INT, POINTER, address, map_pairs
 from models.sparse.kernel_map import KernelMap, Lines, kernel_offsets
+from models.sparse.search import check_reach
 from models.sparse.tying import kernel_side, tap_groups
 
 
@@ -18,13 +19,15 @@ def native_coords(coords: torch.Tensor) -> bool:
 def native_downsample(library: ctypes.CDLL, coords: torch.Tensor, stride: int) -> tuple[torch.Tensor, torch.Tensor]:
     """unique(floor(c / stride)), ascending, and the output row of every input row: (S, 4) -> (T, 4), (S,).
 
-    Raises: ExtentTooLarge, MemoryError.
+    Raises: ExtentTooLarge, MemoryError, ValueError (negative batch index).
     """
     coords = coords.contiguous()
-    sites, parents = torch.empty_like(coords), torch.empty(len(coords), dtype=torch.int64)
+    sites, parents = torch.empty_like(coords), torch.empty(len(coords), dtype=torch.int64, device="cpu")
     count = library.fip_downsample(address(coords), len(coords), stride, address(sites), address(parents))
     if count == -1:
         raise MemoryError("no memory left to sort sites")
+    if count == -3:
+        raise ValueError("a batch index below zero")
     if count == -2:
         raise ExtentTooLarge("the box around the sites has more than 2^62 cells")
     return sites[:count].clone(), parents
@@ -41,9 +44,9 @@ def native_tie(library: ctypes.CDLL, kernel_map: KernelMap, axes: str) -> Kernel
     width = side ** len(axes)
     count = len(groups) // width
     members = groups.argsort(stable=True).int()  # taps of a group in the order of their offsets, group after group
-    in_rows, out_rows = torch.empty(pairs, dtype=torch.int32), torch.empty(pairs, dtype=torch.int32)
-    starts = torch.empty(count + 1, dtype=torch.int64)
-    line_starts, line_rows = torch.empty(pairs + 1, dtype=torch.int32), torch.empty(pairs, dtype=torch.int32)
+    in_rows, out_rows = torch.empty(pairs, dtype=torch.int32, device="cpu"), torch.empty(pairs, dtype=torch.int32, device="cpu")
+    starts = torch.empty(count + 1, dtype=torch.int64, device="cpu")
+    line_starts, line_rows = torch.empty(pairs + 1, dtype=torch.int32, device="cpu"), torch.empty(pairs, dtype=torch.int32, device="cpu")
     where, kept = map_pairs(kernel_map)
     found = library.fip_tie(
         ctypes.byref(where), address(members), count, width, disjoint,
@@ -75,26 +78,33 @@ class SortedSites:
         size = [int(high[d] - low[d] + 2 * cls.MARGIN + 1) for d in (1, 2, 3)]
         if (high[0] + 1) * size[0] * size[1] * size[2] > 1 << 62 or low[0] < 0:
             return None
-        sites = cls(coords, library, [int(low[d]) - cls.MARGIN for d in (1, 2, 3)], size, torch.empty(len(coords), dtype=torch.int64))
+        sites = cls(
+            coords, library, [int(low[d]) - cls.MARGIN for d in (1, 2, 3)], size, torch.empty(len(coords), dtype=torch.int64, device="cpu")
+        )
         return sites if sites._write_keys(coords, 1, sites._keys) else None
 
     def _write_keys(self, coords: torch.Tensor, stride: int, keys: torch.Tensor) -> bool:
         low, size = ((INT * 3)(*each) for each in (self._low, self._size))
         return bool(self._library.fip_keys(address(coords), len(coords), stride, low, size, address(keys)))
 
-    def kernel_map(self, out_coords: torch.Tensor, kernel_size: int, stride: int) -> KernelMap:
-        """At stride 1 the second half of an odd kernel mirrors the first."""
+    def kernel_map(self, out_coords: torch.Tensor, kernel_size: int, stride: int) -> KernelMap | None:
+        """At stride 1 the second half of an odd kernel mirrors the first. None where output sites do not ascend.
+
+        Raises: ValueError when a kernel reaches further than the keys can tell.
+        """
+        check_reach(kernel_size, stride, self.MARGIN)
         num_in, num_out = len(self.coords), len(out_coords)
         wanted = self._keys
         if stride > 1:
-            wanted = torch.empty(num_out, dtype=torch.int64)
-            self._write_keys(out_coords.contiguous(), stride, wanted)
+            wanted = torch.empty(num_out, dtype=torch.int64, device="cpu")
+            if not self._write_keys(out_coords.contiguous(), stride, wanted):
+                return None
         offsets = kernel_offsets(kernel_size)
         mirrored = stride == 1 and kernel_size % 2 == 1
         centre = len(offsets) // 2 if mirrored else None
         searched = offsets[:centre]
-        found = torch.empty(2, len(searched), num_out, dtype=torch.int32)
-        sizes = torch.zeros(len(searched), dtype=torch.int64)
+        found = torch.empty(2, len(searched), num_out, dtype=torch.int32, device="cpu")
+        sizes = torch.zeros(len(searched), dtype=torch.int64, device="cpu")
         for first in range(0, len(searched), kernel_size):
             column = searched[first : first + kernel_size]
             self._merge(wanted, column, found[:, first : first + len(column)], sizes[first : first + len(column)])
@@ -102,7 +112,7 @@ class SortedSites:
         ins = [found[0, tap, :count] for tap, count in enumerate(counts)]
         outs = [found[1, tap, :count] for tap, count in enumerate(counts)]
         if centre is not None:
-            every_row = torch.arange(num_in, dtype=torch.int32)
+            every_row = torch.arange(num_in, dtype=torch.int32, device="cpu")
             ins, outs = [*ins, every_row, *reversed(outs)], [*outs, every_row, *reversed(ins)]
         return KernelMap(torch.cat(ins), torch.cat(outs), tuple(len(rows) for rows in ins), num_in, num_out, centre)
 

@@ -38,13 +38,13 @@ class EngineReport:
 
 
 def probe_engine(engine: Engine, device: torch.device) -> EngineReport:
-    """Measure an engine on a small surface. Never raises: an engine that fails says how in its report."""
+    """Measure an engine on a small surface. An engine that fails says how in its report."""
     if not engine.runs(device, torch.float32):
         return EngineReport(engine.name, False, engine.unavailable() or f"does not run on {device.type}")
     try:
         taps, error = _taps_right(engine, device), _largest_error(engine, device)
         time_ms = _forward_ms(engine, device)
-    except (RuntimeError, ValueError, MemoryError) as failure:
+    except (RuntimeError, ValueError, MemoryError, OSError) as failure:
         return EngineReport(engine.name, False, f"failed on the probe: {failure}", engine.detail())
     right = taps == 27 and error <= LARGEST_ERROR
     reason = "right" if right else f"wrong here: {taps} of 27 taps, error {error:.2g}, at most {LARGEST_ERROR:g} is allowed"

@@ -1,7 +1,8 @@
 """The default engine where nothing was compiled: gather, the fastest product found on this machine, scatter. Any device, any dtype.
 
 Output rows are taken in blocks, whose sums stay in the cache from the first tap to the ReLU, and which bound every temporary. The
-order of sums is that of the taps for any block size. S input rows, T output rows, E lines, K taps, P pairs, C channels.
+order of sums is that of the taps for any block size, and in the gradient of a weight that of the blocks, whatever the threads.
+S input rows, T output rows, E lines, K taps, P pairs, C channels.
 """
 
 import itertools
@@ -51,7 +52,7 @@ class TorchEngine(ReferenceEngine):
         out = feats.new_empty(kernel_map.num_out, cout)
         by_bags = cout <= BAG_CHANNELS and feats.device.type == "cpu" and feats.dtype == products == torch.float32
         row_bytes = feats.element_size() * (PRODUCTS_PER_ROW * cout if by_bags else max(cin, cout))
-        blocks = _blocks(kernel_map, _block_rows(feats.device, row_bytes))
+        blocks = _blocks(kernel_map, _block_rows(feats.device, row_bytes, torch.get_num_threads()))
         multiply = Products(factors.rows, max((block.longest for block in blocks), default=0), cin, cout)
         for block in blocks:
             sums = out[block.low : block.high]
@@ -65,7 +66,8 @@ class TorchEngine(ReferenceEngine):
     def weight_grad(self, feats: torch.Tensor, grad: torch.Tensor, kernel_map: KernelMap, *, products: torch.dtype) -> torch.Tensor:
         out = grad.new_zeros(len(kernel_map.sizes), feats.shape[1], grad.shape[1])
         rows, grads = with_lines(feats, kernel_map, products), grad.to(products)
-        blocks = _blocks(kernel_map, _block_rows(feats.device, feats.element_size() * max(out.shape[1:])))
+        row_bytes = feats.element_size() * max(out.shape[1:])
+        blocks = _blocks(kernel_map, _block_rows(feats.device, row_bytes, threads=1))  # summed block by block: not by threads
         longest = round_up(max((block.longest for block in blocks), default=0))
         left, right = rows.new_empty(longest, rows.shape[1]), grads.new_empty(longest, grads.shape[1])
         rounds = always_onednn(rows)
@@ -146,10 +148,10 @@ def _add_by_bags(sums: torch.Tensor, block: _Block, factors: _Factors, multiply:
     sums += embedding_bag(order, products, starts, mode="sum", include_last_offset=True)
 
 
-def _block_rows(device: torch.device, row_bytes: int) -> int:
+def _block_rows(device: torch.device, row_bytes: int, threads: int) -> int:
     """How many output rows a block has at most."""
     if device.type == "cpu":
-        return min(max(BLOCK_BYTES // row_bytes, FEWEST_ROWS), MOST_ROWS) * torch.get_num_threads()
+        return min(max(BLOCK_BYTES // row_bytes, FEWEST_ROWS), MOST_ROWS) * threads
     return max(BLOCK_BYTES_CUDA // row_bytes, FEWEST_ROWS)
 
 

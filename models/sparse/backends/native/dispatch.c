@@ -2,24 +2,34 @@
 #include "fip.h"
 #include <string.h>
 
-extern const struct fip_kernels fip_kernels_portable;
-#ifdef FIP_X86
-extern const struct fip_kernels fip_kernels_avx2, fip_kernels_avx512, fip_kernels_avx512bf16;
-#endif
+extern const struct fip_kernels fip_kernels_portable, fip_kernels_avx2, fip_kernels_avx512, fip_kernels_avx512bf16;
 
 /* The kernels of this name ("portable", "avx2", "avx512", "avx512bf16"), or NULL where they were not compiled or cannot run. */
 const struct fip_kernels *fip_kernels_named(const char *name) {
     if (!strcmp(name, "portable")) return &fip_kernels_portable;
-#ifdef FIP_X86
+#ifdef HAVE_avx2
     __builtin_cpu_init();
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(name, "avx2")) return avx2 ? &fip_kernels_avx2 : NULL;
+#ifdef HAVE_avx512
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                  __builtin_cpu_supports("avx512dq");
-    if (!strcmp(name, "avx2")) return avx2 ? &fip_kernels_avx2 : NULL;
     if (!strcmp(name, "avx512")) return avx512 ? &fip_kernels_avx512 : NULL;
+#ifdef HAVE_avx512bf16
     if (!strcmp(name, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16") ? &fip_kernels_avx512bf16 : NULL;
 #endif
+#endif
+#endif
     return NULL;
+}
+
+/* Whether it uses more than one thread where it is told to. */
+int32_t fip_has_threads(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
 }
 
 /* What this library was compiled from: a digest that the build passes. */

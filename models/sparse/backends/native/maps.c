@@ -96,13 +96,14 @@ int64_t fip_tie(const struct fip_map *whole, const int32_t *members, int64_t gro
 static int64_t halved(int64_t value, int64_t stride) { return value >= 0 ? value / stride : -((-value + stride - 1) / stride); }
 
 /* unique(floor(c / stride)), ascending: sites (at most count, 4) and the row of every input row. Returns their number, -1 when memory ran
-out, -2 when the box around them has more than 2^62 cells. Cells are sorted by key, eleven bits at a time, which leaves equal keys side by side. */
+out, -3 when a cloud has a negative number, -2 when the box around them has more than 2^62 cells. Cells are sorted by key, eleven bits at a time, which leaves equal keys side by side. */
 int64_t fip_downsample(const int32_t *coords, int64_t count, int64_t stride, int32_t *sites, int64_t *parents) {
     if (!count) return 0;
     int64_t low[3], high[3], clouds = 0;
     for (int64_t d = 0; d < 3; d++) low[d] = high[d] = coords[1 + d];
     for (int64_t i = 0; i < count; i++) {
         const int32_t *c = coords + 4 * i;
+        if (c[0] < 0) return -3;
         if (c[0] > clouds) clouds = c[0];
         for (int64_t d = 0; d < 3; d++) {
             if (c[1 + d] < low[d]) low[d] = c[1 + d];

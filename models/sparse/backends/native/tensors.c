@@ -2,8 +2,6 @@
 #include "fip.h"
 #include <string.h>
 
-enum { PLAIN, BFLOAT16 };
-
 /* Nearest bfloat16, ties to even; NaN stays NaN. */
 static uint16_t to_bf16(float value) {
     uint32_t bits;
@@ -48,8 +46,7 @@ void fip_pack(const float *weight, int64_t taps, int64_t cin, int64_t cout, int3
     }
 }
 
-/* A packed weight in bfloat16: rows of two channels lie interleaved, column by column. `rows` counts rows of all panels and taps
-of `columns` floats each; every `cin` rows are one tap. Writes (cin + 1) / 2 interleaved rows a tap. */
+/* One panel in bfloat16: from (taps, cin, columns) float to (taps, (cin + 1) / 2, columns, 2), two channels of a column side by side. */
 static void interleave(const float *from, int64_t taps, int64_t cin, int64_t columns, uint16_t *to) {
     for (int64_t tap = 0; tap < taps; tap++)
         for (int64_t c = 0; c < cin; c += 2)
