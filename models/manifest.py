@@ -14,7 +14,7 @@ Axis = Literal["x", "y", "z"]
 Axes = Literal["x", "y", "z", "xy", "xz", "yz", "xyz"]
 Task = Literal["classify", "segment"]
 Fidelity = Literal["reference", "paper", "corrected"]
-Precision = Literal["float32", "bf16"]  # of the factors of products, where a net runs; not part of a checkpoint
+Precision = Literal["fp32", "bf16"]  # of the factors of products, where a net runs; not part of a checkpoint
 FeatureName = Literal["x", "y", "z", "red", "green", "blue", "intensity"]
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
@@ -69,7 +69,11 @@ class NetworkSpec(Frozen):
 
 
 class Provenance(Frozen):
-    """Where the weights come from. Digests are sha256 in hex."""
+    """Where the weights come from. Digests are sha256 in hex.
+
+    engine: what training computed its convolutions on (the last part of it, where a run of a version that did not record it was
+    gone on with); None in manifests from before the record.
+    """
 
     weights_2d: str | None = None
     weights_2d_sha256: str | None = None
@@ -83,6 +87,7 @@ class Provenance(Frozen):
     code_version: str
     created: str
     licences: tuple[str, ...] = ()
+    engine: Annotated[str | None, Field(exclude_if=is_none)] = None
 
 
 class Manifest(Frozen):

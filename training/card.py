@@ -52,6 +52,7 @@ $limits
 | training data | $dataset (sha256 `$dataset_sha256`) |
 | recipe | `recipe.yaml`, made from $recipe (sha256 `$recipe_sha256`), mode $mode, seed $seed |
 | code | $code_version, $created |
+| engine | $engine |
 
 ## Licences
 $licences
@@ -122,6 +123,7 @@ def write_card(manifest: Manifest, story: Story) -> str:
         seed=made.seed,
         code_version=made.code_version,
         created=made.created,
+        engine=made.engine or "not recorded",
         licences="\n".join(f"- {licence}" for licence in made.licences),
     )
 

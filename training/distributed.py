@@ -46,6 +46,14 @@ class World:
         dist.all_reduce(tensor)
         return [float(value) / self.size for value in tensor.cpu()]
 
+    def first_says(self, text: str) -> str:
+        """The text of the first process, in every process."""
+        if self.size == 1:
+            return text
+        answer = [text]
+        dist.broadcast_object_list(answer)
+        return answer[0]
+
     @contextmanager
     def first_goes_first(self) -> Iterator[None]:
         """The first process runs the block alone, then the others: they find on disk what it left there.

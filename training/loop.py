@@ -19,11 +19,11 @@ from torch import nn
 
 from models.errors import BadDataset, BadRunDir, Diverged
 from models.manifest import InputSpec
-from models.sparse.backends import engine_for
 from models.sparse.backends.protocol import Engine
 from training.batches import MicroBatch, Samples, TrainBatch, class_weights, plan_epoch, train_batches
 from training.datasets import Clouds
 from training.distributed import ALONE, World, parallel
+from training.engine import engine_of_run
 from training.finetune import FreezePolicy
 from training.interrupt import StopRequest, stop_request
 from training.optim import lr_factor, sgd
@@ -41,8 +41,8 @@ class Compute:
     """How a run computes, which does not change what it computes. workers: processes that make batches ahead of need.
 
     cache: keep what does not change from epoch to epoch on disk, in the run directory. save_every_s: seconds between saves
-    within an epoch. engine: the name of what convolutions run on (models.sparse.backends), None = what is chosen for the device;
-    engines agree to rounding, so a run repeats bit for bit on the same one.
+    within an epoch. engine: the name of what convolutions run on (models.sparse.backends), None = what the run began on, and
+    what is chosen for the device where it begins; engines agree to rounding, so a run keeps to one (training.engine).
     """
 
     workers: int = 0
@@ -57,7 +57,10 @@ DEFAULT = Compute()
 
 @dataclass
 class Position:
-    """How far a run is: finished epochs, steps of the next one and their losses, and what validation said (see RunState)."""
+    """How far a run is: finished epochs, steps of the next one and their losses, and what validation said (see RunState).
+
+    engine: the name of what the steps so far were computed on; None before the first, and where an earlier version did not say.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -66,6 +69,7 @@ class Position:
     best_epoch: int = 0
     improved: int = 0
     mark: float = -math.inf
+    engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,12 @@ def fit(
 
     After every epoch, now and then within one, and when Ctrl-C or SIGTERM ask for the end, run_dir holds the complete state;
     and the weights of the epoch with the best validation accuracy (`best.pt`; never chosen on test). With no validation
-    clouds the last epoch counts as the best. Raises: BadRunDir, BadOption (engine), Diverged (the loss is not finite; the last
-    save is kept), KeyboardInterrupt (asked to end, and saved).
+    clouds the last epoch counts as the best. Raises: BadRunDir (another run's, damaged, begun on another engine), BadOption
+    (engine), Diverged (the loss is not finite; the last save is kept), KeyboardInterrupt (asked to end, and saved).
     """
     policy.apply(net)
     world = compute.world
     device = next(net.parameters()).device
-    engine = engine_for(device, compute.engine)
     optimiser = sgd(policy.parameters(net), recipe.optim)
     steps = len(_plan(train, recipe, 0, world))
     if not steps:
@@ -120,6 +123,8 @@ def fit(
         )
     if _finished(recipe, position):
         return position
+    engine = engine_of_run(run_dir, position.engine, compute.engine, device, world)
+    position.engine = engine.name
     learn, check = Samples(train, recipe.input, recipe.augment if recipe.augment.changes else None), Samples(validation, recipe.input)
     if compute.cache:
         with world.first_goes_first():
@@ -279,6 +284,7 @@ def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule:
             best_epoch=state["best_epoch"],
             improved=state["improved"],
             mark=state["mark"],
+            engine=state.get("engine"),
         )
     except (KeyError, ValueError, RuntimeError) as error:
         raise BadRunDir(f"does not fit this run: {str(error).splitlines()[0]}", where=str(path)) from error
@@ -290,6 +296,7 @@ def save_state(trainer: Trainer, position: Position) -> None:
         return
     schedule = {key: value for key, value in trainer.schedule.state_dict().items() if key != "lr_lambdas"}
     state: RunState = {
+        "engine": position.engine,
         "epoch": position.epoch,
         "step": position.step,
         "losses": position.losses,

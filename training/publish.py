@@ -30,7 +30,7 @@ WEIGHT_LICENCES = {
 
 @dataclass(frozen=True)
 class Made:
-    """What a run was made from. name: of the model; dataset: of the data."""
+    """What a run was made from. name: of the model; dataset: of the data; engine: what it was computed on, if that is known."""
 
     name: str
     recipe: Recipe
@@ -39,6 +39,7 @@ class Made:
     validation: Clouds
     dataset: str
     notes: tuple[str, ...] = ()
+    engine: str | None = None
 
 
 def describe(made: Made, scores: Scores | None = None) -> Manifest:
@@ -64,6 +65,7 @@ def describe(made: Made, scores: Scores | None = None) -> Manifest:
             code_version=code_version(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             licences=_licences(made),
+            engine=made.engine,
         ),
     )
 

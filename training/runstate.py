@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import torch
 
@@ -19,9 +19,11 @@ class RunState(TypedDict):
     """Everything that going on needs after `epoch` finished epochs and `step` optimiser steps of the next.
 
     losses: of those steps; best: highest validation accuracy so far, last reached after best_epoch; improved: the epoch that last
-    beat the one before it that did so, whose accuracy is mark, by what early stop asks for; schedule: JSON.
+    beat the one before it that did so, whose accuracy is mark, by what early stop asks for; schedule: JSON. engine: the name of
+    what the run computes on; not in states from before the record.
     """
 
+    engine: NotRequired[str | None]
     epoch: int
     step: int
     losses: list[float]

@@ -11,6 +11,7 @@ import torch
 from models.artefact import MANIFEST, read_manifest
 from models.errors import BadDataset, BadRecipe, BadRunDir
 from models.predictor import Predictor
+from models.sparse.backends import AUTO
 from training.card import Scores
 from training.datasets import Clouds
 from training.evaluate import ClassificationReport, evaluate
@@ -65,7 +66,7 @@ def _train(job: Job) -> Path | None:
     _introduce(job, made)
     net = made.start.net.to(job.device)
     end = fit(net, made.start.policy, made.recipe, made.train, made.validation, job.run_dir, job.compute)
-    return _finish(job, made, source, end) if world.first else None
+    return _finish(job, replace(made, engine=end.engine), source, end) if world.first else None
 
 
 def _made(job: Job, source: Source) -> Made:
@@ -122,7 +123,7 @@ def _finish(job: Job, made: Made, source: Source, end: Position) -> Path:
 def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
     """Score the epoch that is published, and on test the other candidate too, the weights rounded as they will be stored.
 
-    Leaves the published weights in the net.
+    Scores on the engine of the run, unless a finished one is called with another. Leaves the published weights in the net.
     """
     recipe, net = made.recipe, made.start.net
     test = source.test()
@@ -130,13 +131,15 @@ def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
         raise BadDataset("test and train name different classes", where=str(job.data))
     last = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     best = read_weights(job.run_dir / BEST)
+    named = job.compute.engine
+    engine = end.engine if named in (None, AUTO) else named
     published, other = (best, last) if recipe.early_stop else (last, best)
 
     def score(state: dict[str, torch.Tensor], clouds: Clouds | None) -> ClassificationReport | None:
         if clouds is None or not len(clouds):
             return None
         net.load_state_dict({name: _rounded(tensor, recipe) for name, tensor in state.items()})
-        return evaluate(Predictor(net, describe(made), job.device, job.compute.engine), clouds)
+        return evaluate(Predictor(net, describe(made), job.device, engine), clouds)
 
     if test is not None:
         click.echo(f"scoring on the {len(test)} test clouds, for the epoch best on validation and for the last")

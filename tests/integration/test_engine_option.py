@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.artefact import read_manifest
 from models.cli import run
 from models.commands.options import ENGINE_NAMES
 from models.sparse.backends import ENGINES
@@ -47,7 +48,7 @@ def test_predict_answers_the_same_on_every_engine(tiny_registry: Path, cloud_fil
 def test_bf16_is_close_but_not_the_same(tiny_registry: Path, cloud_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["predict", str(cloud_file), "--registry", str(tiny_registry), "--model", "tiny", "--json"]
     scores = []
-    for precision in ("float32", "bf16"):
+    for precision in ("fp32", "bf16"):
         assert run([*command, "--precision", precision]) == 0
         scores.append(json.loads(capsys.readouterr().out)["predictions"][0]["score"])
     assert scores[0] != scores[1]
@@ -126,6 +127,9 @@ def test_train_and_evaluate_take_the_option(data: Path, image_file: Path, tmp_pa
     args = ["train", "bundled-modelnet40", "--data", str(data), "--weights", str(image_file), "--run-dir", str(tmp_path / "run")]
     changes = [item for key, value in SETTINGS.items() for item in ("--set", f"{key}={value}")]
     assert run([*args, *changes, "--engine", "torch"]) == 0
+    manifest, _ = read_manifest(tmp_path / "run" / "checkpoint")
+    assert manifest.provenance.engine == "torch"
+    assert "| engine | torch |" in (tmp_path / "run" / "checkpoint" / "README.md").read_text()
     capsys.readouterr()
     found = []
     for name in ("torch", "reference"):

@@ -21,6 +21,8 @@ from training.batches import Samples, class_weights, plan_epoch, train_batches
 from training.datasets import LabelledClouds, read_split
 from training.datasets.folder import folder_splits
 from training.datasets.listing import list_folder
+from training.distributed import ALONE
+from training.engine import engine_of_run
 from training.loop import Compute, fit
 from training.pack import Pack, write_pack
 from training.recipe import Recipe, load_recipe
@@ -124,6 +126,75 @@ def test_what_is_saved_within_an_epoch_goes_on_to_the_same_bits(whole: Path, dat
     assert (stopped["epoch"], stopped["step"]) == (1, 2)
     fitted(data, image_file, tmp_path, compute=Compute(cache=False))
     assert_same(whole, tmp_path)
+
+
+@pytest.mark.parametrize("said", [None, "auto", "reference"])
+def test_a_run_goes_on_on_the_engine_it_began_on(data: Path, image_file: Path, tmp_path: Path, said: str | None) -> None:
+    """On `reference`, which `auto` never chooses: to the bits of a run that was not stopped."""
+    reference = Compute(cache=False, engine="reference")
+    fitted(data, image_file, tmp_path / "whole", {"epochs": 2}, reference)
+    recipe, beginning = begin(image_file, {"epochs": 2})
+    splits = training_splits(recipe, read_split("modelnet40", data, "train"))
+    clouds = Interrupting(splits.train.xyz, splits.train.targets, splits.train.names)  # type: ignore[attr-defined]
+    object.__setattr__(clouds, "left", [39 + 10])
+    with pytest.raises(KeyboardInterrupt):
+        fit(beginning.net, beginning.policy, recipe, clouds, splits.validation, tmp_path / "stopped", reference)
+    fitted(data, image_file, tmp_path / "stopped", {"epochs": 2}, Compute(cache=False, engine=said))
+    assert read_state(tmp_path / "stopped" / STATE)["engine"] == "reference"
+    assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_run_on_an_engine_goes_on_on_no_other(data: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted(data, image_file, tmp_path, {"epochs": 1}, Compute(engine="reference"))
+    before = (tmp_path / STATE).read_bytes()
+    how = "began on engine 'reference', not 'torch': go on with --engine reference, or start anew in another --run-dir"
+    with pytest.raises(BadRunDir, match=how):
+        fitted(data, image_file, tmp_path, {"epochs": 2}, Compute(engine="torch"))
+    monkeypatch.setenv("FIP_ENGINE", "torch")
+    with pytest.raises(BadRunDir, match=how):
+        fitted(data, image_file, tmp_path, {"epochs": 2})
+    assert (tmp_path / STATE).read_bytes() == before
+    fitted(data, image_file, tmp_path, {"epochs": 2}, Compute(engine="reference"))  # what is named wins over the environment
+    assert read_state(tmp_path / STATE)["epoch"] == 2
+
+
+def test_an_engine_that_is_not_to_be_had_is_not_replaced(data: Path, image_file: Path, tmp_path: Path) -> None:
+    fitted(data, image_file, tmp_path, {"epochs": 1}, Compute(engine="reference"))
+    write(tmp_path / STATE, {**read_state(tmp_path / STATE), "engine": "abacus"})
+    with pytest.raises(BadRunDir, match=r"began on engine 'abacus', which cannot go on here: .*no such engine .*start anew"):
+        fitted(data, image_file, tmp_path, {"epochs": 2})
+    with pytest.raises(BadRunDir, match="began on engine 'native', which cannot go on here: "):  # known, but not on this device
+        engine_of_run(tmp_path, "native", None, torch.device("meta"), ALONE)
+
+
+def test_a_state_from_before_engines_were_recorded_goes_on(data: Path, image_file: Path, tmp_path: Path) -> None:
+    fitted(data, image_file, tmp_path, {"epochs": 1}, Compute(engine="torch"))
+    state = read_state(tmp_path / STATE)
+    write(tmp_path / STATE, {key: value for key, value in state.items() if key != "engine"})
+    fitted(data, image_file, tmp_path, {"epochs": 2}, Compute(engine="reference"))
+    assert read_state(tmp_path / STATE)["engine"] == "reference"
+
+
+RANKS = """
+import os, sys
+from pathlib import Path
+os.environ["FIP_ENGINE"] = ("reference", "torch")[int(os.environ["RANK"])]
+import torch
+from training.distributed import world
+from training.engine import engine_of_run
+
+with world("cpu") as (here, device):
+    engine = engine_of_run(Path("run"), None, None, torch.device(device), here)
+    Path(sys.argv[1], str(here.rank)).write_text(engine.name)
+"""
+
+
+def test_all_processes_compute_on_the_engine_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "ranks.py")]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["reference", "reference"]
 
 
 def test_ctrl_c_while_the_last_epoch_is_validated_ends_the_run(data: Path, image_file: Path, tmp_path: Path) -> None:

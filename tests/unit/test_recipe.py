@@ -3,6 +3,7 @@
 import pytest
 
 from models.errors import BadRecipe
+from models.manifest import Provenance
 from training.recipe import bundled_recipes, differences, load_recipe, parse_override, read_draft
 
 NAME = "bundled-modelnet40"
@@ -106,3 +107,22 @@ def test_files_that_are_no_recipe(tmp_path) -> None:
 def test_digest_changes_with_any_value() -> None:
     base = load_recipe(NAME)
     assert base.digest != load_recipe(NAME, {"seed": 1}).digest
+
+
+def test_a_manifest_from_before_engines_were_recorded_is_written_as_it_was() -> None:
+    """Byte for byte, so that its digest holds."""
+    made = Provenance(
+        init="scratch",
+        mode="all",
+        recipe=NAME,
+        recipe_sha256="0" * 64,
+        seed=0,
+        dataset="shapes",
+        dataset_sha256="1" * 64,
+        code_version="test",
+        created="2026-01-01T00:00:00Z",
+    )
+    assert "engine" not in made.model_dump_json()
+    assert Provenance.model_validate_json(made.model_dump_json()) == made
+    told = made.model_copy(update={"engine": "native"})
+    assert Provenance.model_validate_json(told.model_dump_json()).engine == "native"
