@@ -26,21 +26,23 @@ DAMAGED = 4
 def doctor(registry: str | None, as_json: bool) -> int:
     """Report Python, device, the sparse engine and why it was chosen, package versions and the models.
 
-    The exit code is 4 when a model is damaged.
+    The exit code is 4 when a model is damaged, or no engine works that would be used.
     """
     from models.registry import open_catalogue
 
     catalogue = open_catalogue(registry)
-    models = [facts for name in catalogue.names() for facts in name_facts(catalogue, name)]
+    engines, usable = engine_facts()
+    models = [facts for name in catalogue.names() for facts in name_facts(catalogue, name, usable)]
     report: dict[str, Facts | list[Facts]] = {
         "system": system_facts(),
         "device": device_facts(),
-        "engines": engine_facts(),
+        "engines": engines,
         "packages": {name: _version(name) for name in PACKAGES},
         "models": models,
     }
     click.echo(json.dumps(report, indent=2) if as_json else as_text(report))
-    return 0 if all(facts["ok"] for facts in models) else DAMAGED
+    healthy = any(facts["chosen"] and facts["works"] for facts in engines) and all(facts["ok"] for facts in models)
+    return 0 if healthy else DAMAGED
 
 
 def system_facts() -> Facts:
@@ -61,46 +63,68 @@ def device_facts() -> Facts:
     return facts | {name: torch.cuda.get_device_name(name) for name in known if name.startswith("cuda:")}
 
 
-def engine_facts() -> list[Facts]:
-    """One entry an engine: whether it was chosen, why, and what its probe found (see models.sparse.backends.probe)."""
+def engine_facts() -> tuple[list[Facts], str]:
+    """One entry an engine: whether it was chosen, why, and what its probe found (see models.sparse.backends.probe).
+
+    And the name of an engine to check models on: the chosen one; where FIP_ENGINE names one that is not to be had, so that none
+    is chosen, the one that would be without it.
+    """
     import torch
 
     from models.device import DEFAULT_DEVICE
+    from models.errors import BadOption
     from models.sparse.backends import ENGINES, choose, engine_for
-    from models.sparse.backends.gemm import probe_gemm
     from models.sparse.backends.probe import probe_engine
 
-    in_use = engine_for(DEFAULT_DEVICE).name
     choice = choose(torch.device(DEFAULT_DEVICE).type)
+    in_use, refused = "", ""
+    try:
+        in_use = engine_for(DEFAULT_DEVICE).name
+    except BadOption as error:
+        refused = f"FIP_ENGINE asks for it: {error.detail}"
     facts: list[Facts] = []
     for name, engine in ENGINES.items():
         report = choice.reports.get(name) or probe_engine(engine, torch.device(DEFAULT_DEVICE))
-        entry: Facts = {"name": name, "chosen": name == in_use, "works": report.works}
-        entry["reason"] = report.reason
+        entry: Facts = {"name": name, "chosen": name == in_use, "works": report.works, "reason": report.reason}
         if name == in_use:
-            entry["reason"] = choice.reason if name == choice.name else "FIP_ENGINE says so"
+            asked = "FIP_ENGINE says so" if report.works else f"FIP_ENGINE says so, but: {report.reason}"
+            entry["reason"] = choice.reason if name == choice.name else asked
         entry |= {key: value for key, value in dataclasses.asdict(report).items() if value not in (None, "") and key not in entry}
-        facts.append(entry)
-    products = {key: value for key, value in dataclasses.asdict(probe_gemm()).items() if value is not None}
-    next(entry for entry in facts if entry["name"] == "torch").update(
-        {"gemm" if key == "chosen" else f"gemm_{key}": value for key, value in products.items()}
-    )
+        facts.append(entry | (product_facts() if name == "torch" else {}))
     installed = _version("torchsparse") != "not installed"
     missing = "installed, but there is no adapter for it yet" if installed else "not installed, and there is no adapter for it yet"
-    return [*facts, {"name": "torchsparse", "chosen": False, "works": False, "reason": missing}]
+    facts.append({"name": "torchsparse", "chosen": False, "works": False, "reason": missing})
+    return _with_refusal(facts, os.environ.get("FIP_ENGINE", ""), refused), in_use or choice.name
 
 
-def name_facts(catalogue: "Catalogue", name: str) -> list[Facts]:
+def product_facts() -> Facts:
+    """Which of its products the torch engine takes, and why (see models.sparse.backends.gemm)."""
+    from models.sparse.backends.gemm import probe_gemm
+
+    found = {key: value for key, value in dataclasses.asdict(probe_gemm()).items() if value is not None}
+    return {"gemm" if key == "chosen" else f"gemm_{key}": value for key, value in found.items()}
+
+
+def _with_refusal(facts: list[Facts], name: str, refused: str) -> list[Facts]:
+    """The entry of the engine that was asked for says why it is refused; a name that no engine has gets an entry."""
+    if not refused:
+        return facts
+    if all(entry["name"] != name for entry in facts):
+        return [*facts, {"name": name, "chosen": False, "works": False, "reason": refused}]
+    return [entry | {"reason": refused} if entry["name"] == name else entry for entry in facts]
+
+
+def name_facts(catalogue: "Catalogue", name: str, engine: str) -> list[Facts]:
     """One entry a version; a single one if not even the versions can be told apart, because the aliases cannot be read."""
     from models.errors import BadCheckpoint
 
     try:
-        return [model_facts(entry) for entry in catalogue.versions(name)]
+        return [model_facts(entry, engine) for entry in catalogue.versions(name)]
     except BadCheckpoint as error:
         return [{"name": name, "ok": False, "reason": str(error)}]
 
 
-def model_facts(entry: "Entry") -> Facts:
+def model_facts(entry: "Entry", engine: str) -> Facts:
     """What a model is, and whether it could be served: every digest of its checkpoint holds, its weights fit."""
     from models.errors import ModelError
     from models.predictor import Predictor
@@ -108,7 +132,7 @@ def model_facts(entry: "Entry") -> Facts:
     facts: Facts = {"name": entry.model.name, "version": entry.model.version}
     try:
         folder = entry.folder()
-        manifest = Predictor.load(folder).manifest
+        manifest = Predictor.load(folder, engine=engine).manifest
     except (ModelError, OSError) as error:
         return {**facts, "ok": False, "reason": str(error)}
     size = sum(file.stat().st_size for file in folder.iterdir())

@@ -1,7 +1,10 @@
 """`fip predict` and `fip doctor` on a real, untrained checkpoint."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +145,45 @@ def test_doctor_says_which_engine_and_finds_a_damaged_model(
         file.write(b"\x7f")
     assert run(["doctor", "--registry", str(damaged)]) == 4
     assert "ok=False" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["touch", "torchsparse"])  # the second has an entry of its own
+def test_doctor_reports_an_engine_that_there_is_not(
+    name: str, tiny_registry: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["doctor", "--registry", str(tiny_registry)]
+    assert run([*command, "--json"]) == 0
+    healthy = json.loads(capsys.readouterr().out)
+    monkeypatch.setenv("FIP_ENGINE", name)
+    assert run([*command, "--json"]) == 4
+    report = json.loads(capsys.readouterr().out)
+    assert report.keys() == healthy.keys()
+    assert report["models"] == healthy["models"]
+    assert not any(engine["chosen"] for engine in report["engines"])
+    (entry,) = [engine for engine in report["engines"] if engine["name"] == name]
+    reason = f"FIP_ENGINE asks for it: unknown engine '{name}'; did you mean 'torch'?"
+    assert entry == {"name": name, "chosen": False, "works": False, "reason": reason}
+    assert run(command) == 4
+    assert f"  name={name}, chosen=False, works=False, reason=FIP_ENGINE asks for it: unknown" in capsys.readouterr().out
+
+
+def test_doctor_reports_an_engine_that_is_not_to_be_had(tiny_registry: Path, tmp_path: Path) -> None:
+    """Native without a compiler and without what an earlier one left."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("CC", "FIP_NATIVE_LIBRARY")}
+    fip = [sys.executable, str(Path(sys.executable).with_name("fip"))]
+    done = subprocess.run(
+        [*fip, "doctor", "--json", "--registry", str(tiny_registry)],
+        env=kept | {"PATH": str(tmp_path), "FIP_CACHE": str(tmp_path / "cache"), "FIP_ENGINE": "native"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4, done.stderr
+    report = json.loads(done.stdout)
+    engines = {engine["name"]: engine for engine in report["engines"]}
+    assert not any(engine["chosen"] for engine in engines.values())
+    assert not engines["native"]["works"]
+    assert engines["native"]["reason"].startswith("FIP_ENGINE asks for it: engine 'native' ")
+    assert "no C compiler" in engines["native"]["reason"]
+    assert engines["torch"]["works"]
+    assert {"name": "tiny", "ok": True}.items() <= next(model for model in report["models"] if model["name"] == "tiny").items()
