@@ -1,10 +1,11 @@
-"""Where downloads are kept on this machine."""
+"""Where downloads and compiled code are kept on this machine."""
 
 import os
 from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$FIP_CACHE, else $XDG_CACHE_HOME/fip, else ~/.cache/fip."""
-    base = os.environ.get("FIP_CACHE")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fip"
+    """$FIP_CACHE, else $XDG_CACHE_HOME/fip, else ~/.cache/fip. Raises: RuntimeError (neither is set, and there is no home)."""
+    if base := os.environ.get("FIP_CACHE"):
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fip"

@@ -51,7 +51,7 @@ class Predictor:
         manifest: Manifest,
         device: torch.device | str = "cpu",
         engine: str | None = None,
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
     ) -> None:
         """engine: a name of models.sparse.backends.ENGINES; None = the one chosen for the device. precision: what the factors of
         products are rounded to; sums are float32. Raises: BadOption.
@@ -65,7 +65,7 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, folder: Path, device: torch.device | str = "cpu", engine: str | None = None, precision: Precision = "float32"
+        cls, folder: Path, device: torch.device | str = "cpu", engine: str | None = None, precision: Precision = "fp32"
     ) -> "Predictor":
         """Read a checkpoint folder. Raises: BadCheckpoint (damaged, incomplete, unknown network), BadOption (engine)."""
         checkpoint = load_checkpoint(folder)

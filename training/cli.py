@@ -121,7 +121,7 @@ def evaluate(
 
     _limit_threads(threads)
     folder = open_catalogue(registry).locate(model)[0]
-    predictor = Predictor.load(folder, parse_device(device), engine, precision or "float32")
+    predictor = Predictor.load(folder, parse_device(device), engine, precision or "fp32")
     recipe = load_recipe(str(folder / "recipe.yaml")) if (folder / "recipe.yaml").is_file() else None
     made = predictor.manifest.provenance
     clouds, note = clouds_to_score(data, split, kind, recipe, made.dataset_sha256, skip_bad=skip_bad)

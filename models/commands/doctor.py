@@ -54,12 +54,10 @@ def device_facts() -> Facts:
     import torch
 
     from models.device import DEFAULT_DEVICE, available_devices
-    from models.sparse.backends.allocator import keep_freed_memory
 
     known = available_devices()
     facts: Facts = {"default": DEFAULT_DEVICE, "available": ", ".join(known), "threads": torch.get_num_threads()}
     facts["cpu"] = platform.processor() or platform.machine()
-    facts["memory"] = keep_freed_memory()
     return facts | {name: torch.cuda.get_device_name(name) for name in known if name.startswith("cuda:")}
 
 

@@ -65,7 +65,7 @@ def predict(
 
     _one_of(unit, UNITS_M, "--unit")
     _one_of(input_format, FORMATS, "--input-format")
-    predictor, ref = load_model(model, registry, _device(device), engine, precision or "float32")
+    predictor, ref = load_model(model, registry, _device(device), engine, precision or "fp32")
     options = Options(up, unit, input_format, top)
     worst = 0
     for path in files:
@@ -82,7 +82,7 @@ def predict(
 
 
 def load_model(
-    model: str | None, registry: str | None, device: str, engine: str | None = None, precision: "Precision" = "float32"
+    model: str | None, registry: str | None, device: str, engine: str | None = None, precision: "Precision" = "fp32"
 ) -> tuple["Predictor", Row]:
     """The model of a name or folder, and how answers name it: as the service does, where it is in a registry.
 

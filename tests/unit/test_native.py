@@ -260,7 +260,8 @@ def test_an_open_umask_and_no_home_do_no_harm(monkeypatch: pytest.MonkeyPatch, t
     before = os.umask(0o002)
     try:
         load_library()
-        load_library()  # what the first one left is taken
+        monkeypatch.setenv("PATH", str(tmp_path))
+        load_library()  # what the first one left is taken, also where there is no compiler
     finally:
         os.umask(before)
     for name in ("FIP_CACHE", "XDG_CACHE_HOME", "HOME"):
@@ -276,9 +277,9 @@ def test_an_old_compiler_leaves_out_what_it_does_not_know(monkeypatch: pytest.Mo
     """No bfloat16 products and no OpenMP: the rest is built, and the engine says that it runs on one thread."""
     native("portable")
     old = tmp_path / "cc"
-    old.write_text(f'#!/bin/sh\ncase "$*" in *bf16*|*-fopenmp*) echo "unknown option" >&2; exit 1;; esac\nexec {find_compiler()} "$@"\n')
+    old.write_text(f'#!/bin/sh\ncase "$*" in *bf16*|*-fopenmp*) echo "unknown option" >&2; exit 1;; esac\nexec {find_compiler()[0]} "$@"\n')
     old.chmod(0o755)
-    library = build(tmp_path, str(old))
+    library = build(tmp_path, [str(old)])
     monkeypatch.setenv("FIP_NATIVE_LIBRARY", str(library))
     assert "avx512bf16" in (NativeEngine("avx512bf16").unavailable() or "")
     assert NativeEngine("portable").unavailable() is None
@@ -289,7 +290,7 @@ def test_a_library_that_others_may_write_is_not_run(monkeypatch: pytest.MonkeyPa
     native("portable")
     monkeypatch.delenv("FIP_NATIVE_LIBRARY", raising=False)
     monkeypatch.setenv("FIP_CACHE", str(tmp_path))
-    path = tmp_path / "native" / f"fip-{native_build._digest(find_compiler())}.so"
+    path = native_build.cached_library(tmp_path / "native")
     path.parent.mkdir(mode=0o700)
     path.write_bytes(b"not ours")
     path.chmod(0o666)
@@ -321,7 +322,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     except CannotBuild as error:
         pytest.skip(str(error))
     runtimes = [
-        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([*compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]
     if not all(Path(runtime).is_absolute() for runtime in runtimes):

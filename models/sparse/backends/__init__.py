@@ -1,6 +1,7 @@
 """The engines: which there are, and which one runs here.
 
-`FIP_ENGINE`, or the argument that `--engine` becomes, decides; else the fastest of those that were found right on this machine.
+`FIP_ENGINE`, or the argument that `--engine` becomes, decides; else the first of PREFERRED that was found right on this machine,
+unless another is much faster.
 """
 
 import functools
@@ -10,9 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from models.errors import BadOption, nearest
-from models.sparse.backends.allocator import keep_freed_memory
 from models.sparse.backends.native import native_engine
-from models.sparse.backends.probe import EngineReport, fastest, probe_engine
+from models.sparse.backends.probe import EngineReport, fastest, probe_engines
 from models.sparse.backends.protocol import Engine
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.backends.torch_engine import TorchEngine
@@ -37,8 +37,9 @@ def engine_named(name: str) -> Engine:
         raise BadOption(f"unknown engine {name!r}{nearest(name, ENGINES)}", where="engine", known=(AUTO, *ENGINES))
     reason = ENGINES[name].unavailable()
     if reason is not None:
-        raise BadOption(f"engine {name!r} is not to be had here: {reason}", where="engine", known=(AUTO, *ENGINES))
-    keep_freed_memory()
+        raise BadOption(
+            f"engine {name!r} cannot be used here: {reason}", where="engine", known=(AUTO, *(each for each in ENGINES if each != name))
+        )
     return ENGINES[name]
 
 
@@ -54,5 +55,5 @@ def engine_for(device: torch.device | str, name: str | None = None) -> Engine:
 @functools.cache
 def choose(device_type: str) -> Choice:
     """Probe the engines once a process: a few tenths of a second, and some seconds where the native one is compiled first."""
-    reports = {name: probe_engine(ENGINES[name], torch.device(device_type)) for name in PREFERRED}
+    reports = probe_engines({name: ENGINES[name] for name in PREFERRED}, torch.device(device_type))
     return Choice(*fastest(reports, PREFERRED), reports)

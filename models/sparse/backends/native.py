@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 
+from models.sparse.backends.arena import ARENA
 from models.sparse.backends.native_build import CannotBuild
 from models.sparse.backends.native_library import ConvCall, GradCall, Kernels, address, map_pairs, native_library
 from models.sparse.backends.native_maps import SortedSites, native_coords, native_downsample, native_tie
@@ -108,7 +109,7 @@ class NativeEngine:
         _, cin, cout = packed.shape
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
-        out = _floats(kernel_map.num_out, stride)
+        out = ARENA.empty(kernel_map.num_out, stride)
         feats = checked(feats, "feats", (kernel_map.num_in, cin))
         lines = self._sum_lines(feats, kernel_map, threads)
         low = packed.data.dtype == torch.bfloat16
@@ -147,7 +148,7 @@ class NativeEngine:
         feats, grad = checked(feats, "feats", (kernel_map.num_in, cin)), checked(grad, "grad", (kernel_map.num_out, cout))
         if stride != cout:
             grad = torch.nn.functional.pad(grad, (0, stride - cout))
-        out = _floats(len(kernel_map.sizes), cin, stride)
+        out = ARENA.empty(len(kernel_map.sizes), cin, stride)
         lines = self._sum_lines(feats, kernel_map, threads)
         low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
         if products == torch.bfloat16 and not low:
@@ -171,13 +172,13 @@ class NativeEngine:
         low = products == torch.bfloat16 and bool(self.kernels.conv_bf16)
         if products == torch.bfloat16 and not low:
             weight = weight.to(torch.bfloat16).float()
-        data = _floats(taps * cin * columns)
+        data = ARENA.empty(taps * cin * columns)
         self.library.fip_pack(
             address(weight), taps, cin, cout, transpose, panel, width,
             address(data), torch.get_num_threads(),
         )  # fmt: skip
         if low:
-            plain, data = data, _floats(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
+            plain, data = data, ARENA.empty(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
             self.library.fip_pack_bf16(
                 address(plain), taps, cin, cout, panel, width, address(data)
             )  # fmt: skip
@@ -186,8 +187,8 @@ class NativeEngine:
     def _sum_lines(self, feats: torch.Tensor, kernel_map: KernelMap, threads: int) -> torch.Tensor:
         lines = kernel_map.lines
         if lines is None or not len(lines):
-            return _floats(0, feats.shape[1])
-        sums = _floats(len(lines), feats.shape[1])
+            return ARENA.empty(0, feats.shape[1])
+        sums = ARENA.empty(len(lines), feats.shape[1])
         self.library.fip_sum_lines(
             address(feats), feats.shape[1], address(lines.starts), address(lines.rows), len(lines), address(sums), threads
         )
@@ -195,7 +196,7 @@ class NativeEngine:
 
     def _rounded(self, feats: torch.Tensor, threads: int) -> torch.Tensor:
         count, channels = feats.shape
-        low = _floats(count, _rounded_up(channels, 2), dtype=torch.bfloat16)
+        low = ARENA.empty(count, _rounded_up(channels, 2), dtype=torch.bfloat16)
         self.library.fip_round(address(feats), count, channels, address(low), threads)
         return low
 
@@ -205,11 +206,6 @@ def checked(tensor: torch.Tensor, name: str, shape: tuple[int, ...]) -> torch.Te
     if tuple(tensor.shape) != tuple(shape) or tensor.device.type != "cpu":
         raise ValueError(f"{name} must be {tuple(shape)} on the CPU, got {tuple(tensor.shape)} on {tensor.device.type}")
     return tensor.to(torch.float32).contiguous()
-
-
-def _floats(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Room for C to write to, whatever PyTorch's default dtype and device are."""
-    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def _rounded_up(value: int, step: int) -> int:

@@ -4,10 +4,12 @@ The library is plain C behind ctypes: it links to nothing of torch or Python, so
 a machine without a compiler loses nothing but speed. Where it lives: $FIP_NATIVE_LIBRARY (an image's build), else the cache.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.cache import cache_dir
+from models.durable import locked
 
 SOURCES = Path(__file__).parent / "native"
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -37,37 +40,59 @@ class CannotBuild(Exception):
 def load_library() -> ctypes.CDLL:
     """The compiled library, built if need be. Raises: CannotBuild."""
     try:
-        given = os.environ.get("FIP_NATIVE_LIBRARY")
-        path = Path(given) if given else _cached()
-        library = ctypes.CDLL(str(path))
-        library.fip_sources.restype = ctypes.c_char_p
-        found: bytes = library.fip_sources()
-        expected = sources_digest()
+        if given := os.environ.get("FIP_NATIVE_LIBRARY"):
+            return _loaded(Path(given))
+        return _cached()
     except (OSError, AttributeError) as error:
         raise CannotBuild(f"the compiled library cannot be loaded: {error}") from error
     except RuntimeError as error:  # no home directory, so no cache
-        raise CannotBuild(str(error)) from error
-    if found.decode() != expected:
+        raise CannotBuild(f"{error} Set FIP_CACHE to a folder of your own.") from error
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    """Raises: OSError, AttributeError (no library of ours), CannotBuild (of other sources)."""
+    library = ctypes.CDLL(str(path))
+    library.fip_sources.restype = ctypes.c_char_p
+    found: bytes = library.fip_sources()
+    if found.decode() != sources_digest():
         raise CannotBuild(f"{path} was compiled from other sources than those installed")
     return library
 
 
-def _cached() -> Path:
-    """The library in the cache directory, compiled there if need be. Raises: CannotBuild, OSError."""
-    compiler = find_compiler()
+def _cached() -> ctypes.CDLL:
+    """The library of the cache directory; compiled if it is not there or cannot be loaded. Raises: CannotBuild, OSError."""
     folder = cache_dir() / "native"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_owner(folder)
-    path = folder / f"fip-{_digest(compiler)}.so"
-    if not path.is_file():
-        if sys.stderr.isatty():
-            sys.stderr.write("compiling the native engine (once, some seconds)\n")
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            built = build(Path(scratch), compiler)
-            built.chmod(0o700)  # whatever the umask says
-            built.replace(path)  # two processes may build at once: each replaces the file by an equal one
-    _check_owner(path)
-    return path
+    path = cached_library(folder)
+    if path.is_file():
+        _check_owner(path)
+        with contextlib.suppress(OSError, AttributeError):  # damaged: made anew
+            return _loaded(path)
+    with locked(folder / "compiling"):  # several processes that start at once wait for the first
+        if path.is_file():
+            with contextlib.suppress(OSError, AttributeError):
+                return _loaded(path)
+        _compile(path)
+    return _loaded(path)
+
+
+def cached_library(folder: Path) -> Path:
+    """The file of these sources and flags. Compiled once for all compilers, so that it outlives the one that made it."""
+    key = hashlib.sha256(repr((sources_digest(), FLAGS, KERNELS, platform.machine())).encode()).hexdigest()
+    return folder / f"fip-{key[:24]}.so"
+
+
+def _compile(path: Path) -> None:
+    """Raises: CannotBuild, OSError."""
+    compiler = find_compiler()
+    sys.stderr.write("compiling the native engine (once, some seconds)\n")
+    for leftover in path.parent.glob("tmp*"):  # of a process that was killed meanwhile
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        built = build(Path(scratch), compiler)
+        built.chmod(0o700)  # whatever the umask says
+        built.replace(path)
 
 
 def _check_owner(place: Path) -> None:
@@ -77,15 +102,20 @@ def _check_owner(place: Path) -> None:
         raise CannotBuild(f"{place} may be written by others than its user: remove it, or name another folder by FIP_CACHE")
 
 
-def find_compiler() -> str:
-    """$CC, cc, gcc or clang. Raises: CannotBuild."""
-    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        if name and (found := shutil.which(name)):
-            return found
-    raise CannotBuild("no C compiler on this machine (looked for $CC, cc, gcc and clang)")
+def find_compiler() -> list[str]:
+    """The command in $CC, else cc, gcc or clang. Raises: CannotBuild."""
+    wanted = shlex.split(os.environ.get("CC", ""))
+    if wanted:
+        if shutil.which(wanted[0]):
+            return wanted
+        raise CannotBuild(f"the compiler that CC names is not there: {wanted[0]}")
+    for name in ("cc", "gcc", "clang"):
+        if found := shutil.which(name):
+            return [found]
+    raise CannotBuild("no C compiler on this machine (looked for cc, gcc and clang)")
 
 
-def build(folder: Path, compiler: str, extra: tuple[str, ...] = ()) -> Path:
+def build(folder: Path, compiler: list[str], extra: tuple[str, ...] = ()) -> Path:
     """Compile and link everything in `folder`; returns the library. extra: flags for every step. Raises: CannotBuild.
 
     An instruction set that the compiler does not know is left out, and so is OpenMP; the engine says so in `detail()`.
@@ -97,8 +127,8 @@ def build(folder: Path, compiler: str, extra: tuple[str, ...] = ()) -> Path:
         return _build(folder, compiler, (*flags, "-Wno-unknown-pragmas"))
 
 
-def _build(folder: Path, compiler: str, flags: tuple[str, ...]) -> Path:
-    sets = {name: [compiler, *flags, f"-DFIP_ISA={name}", *wide, "-c", str(SOURCES / "kernels.c")] for name, wide in KERNELS.items()}
+def _build(folder: Path, compiler: list[str], flags: tuple[str, ...]) -> Path:
+    sets = {name: [*compiler, *flags, f"-DFIP_ISA={name}", *wide, "-c", str(SOURCES / "kernels.c")] for name, wide in KERNELS.items()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         done = dict(
             zip(sets, pool.map(_compiles, ([*command, "-o", str(folder / f"{name}.o")] for name, command in sets.items())), strict=True)
@@ -108,9 +138,9 @@ def _build(folder: Path, compiler: str, flags: tuple[str, ...]) -> Path:
     usable = [name for name, reason in done.items() if reason is None]
     defines = [f"-DHAVE_{name}" for name in usable]
     for unit in PLAIN_UNITS:
-        _run([compiler, *flags, *defines, "-c", str(SOURCES / f"{unit}.c"), "-o", str(folder / f"{unit}.o")])
+        _run([*compiler, *flags, *defines, "-c", str(SOURCES / f"{unit}.c"), "-o", str(folder / f"{unit}.o")])
     library = folder / "fip.so"
-    _run([compiler, *flags, "-shared", *(str(folder / f"{unit}.o") for unit in (*usable, *PLAIN_UNITS)), "-o", str(library)])
+    _run([*compiler, *flags, "-shared", *(str(folder / f"{unit}.o") for unit in (*usable, *PLAIN_UNITS)), "-o", str(library)])
     return library
 
 
@@ -129,7 +159,8 @@ def _run(command: list[str]) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotBuild(f"{command[0]} could not be run: {error}") from error
     if done.returncode:
-        raise CannotBuild(f"{command[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise CannotBuild(f"the C compiler {command[0]} failed: {next((line for line in said if 'error' in line), said[-1])}")
 
 
 def sources_digest() -> str:
@@ -138,13 +169,6 @@ def sources_digest() -> str:
     for source in sorted(SOURCES.glob("*.[ch]")):
         found.update(source.read_bytes())
     return found.hexdigest()[:24]
-
-
-def _digest(compiler: str) -> str:
-    """Of everything a build depends on: sources, flags, the compiler and its version."""
-    facts = Path(compiler).resolve().stat()
-    everything = (sources_digest(), FLAGS, KERNELS, platform.machine(), compiler, facts.st_size, facts.st_mtime_ns)
-    return hashlib.sha256(repr(everything).encode()).hexdigest()[:24]
 
 
 def main() -> int:

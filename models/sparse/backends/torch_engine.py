@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
+from models.sparse.backends.arena import ARENA
 from models.sparse.backends.gemm import Products, always_onednn, round_up
 from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.reference import ReferenceEngine
@@ -49,7 +50,8 @@ class TorchEngine(ReferenceEngine):
             filters = (weight if transpose else weight.transpose(1, 2)).to(products).contiguous()
         _, cout, cin = filters.shape
         factors = _Factors(with_lines(feats, kernel_map, products), filters, kernel_map)
-        out = feats.new_empty(kernel_map.num_out, cout)
+        shape = kernel_map.num_out, cout
+        out = ARENA.empty(*shape, dtype=feats.dtype) if feats.device.type == "cpu" else feats.new_empty(shape)
         by_bags = cout <= BAG_CHANNELS and feats.device.type == "cpu" and feats.dtype == products == torch.float32
         row_bytes = feats.element_size() * (PRODUCTS_PER_ROW * cout if by_bags else max(cin, cout))
         blocks = _blocks(kernel_map, _block_rows(feats.device, row_bytes, torch.get_num_threads()))
