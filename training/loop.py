@@ -168,7 +168,7 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
         engine=trainer.engine,
         workers=compute.workers,
     )
-    lr, saved = 0.0, time.monotonic()
+    lr, saved = _lr_of_last_step(trainer.schedule), time.monotonic()  # where every step of the epoch was done before a stop
     for step in progress(todo, "training, steps of this epoch", len(plan), start=position.step, quiet=not compute.world.first):
         lr = float(trainer.schedule.get_last_lr()[0])
         loss = _step(trainer, step, batches)
@@ -184,6 +184,11 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
         if asked:
             raise KeyboardInterrupt
     return float(np.mean(position.losses)), lr
+
+
+def _lr_of_last_step(schedule: torch.optim.lr_scheduler.LambdaLR) -> float:
+    factor: float = schedule.lr_lambdas[0](max(schedule.last_epoch - 1, 0))
+    return float(schedule.base_lrs[0]) * factor
 
 
 def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch]) -> float:
