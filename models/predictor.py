@@ -54,7 +54,7 @@ class Predictor:
         precision: Precision = "fp32",
     ) -> None:
         """engine: a name of models.sparse.backends.ENGINES; None = the one chosen for the device. precision: what the factors of
-        products are rounded to; sums are float32. Raises: BadOption.
+        products are rounded to; taps are summed in float32. Raises: BadOption.
         """
         self.manifest = manifest
         self.device = torch.device(device)

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     model: Annotated[str | None, Field(min_length=1, description="default model, NAME[:VERSION|@ALIAS]; None takes the bundled one")] = None
     device: str = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
-    precision: Annotated[Precision, Field(description="what the factors of products are rounded to; sums are float32")] = "fp32"
+    precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"
     threads: Annotated[int, Field(ge=1, description="CPU threads of one forward pass; small clouds are slower on more")] = 1
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
     max_body_bytes: Annotated[int, Field(ge=1)] = 256 * MIB

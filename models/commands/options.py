@@ -24,7 +24,7 @@ def engine_option(command: Command) -> Command:
 
 def precision_option(command: Command) -> Command:
     """`--precision NAME`, or FIP_PRECISION from the environment; None where none was named."""
-    text = "What the factors of products are rounded to; sums are float32.  [default: fp32]"
+    text = "What the factors of products are rounded to; taps are summed in float32.  [default: fp32]"
     return click.option("--precision", envvar="FIP_PRECISION", type=click.Choice(PRECISIONS), help=text)(command)
 
 
