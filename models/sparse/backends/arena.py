@@ -49,9 +49,12 @@ class Arena:
 
     def _take_back(self, size: int, block: Block) -> None:
         self._free[size].append(block)
-        for other in sorted(self._free, reverse=True):
-            while self.kept_bytes > self._most and self._free[other]:
-                self._free[other].popleft()
+        while self.kept_bytes > self._most:
+            largest = max((size for size, blocks in list(self._free.items()) if blocks), default=0)
+            try:
+                self._free[largest].popleft()
+            except IndexError:  # another thread took it
+                return
 
 
 def size_class(wanted: int) -> int:

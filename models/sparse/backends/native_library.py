@@ -11,7 +11,7 @@ INT, INT32, POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p
 ARGUMENTS = {  # of the functions in native/*.c, in their order
     "fip_kernels_named": (ctypes.c_char_p,),
     "fip_keys": (POINTER, INT, INT, POINTER, POINTER, POINTER),
-    "fip_column": (POINTER, INT, POINTER, INT, INT, INT, POINTER, POINTER, POINTER),
+    "fip_columns": (POINTER, INT, POINTER, INT, POINTER, INT, INT, POINTER, POINTER, POINTER, INT32),
     "fip_tie": (POINTER, POINTER, INT, INT, INT32, POINTER, POINTER, POINTER, POINTER, POINTER),
     "fip_downsample": (POINTER, INT, INT, POINTER, POINTER),
     "fip_pack": (POINTER, INT, INT, INT, INT32, INT32, INT32, POINTER, INT32),

@@ -5,7 +5,8 @@ import ctypes
 import torch
 
 from models.errors import ExtentTooLarge
-from models.sparse.backends.native_library import INT, POINTER, address, map_pairs
+from models.sparse.backends.arena import ARENA
+from models.sparse.backends.native_library import INT, address, map_pairs
 from models.sparse.kernel_map import KernelMap, Lines, kernel_offsets
 from models.sparse.search import check_reach
 from models.sparse.tying import kernel_side, tap_groups
@@ -60,6 +61,11 @@ def native_tie(library: ctypes.CDLL, kernel_map: KernelMap, axes: str) -> Kernel
     return KernelMap(in_rows[:used].clone(), out_rows[:used].clone(), sizes, kernel_map.num_in, kernel_map.num_out, None, lines)
 
 
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """One list of rows after the other: (P,) int32."""
+    return torch.cat(parts, out=ARENA.empty(sum(len(part) for part in parts), dtype=torch.int32))
+
+
 class SortedSites:
     """Sites whose keys ascend row by row, as the voxelizer leaves them: other sites then are found by merging two lists."""
 
@@ -96,30 +102,25 @@ class SortedSites:
         num_in, num_out = len(self.coords), len(out_coords)
         wanted = self._keys
         if stride > 1:
-            wanted = torch.empty(num_out, dtype=torch.int64, device="cpu")
+            wanted = ARENA.empty(num_out, dtype=torch.int64)
             if not self._write_keys(out_coords.contiguous(), stride, wanted):
                 return None
         offsets = kernel_offsets(kernel_size)
         mirrored = stride == 1 and kernel_size % 2 == 1
         centre = len(offsets) // 2 if mirrored else None
         searched = offsets[:centre]
-        found = torch.empty(2, len(searched), num_out, dtype=torch.int32, device="cpu")
+        found = ARENA.empty(2, len(searched), num_out, dtype=torch.int32)
         sizes = torch.zeros(len(searched), dtype=torch.int64, device="cpu")
-        for first in range(0, len(searched), kernel_size):
-            column = searched[first : first + kernel_size]
-            self._merge(wanted, column, found[:, first : first + len(column)], sizes[first : first + len(column)])
+        if searched:
+            columns = [(dx * self._size[1] + dy) * self._size[2] + dz for dx, dy, dz in searched[::kernel_size]]
+            self._library.fip_columns(
+                address(self._keys), num_in, address(wanted), num_out, (INT * len(columns))(*columns), len(searched), kernel_size,
+                address(found[0]), address(found[1]), address(sizes), torch.get_num_threads(),
+            )  # fmt: skip
         counts = sizes.tolist()
         ins = [found[0, tap, :count] for tap, count in enumerate(counts)]
         outs = [found[1, tap, :count] for tap, count in enumerate(counts)]
         if centre is not None:
             every_row = torch.arange(num_in, dtype=torch.int32, device="cpu")
             ins, outs = [*ins, every_row, *reversed(outs)], [*outs, every_row, *reversed(ins)]
-        return KernelMap(torch.cat(ins), torch.cat(outs), tuple(len(rows) for rows in ins), num_in, num_out, centre)
-
-    def _merge(self, wanted: torch.Tensor, column: list[tuple[int, int, int]], found: torch.Tensor, sizes: torch.Tensor) -> None:
-        dx, dy, dz = column[0]
-        rows = [(POINTER * len(column))(*(part[tap].data_ptr() for tap in range(len(column)))) for part in found]
-        offset = (dx * self._size[1] + dy) * self._size[2] + dz
-        self._library.fip_column(
-            address(self._keys), len(self._keys), address(wanted), len(wanted), offset, len(column), rows[0], rows[1], address(sizes)
-        )
+        return KernelMap(_joined(ins), _joined(outs), tuple(len(rows) for rows in ins), num_in, num_out, centre)

@@ -21,7 +21,7 @@ from tests.bench.engine.workloads import SEED, Workload
 mpl.use("svg")
 from matplotlib import pyplot
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
 mpl.rcParams.update({"svg.hashsalt": "engine", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 LEVELS = {1: 64, 2: 128, 4: 256, 8: 512}
@@ -96,8 +96,9 @@ def plot_growth(curves: dict[str, Curve], path: Path) -> None:
     for name, curve in curves.items():
         axes.plot(list(curve), [1e9 * seconds for seconds in curve.values()], "o-", label=name)
     axes.set(xscale="log", yscale="log", xlabel="voxels", ylabel="ns a voxel", title="Evaluation with kernel maps, two threads")
-    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted(ScalarFormatter())
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.legend()
     _save(figure, path)
 

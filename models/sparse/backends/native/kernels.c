@@ -27,7 +27,9 @@ static const int ROWS[5] = {0, 10, 6, 0, 0};
 #define MAX_ROWS 10
 #endif
 #define PANEL (MAX_VECS * W)
-#define BLOCK 512 /* output rows of a block: 512 x PANEL sums fit the second-level cache beside the weights of a tap */
+#define BLOCK 512 /* most output rows of a block: 512 x PANEL sums fit the second-level cache beside the weights of a tap */
+#define SMALLEST_BLOCK 128
+#define ITEMS 24  /* blocks and panels for each thread, so that none waits long for the last one */
 #define CHUNK 96  /* pairs of a weight gradient whose rows stay in the first-level cache */
 #define SHARE 96  /* input channels of a weight gradient that one thread takes at a time */
 
@@ -235,8 +237,7 @@ static void rectify(const struct fip_conv *q, int64_t first, int64_t last, int64
 }
 
 /* All taps of one block of rows and one panel of columns. steps: floats of an input row that a multiplication reads. */
-static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, int64_t block, int64_t panel) {
-    int64_t first = block * BLOCK, last = first + BLOCK < q->map.num_out ? first + BLOCK : q->map.num_out;
+static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, int64_t first, int64_t last, int64_t panel) {
     int64_t column = panel * PANEL, columns = q->out_stride - column < PANEL ? q->out_stride - column : PANEL;
     int vecs = (int)(columns / W), most = ROWS[vecs];
     const float *weights = (const float *)q->packed + column * q->map.taps * steps;
@@ -268,9 +269,14 @@ static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, i
 }
 
 static void conv(const struct fip_conv *q, multiply *times, int64_t steps) {
-    int64_t blocks = (q->map.num_out + BLOCK - 1) / BLOCK, panels = (q->out_stride + PANEL - 1) / PANEL;
+    int64_t rows = q->map.num_out, size = BLOCK, panels = (q->out_stride + PANEL - 1) / PANEL;
+    while (q->threads > 1 && size > SMALLEST_BLOCK && rows / size * panels < ITEMS * q->threads) size /= 2;
+    int64_t blocks = (rows + size - 1) / size;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
-    for (int64_t item = 0; item < blocks * panels; item++) block_of(q, times, steps, item % blocks, item / blocks);
+    for (int64_t item = 0; item < blocks * panels; item++) {
+        int64_t first = item % blocks * size, last = first + size < rows ? first + size : rows;
+        block_of(q, times, steps, first, last, item / blocks);
+    }
 }
 
 static void conv_float(const struct fip_conv *q) { conv(q, multiply_float, q->cin); }

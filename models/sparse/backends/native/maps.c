@@ -17,19 +17,29 @@ int32_t fip_keys(const int32_t *coords, int64_t count, int64_t stride, const int
 }
 
 /* Pairs of `taps` neighbouring taps (offsets key_offset, + 1, ...) of one column: for each tap, rows found and rows they were found
-for, written to in_rows[tap] and out_rows[tap], their number to found[tap]. */
-void fip_column(const int64_t *keys, int64_t count, const int64_t *wanted, int64_t asked, int64_t key_offset, int64_t taps, int32_t **in_rows,
-                int32_t **out_rows, int64_t *found) {
+for, a stretch of `asked` a tap, and their number. */
+static void column(const int64_t *keys, int64_t count, const int64_t *wanted, int64_t asked, int64_t key_offset, int64_t taps,
+                   int32_t *in_rows, int32_t *out_rows, int64_t *found) {
     int64_t at = 0;
     for (int64_t tap = 0; tap < taps; tap++) found[tap] = 0;
     for (int64_t row = 0; row < asked; row++) {
         int64_t want = wanted[row] + key_offset;
         while (at < count && keys[at] < want) at++;
         for (int64_t near = at; near < count && keys[near] - want < taps; near++) {
-            int64_t tap = keys[near] - want, place = found[tap]++;
-            in_rows[tap][place] = (int32_t)near;
-            out_rows[tap][place] = (int32_t)row;
+            int64_t tap = keys[near] - want, place = tap * asked + found[tap]++;
+            in_rows[place] = (int32_t)near;
+            out_rows[place] = (int32_t)row;
         }
+    }
+}
+
+/* The first `taps` taps of a kernel, `side` to a column whose first has the key offset offsets[column]; in_rows, out_rows (taps, asked). */
+void fip_columns(const int64_t *keys, int64_t count, const int64_t *wanted, int64_t asked, const int64_t *offsets, int64_t taps, int64_t side,
+                 int32_t *in_rows, int32_t *out_rows, int64_t *found, int32_t threads) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+    for (int64_t first = 0; first < taps; first += side) {
+        int64_t here = taps - first < side ? taps - first : side;
+        column(keys, count, wanted, asked, offsets[first / side], here, in_rows + first * asked, out_rows + first * asked, found + first);
     }
 }
 
