@@ -91,8 +91,7 @@ def about(rounds: int, measured: list[workloads.Workload], load: float) -> str:
         "large product (`gemm_peak`: MKL or oneDNN, 2048³) over the time of everything; `at_the_floor` is the ratio that an "
         "engine would have at just that speed. spconv runs on one thread, because its sums are wrong with more; it is given the maps "
         "of strided 3×3×3 convolutions for nothing and counts with its norms folded or not, whichever is faster; in training with "
-        "frozen filters it is taken as it comes, with a backward that computes their gradients all the same; `patched_to_skip_dW` is "
-        "against a backward that leaves them out, which nobody can install. `torchmm` gathers, multiplies "
+        "frozen filters it leaves their gradients out, though its own backward does not (`with_dW`). `torchmm` gathers, multiplies "
         "by torch.mm and scatters tap by tap.",
         "\n".join(f"- {each.name}: {each.about}" for each in measured),
         f"Load before the run: {load:.1f}. {processor()}",
