@@ -303,6 +303,18 @@ def test_a_library_that_others_may_write_is_not_run(monkeypatch: pytest.MonkeyPa
     assert not path.exists()
 
 
+def test_a_damaged_library_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    native("portable")
+    monkeypatch.delenv("FIP_NATIVE_LIBRARY", raising=False)
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path))
+    (tmp_path / "native").mkdir(mode=0o700)
+    path = native_build.cached_library(tmp_path / "native")
+    path.write_bytes(b"")
+    path.chmod(0o700)
+    load_library()
+    assert path.stat().st_size > 0
+
+
 def test_a_library_from_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     native("portable")
     monkeypatch.setattr(native_build, "sources_digest", lambda: "another")
