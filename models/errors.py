@@ -190,6 +190,12 @@ class BadDataset(TrainingError):
     code = "bad_dataset"
 
 
+class BadLabels(TrainingError):
+    """A list of classes, or a label file, cannot be used."""
+
+    code = "bad_labels"
+
+
 class BadRunDir(TrainingError):
     """A run directory cannot be used: it belongs to another run, a file in it is damaged, or it cannot be written."""
 

@@ -6,7 +6,10 @@ error, so that a typing mistake or a newer schema is noticed instead of ignored.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from models.frozen import Frozen, is_none
+from models.labels import LabelMap
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -15,12 +18,10 @@ Axes = Literal["x", "y", "z", "xy", "xz", "yz", "xyz"]
 Task = Literal["classify", "segment"]
 Fidelity = Literal["reference", "paper", "corrected"]
 Precision = Literal["fp32", "bf16"]  # of the factors of products, where a net runs; not part of a checkpoint
+Decoder = Literal["listing", "reference"]
+Devoxelize = Literal["nearest", "trilinear"]
 FeatureName = Literal["x", "y", "z", "red", "green", "blue", "intensity"]
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FeatureSpec(Frozen):
@@ -40,6 +41,8 @@ class InputSpec(Frozen):
 
     voxel_size is in prepared units (metres, or unit-sphere radii). `rounding` and `voxel_feature` hold the two quirks of
     the reference code (round to nearest; feature of the first point); `corrected` takes the floor and the mean.
+    devoxelize: how a point gets its answer where every point has one: `nearest` from the voxel that it is in, `trilinear` from up
+    to eight voxels around it.
     """
 
     features: tuple[FeatureSpec, ...]
@@ -49,23 +52,27 @@ class InputSpec(Frozen):
     point_budget: Annotated[int, Field(gt=0)] | None = None
     rounding: Fidelity = "corrected"
     voxel_feature: Fidelity = "corrected"
-
-
-def is_none(value: object) -> bool:
-    """For fields that came later: they stay out of files while they are None, so that earlier files keep their digests."""
-    return value is None
+    devoxelize: Annotated[Devoxelize, Field(exclude_if=lambda kind: kind == "nearest")] = "nearest"
 
 
 class NetworkSpec(Frozen):
-    """Which entry of the zoo, and its free sizes.
+    """Which backbone of the zoo, and its free sizes.
 
     tied: the axis along which the filters of the stages are 2D filters repeated; their weights are then those filters.
+    decoder: makes it a U-Net with an answer for every voxel: of the widths of the paper's `listing`, or of its `reference` code.
+    blur: the reference's detour of the coarsest features over the points, and the dropout behind it (models.unet3d).
     """
 
     name: str
     in_channels: Annotated[int, Field(gt=0, le=64)]
     num_classes: Annotated[int, Field(gt=0, le=100_000)]
     tied: Annotated[Axis | None, Field(exclude_if=is_none)] = None
+    decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
+    blur: Annotated[bool, Field(exclude_if=lambda blur: not blur)] = False
+
+    @property
+    def task(self) -> Task:
+        return "segment" if self.decoder else "classify"
 
 
 class Provenance(Frozen):
@@ -95,6 +102,7 @@ class Manifest(Frozen):
 
     files: sha256 of every other file of the artefact. tied_filters: weights whose filters repeat themselves, with the axes, as
     found in the stored tensors when they were saved and checked when they are loaded; None in manifests from before the record.
+    label_map: colours of the classes and the ids that label files call them by, where every point gets one.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -107,6 +115,7 @@ class Manifest(Frozen):
     provenance: Provenance
     files: dict[str, str] = {}
     tied_filters: Annotated[dict[str, Axes] | None, Field(exclude_if=is_none)] = None
+    label_map: Annotated[LabelMap | None, Field(exclude_if=is_none)] = None
 
     @model_validator(mode="after")
     def sizes_agree(self) -> "Manifest":
@@ -116,4 +125,10 @@ class Manifest(Frozen):
             raise ValueError(f"{len(self.labels)} labels for {self.network.num_classes} classes")
         if len(set(self.labels)) != len(self.labels) or not all(self.labels):
             raise ValueError("labels: every class needs a name of its own")
+        if self.task != self.network.task:
+            raise ValueError(f"task is {self.task!r}, the network is one to {self.network.task}")
+        if (self.label_map is not None) != (self.task == "segment"):
+            raise ValueError("label_map: there is one if and only if the task is to segment")
+        if self.label_map is not None and self.label_map.names != self.labels:
+            raise ValueError("label_map: names other classes than labels")
         return self

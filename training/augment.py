@@ -9,7 +9,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from models.manifest import Axis, Frozen
+from models.frozen import Frozen
+from models.manifest import Axis
 from models.pointcloud import PointCloud
 
 UP: dict[Axis, int] = {"x": 0, "y": 1, "z": 2}

@@ -16,7 +16,8 @@ import torch
 from pydantic import Field, model_validator
 
 from models.errors import InflationError
-from models.manifest import Axis, Frozen
+from models.frozen import Frozen
+from models.manifest import Axis
 from models.sparse.nn import Tie
 from models.sparse.tying import tied_axes, tied_filter
 

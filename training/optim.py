@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from models.manifest import Frozen
+from models.frozen import Frozen
 
 Positive = Annotated[float, Field(gt=0)]
 

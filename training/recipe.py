@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from models.errors import BadRecipe, nearest
-from models.manifest import MODEL_NAME, Frozen, InputSpec, NetworkSpec, is_none
+from models.frozen import Frozen, is_none
+from models.manifest import MODEL_NAME, InputSpec, NetworkSpec
 from models.zoo import NETWORKS
 from training.augment import AugmentSpec
 from training.batches import Balance

@@ -1,0 +1,113 @@
+"""Classes of a data set: their names and colours, and the ids by which its label files call them. Data, not code.
+
+N points, L classes. The maps of known data sets lie in `label_maps`; a user's own is a `labels.yaml` of the same form:
+
+    classes:
+      - {name: road, colour: [255, 0, 255], ids: [40, 60]}   # written as 40, the first
+      - {name: tree, colour: [0, 175, 0], ids: [70]}
+    ignore: [0, 1]                                           # points that no loss and no score counts; 0 stands for no answer
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from models.errors import BadLabels, nearest
+from models.frozen import Frozen
+
+BUNDLED = Path(__file__).resolve().parent / "label_maps"
+IGNORE = -1  # the class of points that no loss and no score counts
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+LabelId = Annotated[int, Field(ge=0, lt=1 << 32)]
+
+
+class LabelClass(Frozen):
+    """One class. colour: RGB. ids: what it is called in label files; the first is what answers are written with."""
+
+    name: Annotated[str, Field(min_length=1)]
+    colour: tuple[Byte, Byte, Byte]
+    ids: Annotated[tuple[LabelId, ...], Field(min_length=1)]
+
+
+class LabelMap(Frozen):
+    """L classes, in the order of a net's outputs, and the ids of points that have none of them."""
+
+    classes: Annotated[tuple[LabelClass, ...], Field(min_length=1)]
+    ignore: tuple[LabelId, ...] = ()
+
+    @model_validator(mode="after")
+    def each_once(self) -> "LabelMap":
+        names = [each.name for each in self.classes]
+        ids = [number for each in self.classes for number in each.ids] + list(self.ignore)
+        for kind, found in (("name", names), ("id", ids)):
+            twice = next((each for each in found if found.count(each) > 1), None)
+            if twice is not None:
+                raise ValueError(f"the {kind} {twice!r} is there twice")
+        return self
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(each.name for each in self.classes)
+
+    @cached_property
+    def colours(self) -> npt.NDArray[np.uint8]:
+        """(L, 3)"""
+        return np.array([each.colour for each in self.classes], np.uint8)
+
+    @cached_property
+    def written(self) -> npt.NDArray[np.uint32]:
+        """(L,) the id that answers of each class are written with."""
+        return np.array([each.ids[0] for each in self.classes], np.uint32)
+
+    def classes_of(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Ids of a label file (N,) -> classes (N,), IGNORE where the id is one of those. Raises: BadLabels (an id is in neither list)."""
+        known = np.array([number for each in self.classes for number in each.ids] + list(self.ignore), np.int64)
+        targets = np.concatenate([np.repeat(np.arange(len(self)), [len(each.ids) for each in self.classes]), [IGNORE] * len(self.ignore)])
+        order = np.argsort(known)
+        known, targets = known[order], targets[order].astype(np.int64)
+        present, inverse = np.unique(ids, return_inverse=True)
+        place = np.minimum(np.searchsorted(known, present), len(known) - 1)
+        strange = present[known[place] != present]
+        if len(strange):
+            raise BadLabels(f"id {strange[0]} is neither of a class nor among those to ignore", where=f"id {strange[0]}")
+        return np.asarray(targets[place][inverse].reshape(ids.shape))
+
+    def ids_of(self, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint32]:
+        """Classes (N,) -> the ids that they are written with (N,)."""
+        return self.written[classes]
+
+
+def bundled_label_maps() -> list[str]:
+    """Names of the maps in the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.yaml"))
+
+
+def load_label_map(name: str) -> LabelMap:
+    """A map of the package. Raises: BadLabels (unknown; lists the known ones)."""
+    known = bundled_label_maps()
+    if name not in known:
+        raise BadLabels(f"no label map of that name{nearest(name, known)}", where=name, known=known)
+    return read_label_map(BUNDLED / f"{name}.yaml")
+
+
+def read_label_map(path: Path) -> LabelMap:
+    """A map from a file. Raises: BadLabels (says what is wrong and where)."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return LabelMap.model_validate(content)
+    except OSError as error:
+        raise BadLabels(f"cannot be read: {error.strerror}", where=str(path)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadLabels(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", where=str(path)) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadLabels(f"not YAML: {str(error).splitlines()[0]}", where=str(path)) from error
