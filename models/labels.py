@@ -8,6 +8,7 @@ N points, L classes. The maps of known data sets lie in `label_maps`; a user's o
     ignore: [0, 1]                                           # points that no loss and no score counts; 0 stands for no answer
 """
 
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -45,10 +46,10 @@ class LabelMap(Frozen):
     def each_once(self) -> "LabelMap":
         names = [each.name for each in self.classes]
         ids = [number for each in self.classes for number in each.ids] + list(self.ignore)
-        for kind, found in (("name", names), ("id", ids)):
-            twice = next((each for each in found if found.count(each) > 1), None)
-            if twice is not None:
-                raise ValueError(f"the {kind} {twice!r} is there twice")
+        for kind, counts in (("name", Counter(names)), ("id", Counter(ids))):
+            twice = [each for each, times in counts.items() if times > 1]
+            if twice:
+                raise ValueError(f"the {kind} {twice[0]!r} is there twice")
         return self
 
     def __len__(self) -> int:
@@ -83,7 +84,7 @@ class LabelMap(Frozen):
 
     def ids_of(self, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint32]:
         """Classes (N,) -> the ids that they are written with (N,)."""
-        return self.written[classes]
+        return np.asarray(self.written[classes])
 
 
 def bundled_label_maps() -> list[str]:

@@ -113,7 +113,7 @@ class Manifest(Frozen):
     labels: tuple[str, ...]
     metrics: dict[str, float]
     provenance: Provenance
-    files: dict[str, str] = {}
+    files: dict[str, str] = Field(default_factory=dict)
     tied_filters: Annotated[dict[str, Axes] | None, Field(exclude_if=is_none)] = None
     label_map: Annotated[LabelMap | None, Field(exclude_if=is_none)] = None
 
