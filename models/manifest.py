@@ -127,6 +127,8 @@ class Manifest(Frozen):
             raise ValueError("labels: every class needs a name of its own")
         if self.task != self.network.task:
             raise ValueError(f"task is {self.task!r}, the network is one to {self.network.task}")
+        if self.task == "segment" and self.input.point_budget is not None:
+            raise ValueError("input.point_budget: a net that answers for every point cannot leave any out")
         if (self.label_map is not None) != (self.task == "segment"):
             raise ValueError("label_map: there is one if and only if the task is to segment")
         if self.label_map is not None and self.label_map.names != self.labels:

@@ -1,6 +1,6 @@
 """The only door to a net for the service, `fip predict` and evaluation: clouds in, predictions out. Keeps no state between calls.
 
-B clouds, L classes, M voxels of a cloud.
+B clouds, L classes, N points and M voxels of a cloud, S = ΣM.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from models.checkpoint import load_checkpoint
+from models.devoxelize import trilinear
 from models.errors import WrongTask
-from models.manifest import Axis, Manifest, Precision
+from models.manifest import Axis, Manifest, Precision, Task
 from models.pointcloud import PointCloud
 from models.sparse.backends import engine_for
 from models.sparse.nn import prepare_inference
@@ -36,6 +37,16 @@ class Classification:
     @property
     def index(self) -> int:
         return int(self.ranking[0])
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Classes of one cloud. labels (N,) uint16, and confidence (N,) float32, the softmax value of that class; num_voxels M."""
+
+    labels: npt.NDArray[np.uint16]
+    confidence: npt.NDArray[np.float32]
+    num_voxels: int
+    filled: tuple[str, ...]
 
 
 class Predictor:
@@ -79,7 +90,7 @@ class Predictor:
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
-        """Logits of a batch: (B, L) float32 for a classifier."""
+        """Logits of a batch, float32: (B, L) of a classifier, (S, L) where every voxel has an answer."""
         tensor: SparseTensor = collate(batch, self.device, self.engine)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits: torch.Tensor = self._net(tensor)
@@ -87,8 +98,7 @@ class Predictor:
 
     def classify(self, batch: Sequence[Voxels]) -> list[Classification]:
         """One Classification per voxelized cloud, in order. Raises: WrongTask."""
-        if self.manifest.task != "classify":
-            raise WrongTask(f"model {self.manifest.name!r} does not classify, its task is {self.manifest.task!r}")
+        self.require("classify")
         logits = self.forward(batch).cpu()  # (B, L)
         scores = logits.softmax(dim=1)
         ranking = scores.argsort(dim=1, descending=True, stable=True)
@@ -96,3 +106,24 @@ class Predictor:
             Classification(logits[b].numpy(), scores[b].numpy(), ranking[b].numpy(), len(voxels), voxels.filled)
             for b, voxels in enumerate(batch)
         ]
+
+    def segment(self, batch: Sequence[Voxels]) -> list[Segmentation]:
+        """One Segmentation per voxelized cloud, in order. Raises: WrongTask."""
+        self.require("segment")
+        parts = self.forward(batch).split([len(voxels) for voxels in batch])  # (M, L) each
+        return [self._of_points(voxels, logits) for voxels, logits in zip(batch, parts, strict=True)]
+
+    def require(self, task: Task) -> None:
+        """Raises: WrongTask."""
+        if self.manifest.task != task:
+            raise WrongTask(f"model {self.manifest.name!r} does not {task}: its task is to {self.manifest.task}")
+
+    def _of_points(self, voxels: Voxels, logits: torch.Tensor) -> Segmentation:
+        """From the logits of the voxels (M, L) to the answers of the points."""
+        if voxels.grid is not None:
+            logits = torch.from_numpy(trilinear(logits.cpu().numpy(), voxels))  # (N, L)
+        confidence, labels = logits.softmax(dim=1).max(dim=1)
+        best, sure = labels.cpu().numpy().astype(np.uint16), confidence.cpu().numpy()
+        if voxels.grid is None:
+            best, sure = best[voxels.inverse], sure[voxels.inverse]  # (M,) -> (N,)
+        return Segmentation(best, sure, len(voxels), voxels.filled)

@@ -109,6 +109,26 @@ class Block(nn.Module):
         return branch
 
 
+def make_stages(net: nn.Module, shape: ResNetShape, tied: str) -> int:
+    """Give a net the residual stages of a backbone, under the names they have in 2D (`layer{i}`, `ds{i}`); returns how many.
+
+    The first stage keeps the level that it gets, each later one halves it. They begin with `shape.stem` channels.
+    """
+    channels = shape.stem
+    for stage in range(len(shape.depths)):
+        downsamples = stage > 0
+        if downsamples and shape.separate_downsampling:
+            down = ConvNorm(SparseConv3d(channels, channels, 2, 2, tied), SparseBatchNorm(channels), SparseReLU())
+            net.add_module(f"ds{stage}", down)
+        stride = 2 if downsamples and not shape.separate_downsampling else 1
+        blocks = []
+        for b in range(shape.depths[stage]):
+            blocks.append(Block(shape, channels, shape.mid[stage], shape.out[stage], stride if b == 0 else 1, tied))
+            channels = shape.out[stage]
+        net.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+    return len(shape.depths)
+
+
 class ResNet3d(nn.Module):
     """Classifier: SparseTensor with (S, in_channels) -> logits (B, num_classes).
 
@@ -122,21 +142,9 @@ class ResNet3d(nn.Module):
         super().__init__()
         self.conv1 = SparseConv3d(in_channels, shape.stem)
         self.bn1 = SparseBatchNorm(shape.stem)
-        self.stages = len(shape.depths)
-        channels = shape.stem
-        for stage in range(self.stages):
-            downsamples = stage > 0
-            if downsamples and shape.separate_downsampling:
-                down = ConvNorm(SparseConv3d(channels, channels, 2, 2, tied), SparseBatchNorm(channels), SparseReLU())
-                self.add_module(f"ds{stage}", down)
-            stride = 2 if downsamples and not shape.separate_downsampling else 1
-            blocks = []
-            for b in range(shape.depths[stage]):
-                blocks.append(Block(shape, channels, shape.mid[stage], shape.out[stage], stride if b == 0 else 1, tied))
-                channels = shape.out[stage]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.stages = make_stages(self, shape, tied)
         self.pool = GlobalAvgPool()
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(shape.out[-1], num_classes)
         self.fc_bn = nn.BatchNorm1d(num_classes)
 
     def forward(self, x: SparseTensor) -> torch.Tensor:

@@ -29,13 +29,15 @@ class Voxels:
     """M occupied cells of one cloud. coords (M, 3) int32 ≥ 0 in cells; feats (M, C) float32; inverse (n,) int64.
 
     `inverse[i]` is the voxel of prepared point i. `filled` names features that the file lacked. Rows are in ascending
-    (x, y, z) order of their cells, so they do not depend on the order of the points.
+    (x, y, z) order of their cells, so they do not depend on the order of the points. `grid`, (n, 3) float32 where the spec says
+    trilinear, is where the points lie, in cells: a cell of coords c has its centre at c.
     """
 
     coords: npt.NDArray[np.int32]
     feats: npt.NDArray[np.float32]
     inverse: npt.NDArray[np.int64]
     filled: tuple[str, ...] = ()
+    grid: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -85,12 +87,7 @@ def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
         counts = np.bincount(inverse, minlength=len(unique))
         sums = [np.bincount(inverse, weights=column, minlength=len(unique)) for column in feats.T]
         pooled = (np.stack(sums, axis=1) / counts[:, None]).astype(np.float32)
-    return Voxels(coords, pooled, inverse, filled)
-
-
-def devoxelize(values: npt.NDArray[np.generic], voxels: Voxels) -> npt.NDArray[np.generic]:
-    """One value a point from one value a voxel: values (M, …) -> (n, …)."""
-    return values[voxels.inverse]
+    return Voxels(coords, pooled, inverse, filled, _grid(cloud.xyz, spec) if spec.devoxelize == "trilinear" else None)
 
 
 def _upright(xyz: npt.NDArray[np.floating], source: int, target: int) -> npt.NDArray[np.floating]:
@@ -133,6 +130,15 @@ def _cells(xyz: npt.NDArray[np.floating], spec: InputSpec) -> tuple[list[npt.NDA
     else:
         cells = [(column - start) / size for column, start in zip(xyz.T, low, strict=True)]  # ≥ 0: the cast takes the floor
     return [column.astype(np.int64) for column in cells], tuple(int(width) + 1 for width in widths)
+
+
+def _grid(xyz: npt.NDArray[np.floating], spec: InputSpec) -> npt.NDArray[np.float32]:
+    """Where the points lie, (n, 3), in cells from the centre of the first one."""
+    size = np.float32(spec.voxel_size)
+    low = _corners(xyz)[0]
+    if spec.rounding == "reference":
+        return np.asarray(xyz / size - np.rint(low / size), np.float32)
+    return np.asarray((xyz - low) / size - 0.5, np.float32)
 
 
 def _group(key: npt.NDArray[np.int64], span: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

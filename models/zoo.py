@@ -1,24 +1,19 @@
-"""From a NetworkSpec to a net: one dict literal."""
-
-from functools import partial
-from typing import Protocol
+"""From a NetworkSpec to a net: the backbones of `resnet3d.SHAPES`, as a classifier or, with a decoder, as a U-Net."""
 
 from torch import nn
 
 from models.errors import BadCheckpoint, nearest
 from models.manifest import NetworkSpec
 from models.resnet3d import SHAPES, ResNet3d
-
-
-class Maker(Protocol):
-    def __call__(self, in_channels: int, num_classes: int, *, tied: str) -> nn.Module: ...
-
-
-NETWORKS: dict[str, Maker] = {name: partial(ResNet3d, shape) for name, shape in SHAPES.items()}
+from models.unet3d import UNet3d
 
 
 def build(spec: NetworkSpec) -> nn.Module:
     """A net with fresh weights. Raises: BadCheckpoint (unknown network; lists the known ones)."""
-    if spec.name not in NETWORKS:
-        raise BadCheckpoint(f"unknown network {spec.name!r}{nearest(spec.name, NETWORKS)}", where="network.name", known=NETWORKS)
-    return NETWORKS[spec.name](spec.in_channels, spec.num_classes, tied=spec.tied or "")
+    shape = SHAPES.get(spec.name)
+    if shape is None:
+        raise BadCheckpoint(f"unknown network {spec.name!r}{nearest(spec.name, SHAPES)}", where="network.name", known=SHAPES)
+    tied = spec.tied or ""
+    if spec.decoder is None:
+        return ResNet3d(shape, spec.in_channels, spec.num_classes, tied=tied)
+    return UNet3d(shape, spec.in_channels, spec.num_classes, decoder=spec.decoder, blur=spec.blur, tied=tied)

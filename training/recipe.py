@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from models.errors import BadRecipe, nearest
 from models.frozen import Frozen, is_none
 from models.manifest import MODEL_NAME, InputSpec, NetworkSpec
-from models.zoo import NETWORKS
+from models.resnet3d import SHAPES
 from training.augment import AugmentSpec
 from training.batches import Balance
 from training.finetune import Init, Mode
@@ -84,8 +84,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def fits_together(self) -> "Recipe":
-        if self.network not in NETWORKS:
-            raise ValueError(f"network: unknown {self.network!r}{nearest(self.network, NETWORKS)}; known: {', '.join(NETWORKS)}")
+        if self.network not in SHAPES:
+            raise ValueError(f"network: unknown {self.network!r}{nearest(self.network, SHAPES)}; known: {', '.join(SHAPES)}")
         if self.init == "scratch" and self.mode != "all":
             raise ValueError("init: scratch trains everything; say mode all, or init random-frozen for a frozen random net")
         if self.init == "random-frozen" and self.mode == "all":

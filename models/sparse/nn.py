@@ -14,6 +14,7 @@ from torch.autograd.function import FunctionCtx
 
 from models.sparse.backends.protocol import Engine, Epilogue, Packed
 from models.sparse.conv import check_shapes, product_dtype, sparse_conv
+from models.sparse.kernel_map import KernelMap
 from models.sparse.norm import batch_norm_act
 from models.sparse.tensor import SparseTensor
 from models.sparse.tying import tied_axes, tied_filter
@@ -21,32 +22,38 @@ from models.sparse.tying import tied_axes, tied_filter
 Norm = nn.BatchNorm1d | nn.SyncBatchNorm
 
 
-class SparseConv3d(nn.Module):
-    """Convolution without bias. Stride 1 keeps the sites (submanifold); stride s ends on unique(floor(c / s)).
+class Convolution(nn.Module):
+    """What both kinds of convolution share: a weight (K, Cin, Cout) or, tied, (G, Cin, Cout), and how it is used for inference.
 
-    Like torch.nn.Conv3d it is a cross-correlation; offset -1 meets index 0 of the kernel. Empty neighbours add nothing.
-    Initial weights are uniform in ±1/sqrt(Cin · K), as in torchsparse.
-
-    tied: axes along which the filter is one 2D (or 1D, 0D) filter repeated; the parameter is then that filter, (G, Cin, Cout).
+    tied: axes along which the filter is one 2D (or 1D, 0D) filter repeated; the parameter is then that filter.
     A whole filter that is frozen is used as a tied one wherever it is found to repeat itself.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, tied: str = "") -> None:
+    transposed = False
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, tied: str = "") -> None:
         super().__init__()
         self.kernel_size, self.stride, self.tied = kernel_size, stride, tied
         self.weight = nn.Parameter(torch.empty(kernel_size ** (3 - len(tied)), in_channels, out_channels))
         self._folded: Folded | None = None
         self._may_fold = False
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        bound = 1 / math.sqrt(self.weight.shape[1] * self.kernel_size**3)
-        nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         repeats = self._repeats()
-        route = x.sites.route(x.level, self.kernel_size, self.stride, tied=self.tied or repeats)
-        return SparseTensor(sparse_conv(x.feats, self.weight, route, repeats), x.sites, x.batch_size, x.level * self.stride)
+        route = x.sites.route(self._finer(x), self.kernel_size, self.stride, transposed=self.transposed, tied=self.tied or repeats)
+        return SparseTensor(sparse_conv(x.feats, self.weight, route, repeats), x.sites, x.batch_size, self.level_after(x))
+
+    def level_after(self, x: SparseTensor) -> int:
+        """Level that the convolution ends on."""
+        return x.level // self.stride if self.transposed else x.level * self.stride
+
+    def map_for(self, x: SparseTensor, tied: str) -> KernelMap:
+        """Its kernel map, of filters that are tied along these axes."""
+        return x.sites.kernel_map(self._finer(x), self.kernel_size, self.stride, transposed=self.transposed, tied=tied)
+
+    def _finer(self, x: SparseTensor) -> int:
+        """The finer of the two levels between which it leads, by which maps are kept."""
+        return min(x.level, self.level_after(x))
 
     def _repeats(self) -> str:
         """Axes along which the weight itself is found to repeat: only where it is whole and frozen.
@@ -55,7 +62,7 @@ class SparseConv3d(nn.Module):
         """
         return "" if self.tied or self.weight.requires_grad else tied_axes(self.weight)
 
-    def _filters(self) -> tuple[torch.Tensor, str]:
+    def filters(self) -> tuple[torch.Tensor, str]:
         """The weight without its repetitions, and the axes they are on."""
         repeats = self._repeats()
         return (tied_filter(self.weight, repeats) if repeats else self.weight), self.tied or repeats
@@ -65,7 +72,7 @@ class SparseConv3d(nn.Module):
         tied = f", tied={self.tied!r}" if self.tied else ""
         return f"{in_channels}, {out_channels}, kernel_size={self.kernel_size}, stride={self.stride}{tied}"
 
-    def train(self, mode: bool = True) -> "SparseConv3d":
+    def train(self, mode: bool = True) -> "Convolution":
         """Training ends what `prepare_inference` began."""
         if mode:
             self._may_fold, self._folded = False, None
@@ -88,6 +95,37 @@ class SparseConv3d(nn.Module):
         return self._folded
 
 
+class SparseConv3d(Convolution):
+    """Convolution without bias. Stride 1 keeps the sites (submanifold); stride s ends on unique(floor(c / s)).
+
+    Like torch.nn.Conv3d it is a cross-correlation; offset -1 meets index 0 of the kernel. Empty neighbours add nothing.
+    Initial weights are uniform in ±1/sqrt(Cin · K), as in torchsparse.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, tied: str = "") -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, tied)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight.shape[1] * self.kernel_size**3)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+
+class SparseConvTranspose3d(Convolution):
+    """Transposed convolution onto the sites that the encoder left at the finer level, through the encoder's own map.
+
+    Kernel size and stride must be those of an encoder's convolution between the two levels, or the map is built for it alone.
+    Initial weights are uniform in ±1/sqrt(Cout), as in torchsparse.
+    """
+
+    transposed = True
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 2, stride: int = 2) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride)
+        bound = 1 / math.sqrt(out_channels)
+        nn.init.uniform_(self.weight, -bound, bound)
+
+
 def _any_trained(*parameters: torch.Tensor) -> bool:
     return any(parameter.requires_grad for parameter in parameters)
 
@@ -106,11 +144,11 @@ class Folded:
     products: torch.dtype
 
     @classmethod
-    def of(cls, conv: SparseConv3d, norm: Norm, engine: Engine, products: torch.dtype) -> "Folded":
+    def of(cls, conv: Convolution, norm: Norm, engine: Engine, products: torch.dtype) -> "Folded":
         assert norm.running_var is not None
         assert norm.running_mean is not None
         scale = (norm.running_var + norm.eps).rsqrt() * norm.weight  # (Cout,)
-        filters, tied = conv._filters()
+        filters, tied = conv.filters()
         return cls(engine.pack(filters * scale, products), norm.bias - norm.running_mean * scale, tied, engine.name, products)
 
 
@@ -144,11 +182,11 @@ def prepare_inference(net: nn.Module) -> None:
     if net.training:
         raise ValueError("only a net in evaluation mode can be prepared for inference")
     for module in net.modules():
-        if isinstance(module, SparseConv3d):
+        if isinstance(module, Convolution):
             module._may_fold, module._folded = True, None
 
 
-def conv_norm(x: SparseTensor, conv: SparseConv3d, norm: Norm, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
+def conv_norm(x: SparseTensor, conv: Convolution, norm: Norm, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
     """norm(conv(x)), + residual, ReLU: in one pass where the net was prepared for inference, else one after the other."""
     engine = x.sites.engine
     folded = conv.folded(norm, engine, product_dtype(x.feats))
@@ -159,13 +197,13 @@ def conv_norm(x: SparseTensor, conv: SparseConv3d, norm: Norm, *, residual: Spar
         out = norm(out)
         feats = out.feats if residual is None else out.feats + residual.feats
         return out.with_feats(feats.relu() if relu else feats)
-    kernel_map = x.sites.kernel_map(x.level, conv.kernel_size, conv.stride, tied=folded.tied)
+    kernel_map = conv.map_for(x, folded.tied)
     check_shapes(x.feats, folded.packed.shape, kernel_map)
     if residual is not None and residual.feats.shape != (kernel_map.num_out, folded.packed.shape[2]):
         raise ValueError(f"a residual of {tuple(residual.feats.shape)} does not fit {(kernel_map.num_out, folded.packed.shape[2])}")
     epilogue = Epilogue(folded.bias, None if residual is None else residual.feats, relu)
     feats = engine.conv(x.feats, folded.packed, kernel_map, products=folded.packed.products, epilogue=epilogue)
-    return SparseTensor(feats, x.sites, x.batch_size, x.level * conv.stride)
+    return SparseTensor(feats, x.sites, x.batch_size, conv.level_after(x))
 
 
 class ConvNorm(nn.Sequential):
@@ -173,29 +211,9 @@ class ConvNorm(nn.Sequential):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         conv, norm = self[0], self[1]
-        assert isinstance(conv, SparseConv3d)
+        assert isinstance(conv, Convolution)
         assert isinstance(norm, Norm)
         return conv_norm(x, conv, norm, relu=len(self) == 3)
-
-
-class SparseConvTranspose3d(nn.Module):
-    """Transposed convolution onto the sites that the encoder left at the finer level, through the encoder's own map.
-
-    Kernel size and stride must be those of the encoder's convolution between the two levels. Initial weights are uniform
-    in ±1/sqrt(Cout), as in torchsparse.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 2, stride: int = 2) -> None:
-        super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
-        self.weight = nn.Parameter(torch.empty(kernel_size**3, in_channels, out_channels))
-        bound = 1 / math.sqrt(out_channels)
-        nn.init.uniform_(self.weight, -bound, bound)
-
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        level = x.level // self.stride
-        route = x.sites.route(level, self.kernel_size, self.stride, transposed=True)
-        return SparseTensor(sparse_conv(x.feats, self.weight, route), x.sites, x.batch_size, level)
 
 
 class SparseBatchNorm(nn.BatchNorm1d):
