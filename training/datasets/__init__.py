@@ -1,14 +1,34 @@
-"""Files on disk -> labelled clouds. One module a data set."""
+"""Files on disk -> clouds with a class, or with a class for every point. One module a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from models.errors import BadDataset, nearest
+from models.labels import LabelMap, load_label_map, read_label_map
+from training.datasets import labelled_folder, semantickitti
+from training.datasets.file_scenes import FileScenes
 from training.datasets.labelled import Clouds, LabelledClouds, few_shot, hold_out
 from training.datasets.modelnet40 import read_modelnet40
+from training.datasets.scenes import Scene, Scenes
 
 FOLDER = "folder"  # somebody's own: training.sources looks through it first
 KINDS: dict[str, Callable[[Path, str], Clouds]] = {"modelnet40": read_modelnet40}
+
+
+@dataclass(frozen=True)
+class SceneKind:
+    """How a data set of labelled scenes is read. splits: their names; label_map: the map it comes with (None: it lies in the folder)."""
+
+    read: Callable[[Path, str, LabelMap, tuple[str, ...]], FileScenes]
+    splits: tuple[str, ...]
+    label_map: str
+
+
+LABELLED = "labelled"  # somebody's own
+SCENE_KINDS: dict[str, SceneKind] = {
+    "semantickitti": SceneKind(semantickitti.read_semantickitti, tuple(semantickitti.SPLITS), semantickitti.LABEL_MAP),
+}
 
 
 def read_split(kind: str, root: Path, split: str) -> Clouds:
@@ -19,4 +39,42 @@ def read_split(kind: str, root: Path, split: str) -> Clouds:
     return KINDS[kind](root, split)
 
 
-__all__ = ["FOLDER", "Clouds", "LabelledClouds", "few_shot", "hold_out", "read_split"]
+def read_scenes(kind: str, root: Path, split: str, label_map: str | None = None, exclude: Sequence[str] = ()) -> Scenes:
+    """One split of a data set of labelled scenes.
+
+    label_map: the name of a map of the package or a YAML file, instead of the one of the data set. exclude: titles of scenes to
+    leave out, of whichever split. Raises: BadDataset, BadLabels.
+    """
+    known = [*SCENE_KINDS, LABELLED]
+    if kind not in known:
+        raise BadDataset(f"unknown kind of scenes {kind!r}{nearest(kind, known)}; known: {', '.join(known)}", known=known)
+    splits = labelled_folder.SPLITS if kind == LABELLED else SCENE_KINDS[kind].splits
+    if split not in splits:
+        raise BadDataset(f"{kind} has no split {split!r}; it has {', '.join(splits)}", where=str(root), known=splits)
+    if not root.is_dir():
+        raise BadDataset("not a folder", where=str(root))
+    if kind == LABELLED:
+        return labelled_folder.read_labelled(root, split, find_label_map(label_map) if label_map else None, tuple(exclude))
+    chosen = SCENE_KINDS[kind]
+    return chosen.read(root, split, find_label_map(label_map or chosen.label_map), tuple(exclude))
+
+
+def find_label_map(name: str) -> LabelMap:
+    """A map of the package, or one in a YAML file. Raises: BadLabels."""
+    return read_label_map(Path(name)) if name.endswith((".yaml", ".yml")) else load_label_map(name)
+
+
+__all__ = [
+    "FOLDER",
+    "LABELLED",
+    "Clouds",
+    "FileScenes",
+    "LabelledClouds",
+    "Scene",
+    "Scenes",
+    "few_shot",
+    "find_label_map",
+    "hold_out",
+    "read_scenes",
+    "read_split",
+]

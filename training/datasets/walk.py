@@ -69,10 +69,11 @@ class Walk:
     def _add_level(self, folder: bytes) -> list[bytes]:
         """Take in the files of one folder; its folders, sorted."""
         folders = []
+        place = folder + b"/" if folder else b""  # nothing before what lies in root itself
         names, lengths, sizes, mtimes = bytearray(), array("q"), array("q"), array("q")
         for entry, is_folder in _entries(self.root, folder, self.problems):
             if is_folder:
-                folders.append(folder + b"/" + entry.name)
+                folders.append(place + entry.name)
             elif not is_cloud(entry.name):
                 _count(self.ignored, entry.name)
             else:
@@ -82,7 +83,7 @@ class Walk:
                 sizes.append(size)
                 mtimes.append(mtime)
         if lengths:
-            self._append(folder + b"/", bytes(names), *(np.frombuffer(column, np.int64) for column in (lengths, sizes, mtimes)))
+            self._append(place, bytes(names), *(np.frombuffer(column, np.int64) for column in (lengths, sizes, mtimes)))
         return sorted(folders)
 
     def _append(

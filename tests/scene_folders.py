@@ -1,0 +1,94 @@
+"""Small labelled scenes in the layouts that data sets have, for tests of what is done with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+LABELS_YAML = """\
+classes:
+  - {name: ground, colour: [1, 2, 3], ids: [2, 5]}
+  - {name: tree, colour: [0, 255, 0], ids: [7]}
+ignore: [0]
+"""
+IDS = np.array([0, 2, 5, 7])  # those of LABELS_YAML
+CLASSES = {0: -1, 2: 0, 5: 0, 7: 1}
+
+
+def points(seed: int, count: int = 40) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 3)).astype("<f4")
+
+
+def ids(seed: int, count: int = 40, choices: np.ndarray = IDS) -> np.ndarray:
+    """Every choice is there."""
+    drawn = np.random.default_rng(seed).choice(choices, count)
+    drawn[: len(choices)] = choices
+    return drawn
+
+
+def scan(base: Path, title: str, seed: int, labels: np.ndarray | None = None, count: int = 40) -> None:
+    """A SemanticKITTI scan `08/000000` below `sequences`, with instances above the labels."""
+    sequence, frame = title.split("/")
+    velodyne, label = base / sequence / "velodyne" / f"{frame}.bin", base / sequence / "labels" / f"{frame}.label"
+    for path in (velodyne, label):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    xyz = points(seed, count)
+    np.hstack([xyz, np.linspace(0, 1, count, dtype="<f4")[:, None]]).astype("<f4").tofile(velodyne)
+    values = ids(seed, count, np.array([0, 10, 40, 252])) if labels is None else labels
+    (values.astype("<u4") | (np.arange(count, dtype="<u4") << 16)).astype("<u4").tofile(label)
+
+
+def write_ply(path: Path, columns: Mapping[str, np.ndarray]) -> Path:
+    """A binary PLY with one property a column, of its type."""
+    kinds = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort", "u4": "uint", "i1": "char", "i2": "short", "i4": "int"}
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    dtypes = [(name, values.dtype.newbyteorder("<")) for name, values in arrays.items()]
+    rows = np.empty(len(next(iter(arrays.values()))), dtypes)
+    for name, values in arrays.items():
+        rows[name] = values
+    properties = "".join(f"property {kinds[values.dtype.str[1:]]} {name}\n" for name, values in arrays.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = f"ply\nformat binary_little_endian 1.0\nelement vertex {len(rows)}\n{properties}end_header\n"
+    path.write_bytes(head.encode() + rows.tobytes())
+    return path
+
+
+def labelled_ply(path: Path, seed: int, column: str = "label", labels: np.ndarray | None = None) -> Path:
+    xyz = points(seed)
+    values = ids(seed) if labels is None else labels
+    if values.dtype == np.int64:
+        values = values.astype(np.int32)
+    return write_ply(path, {"x": xyz[:, 0], "y": xyz[:, 1], "z": xyz[:, 2], column: values})
+
+
+def labelled_bin(path: Path, seed: int, label: Path | None = None) -> Path:
+    """A KITTI `.bin` and its labels, beside it unless said otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.hstack([points(seed), np.ones((40, 1), "<f4")]).astype("<f4").tofile(path)
+    label = label or path.with_suffix(".label")
+    label.parent.mkdir(parents=True, exist_ok=True)
+    ids(seed).astype("<u4").tofile(label)
+    return path
+
+
+def expected(seed: int) -> np.ndarray:
+    """Classes (N,) of the labels that `ids` draws, under LABELS_YAML."""
+    return np.array([CLASSES[int(number)] for number in ids(seed)])
+
+
+def labelled(root: Path, *names: str) -> Path:
+    """A folder of labelled clouds with its labels.yaml, one different cloud a name."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "labels.yaml").write_text(LABELS_YAML)
+    for seed, name in enumerate(names):
+        path = root / name
+        if path.suffix == ".ply":
+            labelled_ply(path, seed)
+        elif path.suffix == ".bin":
+            labelled_bin(path, seed)
+        elif path.suffix == ".npz":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, xyz=points(seed), rgb=np.full((40, 3), 9, np.uint8), label=ids(seed).astype(np.uint8))
+        else:
+            raise ValueError(path.suffix)
+    return root
