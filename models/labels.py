@@ -11,7 +11,7 @@ N points, L classes. The maps of known data sets lie in `label_maps`; a user's o
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,15 @@ LabelId = Annotated[int, Field(ge=0, lt=1 << 32)]
 
 
 class LabelClass(Frozen):
-    """One class. colour: RGB. ids: what it is called in label files; the first is what answers are written with."""
+    """One class. colour: RGB. ids: what it is called in label files; the first is what answers are written with.
+
+    scored: whether scores count it; one that they leave out is learnt all the same (a quirk of the reference's S3DIS).
+    """
 
     name: Annotated[str, Field(min_length=1)]
     colour: tuple[Byte, Byte, Byte]
     ids: Annotated[tuple[LabelId, ...], Field(min_length=1)]
+    scored: Annotated[bool, Field(exclude_if=lambda scored: scored)] = True
 
 
 class LabelMap(Frozen):
@@ -60,14 +64,19 @@ class LabelMap(Frozen):
         return tuple(each.name for each in self.classes)
 
     @cached_property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """(L,) whether scores count each class; read-only"""
+        return _frozen(np.array([each.scored for each in self.classes], np.bool_))
+
+    @cached_property
     def colours(self) -> npt.NDArray[np.uint8]:
-        """(L, 3)"""
-        return np.array([each.colour for each in self.classes], np.uint8)
+        """(L, 3), read-only"""
+        return _frozen(np.array([each.colour for each in self.classes], np.uint8))
 
     @cached_property
     def written(self) -> npt.NDArray[np.uint32]:
-        """(L,) the id that answers of each class are written with."""
-        return np.array([each.ids[0] for each in self.classes], np.uint32)
+        """(L,) the id that answers of each class are written with; read-only"""
+        return _frozen(np.array([each.ids[0] for each in self.classes], np.uint32))
 
     def classes_of(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Ids of a label file (N,) -> classes (N,), IGNORE where the id is one of those. Raises: BadLabels (an id is in neither list)."""
@@ -75,16 +84,18 @@ class LabelMap(Frozen):
         targets = np.concatenate([np.repeat(np.arange(len(self)), [len(each.ids) for each in self.classes]), [IGNORE] * len(self.ignore)])
         order = np.argsort(known)
         known, targets = known[order], targets[order].astype(np.int64)
-        present, inverse = np.unique(ids, return_inverse=True)
-        place = np.minimum(np.searchsorted(known, present), len(known) - 1)
-        strange = present[known[place] != present]
-        if len(strange):
-            raise BadLabels(f"id {strange[0]} is neither of a class nor among those to ignore", where=f"id {strange[0]}")
-        return np.asarray(targets[place][inverse].reshape(ids.shape))
+        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)  # much faster than finding the distinct ids first
+        strange = known[place] != ids
+        if strange.any():
+            first = ids[strange].min()
+            raise BadLabels(f"id {first} is neither of a class nor among those to ignore", where=f"id {first}")
+        return np.asarray(targets[place])
 
     def ids_of(self, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint32]:
         """Classes (N,) -> the ids that they are written with (N,)."""
-        return np.asarray(self.written[classes])
+        if classes.size and classes.min() < 0:  # numpy would count from the end: IGNORE would become the last class
+            raise ValueError(f"no class {classes.min()}; points without a class have no id that they are written with")
+        return self.written.take(classes)
 
 
 def bundled_label_maps() -> list[str]:
@@ -109,6 +120,18 @@ def read_label_map(path: Path) -> LabelMap:
         raise BadLabels(f"cannot be read: {error.strerror}", where=str(path)) from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadLabels(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", where=str(path)) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        place = "".join(f"{part}." for part in first["loc"])[:-1]
+        raise BadLabels(f"{place}: {first['msg']}" if place else first["msg"], where=str(path)) from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise BadLabels(f"not YAML: {error.problem or error}", where=f"{path}{line}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         raise BadLabels(f"not YAML: {str(error).splitlines()[0]}", where=str(path)) from error
+
+
+Values = TypeVar("Values", bound=np.generic)
+
+
+def _frozen(values: npt.NDArray[Values]) -> npt.NDArray[Values]:
+    values.flags.writeable = False
+    return values
