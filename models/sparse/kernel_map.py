@@ -61,6 +61,21 @@ class KernelMap:
             in_rows, out_rows = in_rows[order], out_rows[order]
         return KernelMap(in_rows, out_rows, self.sizes, self.num_out, self.num_in, self.identity_tap)
 
+    def inner(self, kernel_size: int) -> "KernelMap":
+        """Of the map of a kernel at stride 1, that of a smaller one, all of whose offsets the larger one has. Only without lines."""
+        large = kernel_offsets(round(len(self.sizes) ** (1 / 3)))
+        small = kernel_offsets(kernel_size)
+        taps = [large.index(offset) for offset in small]
+        in_rows, out_rows = (rows.split(self.sizes) for rows in (self.in_rows, self.out_rows))
+        return KernelMap(
+            torch.cat([in_rows[tap] for tap in taps]),
+            torch.cat([out_rows[tap] for tap in taps]),
+            tuple(self.sizes[tap] for tap in taps),
+            self.num_in,
+            self.num_out,
+            small.index((0, 0, 0)),
+        )
+
 
 def _starts(sizes: tuple[int, ...]) -> list[int]:
     return [0, *itertools.accumulate(sizes)][:-1]

@@ -66,6 +66,9 @@ class SiteCache:
         return Route(self.engine, there, lambda: self.kernel_map(level, kernel_size, stride, transposed=not transposed, tied=tied))
 
     def _build(self, level: int, kernel_size: int, stride: int) -> KernelMap:
+        larger = self._maps.get((level, 3, 1, False, ""))
+        if larger is not None and stride == 1 and kernel_size < 3:
+            return larger.inner(kernel_size)
         if level not in self._indices:
             self._indices[level] = self.engine.index(self._coords[level])
         if stride > 1:

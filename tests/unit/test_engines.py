@@ -132,6 +132,7 @@ def test_forward_and_gradients_equal_float64(engine: Engine, kernel_size: int, s
 @pytest.mark.parametrize("axes", ["", "z"])
 @pytest.mark.parametrize("products", [F32, torch.bfloat16])
 def test_more_rows_than_an_engine_takes_at_once(engine: Engine, stride: int, axes: str, products: torch.dtype) -> None:
+    torch.manual_seed(0)  # the largest of many rounding errors is near the bound
     coords = random_coords(size=33, share=0.6)
     there, back, out_coords = maps_of(engine, coords, 3, stride)
     feats, grad = torch.randn(len(coords), 7), torch.randn(len(out_coords), 9) / len(coords) ** 0.5

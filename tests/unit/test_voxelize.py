@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import voxelize as module
+from models.devoxelize import nearest
 from models.errors import BadOption, DegenerateCloud, ExtentTooLarge, MissingFeature, NonFinite, NoPoints
 from models.manifest import FeatureSpec, InputSpec
 from models.pointcloud import PointCloud
-from models.voxelize import UNITS_M, devoxelize, prepare, voxelize
+from models.voxelize import UNITS_M, prepare, voxelize
 
 XYZ = (FeatureSpec(name="x"), FeatureSpec(name="y"), FeatureSpec(name="z"))
 
@@ -119,7 +120,7 @@ def test_features_are_scaled_filled_or_missing():
 def test_devoxelize_gives_each_point_its_voxels_value():
     cloud = cloud_of(500, 1.0)
     voxels = voxelize(cloud, spec())
-    cells = devoxelize(voxels.coords, voxels)
+    cells = nearest(voxels.coords, voxels)
     np.testing.assert_array_equal(cells, np.floor((cloud.xyz - cloud.xyz.min(axis=0)) / np.float32(0.25)))
 
 
