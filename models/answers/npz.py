@@ -1,4 +1,4 @@
-"""NumPy's `.npz`, for scripts in Python; not compressed, which would take ten times as long as all else."""
+"""NumPy's `.npz`, for scripts in Python; not compressed, because that would take longer than reading the cloud."""
 
 from io import BytesIO
 
