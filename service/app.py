@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from models.errors import FipError
 from service.context import Context, Lifecycle
 from service.middleware import RequestMiddleware
-from service.pool import Pool, warm_up_cloud
+from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
-from service.routes import classify, health, metrics, models
+from service.routes import classify, health, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -37,13 +37,14 @@ def create_app(settings: Settings) -> FastAPI:
         uploads=Uploads(settings),
         readers=CapacityLimiter(settings.readers),
         lookups=CapacityLimiter(LOOKUPS),
+        encoders=CapacityLimiter(settings.readers),
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         torch.set_num_threads(settings.threads)
-        model = await to_thread.run_sync(context.pool.load)
-        await context.scheduler.warm_up(model.predictor, model.predictor.voxelize(warm_up_cloud()))
+        for model in (await to_thread.run_sync(context.pool.load)).values():
+            await context.scheduler.warm_up(model.predictor)
         context.lifecycle.phase = "ready"
         yield
         context.lifecycle.phase = "draining"
@@ -52,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(  # FastAPI whose /docs needs no other server
         redoc_url=None,
         title="fip-server",
-        summary="Point clouds in, classes out",
+        summary="Point clouds in, classes of objects and of points out",
         version=version("fip-server"),
         lifespan=lifespan,
     )
@@ -61,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)
-    for routes in (classify, models, health, metrics):
+    for routes in (classify, segment, models, health, metrics):
         app.include_router(routes.router)
     describe_problems(app)
     return app

@@ -31,6 +31,7 @@ class Context:
     uploads: Uploads
     readers: CapacityLimiter  # threads that parse and voxelize
     lookups: CapacityLimiter  # threads that look models up, which large files being parsed must not delay
+    encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
 
 async def context_of(request: Request) -> Context:  # async: FastAPI would run it in a thread otherwise

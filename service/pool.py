@@ -13,23 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
-import numpy as np
-
-from models.artefact import CARD, read_manifest
-from models.errors import BadCheckpoint, ModelError, RegistryUnavailable
-from models.manifest import Manifest
-from models.pointcloud import PointCloud
+from models.artefact import read_manifest
+from models.errors import BadCheckpoint, ModelError, RegistryUnavailable, UnknownModel, WrongTask
+from models.manifest import Task
 from models.predictor import Predictor
 from models.registry import CHAMPION, Catalogue, Entry, ModelVersion, Reference, open_catalogue, parse_reference
+from service.model_rows import alias_of, check_task, model_info, model_ref, read_card
 from service.schemas import DamagedModel, ModelDetails, ModelInfo, ModelList, ModelRef
 from service.settings import Settings
 from service.telemetry import Telemetry
 
 LOG = logging.getLogger("fip.service")
-WARM_UP_POINTS = 1024
+TASKS: tuple[Task, ...] = get_args(Task)
 ASK_AGAIN_S = 2.0  # a registry that was not there is left alone for so long
 LOADED_AT_MOST = 8  # models in memory, beside those that aliases answer with
 LOAD_AGAIN_S = 10.0  # a version that did not load may have been repaired after so long
@@ -71,6 +69,7 @@ class Pool:
         self._loaded: dict[Key, Loaded] = {}
         self._failed: dict[Key, Failure] = {}
         self._served: dict[tuple[str, str | None], Live] = {}  # by name and the alias that was gone through
+        self._defaults: dict[Task, str] = {}
         self._unreachable_until_s = 0.0
 
     @cached_property
@@ -78,22 +77,68 @@ class Pool:
         return open_catalogue(self._settings.registry)
 
     @cached_property
-    def default(self) -> str:
-        """The reference that a request without a model means. Raises: UnknownModel (nothing to serve), RegistryUnavailable."""
-        with self._asking():
-            return self._settings.model or self._models.default()
+    def _named_task(self) -> Task | None:
+        """What the model of the settings does, if they name one. Raises: as `get`."""
+        named = self._settings.model
+        return None if named is None else self._live(parse_reference(named), None).predictor.manifest.task
 
-    def load(self) -> Live:
-        """Load the default model. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
-        return self.get(None)
+    def default(self, task: Task) -> str:
+        """The reference that a request without a model means: the one in the settings, if that does the task, else a bundled one.
 
-    def get(self, reference: str | None) -> Live:
+        Raises: UnknownModel (nothing here does that), RegistryUnavailable; while the model of the settings never loaded: as `get`.
+        """
+        if self._settings.model is not None and self._named_task == task:
+            return self._settings.model
+        if task not in self._defaults:
+            with self._asking():
+                self._defaults[task] = self._models.default(task)
+        return self._defaults[task]
+
+    def load(self) -> dict[str, Live]:
+        """Load the default of every task that has one, by what it is called.
+
+        One that is not the model of the settings, where those name one, may be damaged: its task is then refused until it is repaired.
+        Raises: BadModelName, UnknownModel (no task has one), BadCheckpoint, RegistryUnavailable.
+        """
+        named, found, missing = self._named_task, dict[str, Live](), list[UnknownModel]()
+        for task in TASKS:
+            try:
+                found[self.default(task)] = self.get(None, task)
+            except UnknownModel as error:
+                missing.append(error)
+            except BadCheckpoint:  # which is in the log
+                if named is None or named == task:
+                    raise
+        if not found:
+            raise missing[0]
+        return found
+
+    def get(self, reference: str | None, task: Task) -> Live:
         """The model of a reference, loaded if need be; what it was before, if it cannot be had now.
 
-        Raises: BadModelName, UnknownModel, BadCheckpoint (a version was asked for, or nothing was answered before),
-        RegistryUnavailable (nothing was answered before).
+        Raises: BadModelName, UnknownModel, WrongTask (says what to ask instead), BadCheckpoint (a version was asked for, or nothing
+        was answered before), RegistryUnavailable (nothing was answered before).
         """
-        wanted = parse_reference(self.default if reference is None else reference)
+        wanted = parse_reference(self.default(task) if reference is None else reference)
+        try:
+            return self._live(wanted, task)
+        except WrongTask as error:
+            raise self._instead(error, task) from error
+
+    def _live(self, wanted: Reference, task: Task | None) -> Live:
+        """As `get`, for a model of any task if None."""
+        live = self._found(wanted, task)
+        check_task(wanted.name, live.predictor.manifest, task)
+        return live
+
+    def _instead(self, error: WrongTask, task: Task) -> WrongTask:
+        """The error with what to do about it, where there is something."""
+        with contextlib.suppress(ModelError):
+            default = self.default(task)
+            return WrongTask(f"{error.detail}, or leave ?model= out to ask {default!r}", where="model", known=[default])
+        return error
+
+    def _found(self, wanted: Reference, task: Task | None) -> Live:
         try:
             entry = self._resolve(wanted)
         except (BadCheckpoint, RegistryUnavailable) as error:
@@ -101,13 +146,13 @@ class Pool:
                 raise
             return before
         try:
-            loaded = self._load(entry)
+            loaded = self._load(entry, task)
         except (BadCheckpoint, RegistryUnavailable) as error:
-            before = self._before(wanted, error) or self._earlier(entry, wanted)
+            before = self._before(wanted, error) or self._earlier(entry, wanted, task)
             if before is None:
                 raise
             return before
-        live = Live(_ref(entry.model, loaded.digest, wanted), loaded.predictor)
+        live = Live(model_ref(entry.model, loaded.digest, wanted), loaded.predictor)
         if wanted.version is None:
             self._served[wanted.name, live.ref.alias] = live
         return live
@@ -121,27 +166,27 @@ class Pool:
             return None
         for (_, name, version), loaded in list(self._loaded.items()):
             if (name, version) == (wanted.name, wanted.version):
-                return Live(_ref(ModelVersion(name, version), loaded.digest, wanted), loaded.predictor)
+                return Live(model_ref(ModelVersion(name, version), loaded.digest, wanted), loaded.predictor)
         return None
 
-    def _earlier(self, entry: Entry, wanted: Reference) -> Live | None:
+    def _earlier(self, entry: Entry, wanted: Reference, task: Task | None) -> Live | None:
         """The version that the alias pointed at before the one that does not load, for a service that has just started."""
-        alias = _alias(entry.model, wanted)
+        alias = alias_of(entry.model, wanted)
         if wanted.version is not None or alias is None:
             return None
         for version in reversed(entry.registry.history(entry.model.name, alias)):
             with contextlib.suppress(ModelError):
                 older = Entry(ModelVersion(entry.model.name, version, (alias,)), entry.registry)
-                loaded = self._load(older)
+                loaded = self._load(older, task)
                 LOG.error("an older version answers", extra={"fields": {"alias": f"{wanted.name}@{alias}", "model": str(older)}})
-                return Live(_ref(older.model, loaded.digest, wanted), loaded.predictor)
+                return Live(model_ref(older.model, loaded.digest, wanted), loaded.predictor)
         return None
 
     def catalogue(self) -> ModelList:
         """Every version that can be asked for, and apart from them those that are damaged. Raises: RegistryUnavailable."""
-        default = self._default_ref()
+        defaults = self._default_refs()
         with self._asking():
-            rows = [row for name in self._models.names() for row in self._listed(name, default)]
+            rows = [row for name in self._models.names() for row in self._listed(name, defaults)]
         return ModelList(
             models=tuple(row for row in rows if isinstance(row, ModelInfo)),
             damaged=tuple(row for row in rows if isinstance(row, DamagedModel)),
@@ -157,22 +202,22 @@ class Pool:
             folder = entry.folder()
             manifest, digest = read_manifest(folder)
             card = read_card(folder, manifest)
-        info = _info(entry.model, manifest, digest, _alias(entry.model, wanted), self._default_ref())
+        info = model_info(entry.model, manifest, digest, alias_of(entry.model, wanted), self._default_refs())
         return ModelDetails(**dict(info), card=card, provenance=manifest.provenance)
 
     def _resolve(self, wanted: Reference) -> Entry:
         with self._asking(wanted.name):
             return self._models.resolve(wanted)
 
-    def _load(self, entry: Entry) -> Loaded:
-        """Raises: BadCheckpoint, RegistryUnavailable."""
+    def _load(self, entry: Entry, task: Task | None) -> Loaded:
+        """Raises: BadCheckpoint, RegistryUnavailable, WrongTask (of a model that is not loaded yet, which it then stays)."""
         key = _key(entry)
         loaded = self._loaded.get(key)
         if loaded is None or self._replaced(entry, loaded):  # one that is there does not wait for another that is being loaded
             with self._lock:
                 loaded = self._loaded.get(key)
                 if loaded is None or self._replaced(entry, loaded):
-                    loaded = self._read(entry)
+                    loaded = self._read(entry, task)
         return loaded
 
     def _replaced(self, entry: Entry, loaded: Loaded) -> bool:
@@ -187,8 +232,8 @@ class Pool:
         failure = self._failed.get(_key(entry))
         return failure if failure is not None and time.monotonic() < failure.at_s + LOAD_AGAIN_S else None
 
-    def _read(self, entry: Entry) -> Loaded:
-        """Load the weights of a version, unless that failed a moment ago. Raises: BadCheckpoint, RegistryUnavailable."""
+    def _read(self, entry: Entry, task: Task | None) -> Loaded:
+        """Load the weights of a version, unless that failed a moment ago. Raises: BadCheckpoint, RegistryUnavailable, WrongTask."""
         model, key = entry.model, _key(entry)
         if failure := self._failure(entry):
             raise BadCheckpoint(failure.reason, where=str(model))
@@ -196,6 +241,7 @@ class Pool:
             with self._asking(model):
                 folder = entry.folder()
                 manifest, digest = read_manifest(folder)
+                check_task(model.name, manifest, task)
                 how = self._settings
                 loaded = Loaded(digest, Predictor.load(folder, how.device, how.engine, how.precision))
         except BadCheckpoint as error:
@@ -217,15 +263,15 @@ class Pool:
                 del self._loaded[key]
                 self._telemetry.model_info.remove_by_labels({"name": key[1], "version": str(key[2])})
 
-    def _listed(self, name: str, default: ModelRef | None) -> list[ModelInfo | DamagedModel]:
+    def _listed(self, name: str, defaults: list[ModelRef]) -> list[ModelInfo | DamagedModel]:
         """A row for every version of a model; one for all of them if its aliases are damaged."""
         try:
             with self._asking(name):
-                return [self._row(entry, default) for entry in self._models.versions(name)]
+                return [self._row(entry, defaults) for entry in self._models.versions(name)]
         except BadCheckpoint as error:
             return [DamagedModel(name=name, version=None, aliases=(), reason=error.detail)]
 
-    def _row(self, entry: Entry, default: ModelRef | None) -> ModelInfo | DamagedModel:
+    def _row(self, entry: Entry, defaults: list[ModelRef]) -> ModelInfo | DamagedModel:
         model = entry.model
         if failure := self._failure(entry):
             return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=failure.reason)
@@ -235,14 +281,15 @@ class Pool:
         except BadCheckpoint as error:
             LOG.warning("model is damaged", extra={"fields": {"model": str(model), "error": str(error.__cause__)}})
             return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=error.detail)
-        return _info(model, manifest, digest, CHAMPION if CHAMPION in model.aliases else None, default)
+        return model_info(model, manifest, digest, CHAMPION if CHAMPION in model.aliases else None, defaults)
 
-    def _default_ref(self) -> ModelRef | None:
-        """What answers requests that name no model; None while nothing does."""
-        try:
-            return self.get(None).ref
-        except ModelError:
-            return None
+    def _default_refs(self) -> list[ModelRef]:
+        """What answers requests that name no model, of each task that something answers."""
+        found = []
+        for task in TASKS:
+            with contextlib.suppress(ModelError):
+                found.append(self.get(None, task).ref)
+        return found
 
     @contextmanager
     def _asking(self, about: ModelVersion | str = "") -> Iterator[None]:
@@ -263,25 +310,6 @@ class Pool:
             raise BadCheckpoint(f"{about} is damaged: {_file(error)}{error.detail}", where=str(about)) from error
 
 
-def read_card(folder: Path, manifest: Manifest) -> str:
-    """The model card, in Markdown. Raises: BadCheckpoint (it is not the one that was published)."""
-    try:
-        text = (folder / CARD).read_bytes()
-    except OSError as error:
-        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=CARD) from error
-    if sha256(text).hexdigest() != manifest.files.get(CARD):
-        raise BadCheckpoint("the file differs from the digest in the manifest", where=CARD)
-    return text.decode("utf-8")
-
-
-def warm_up_cloud() -> PointCloud:
-    """A ball of points with every column a model may ask for: the first pass through a net is several times slower than the next."""
-    rng = np.random.default_rng(0)
-    xyz = rng.normal(size=(WARM_UP_POINTS, 3)).astype(np.float32)
-    rgb = np.full((WARM_UP_POINTS, 3), 128, np.uint8)
-    return PointCloud(xyz, rgb=rgb, intensity=np.zeros(WARM_UP_POINTS, np.float32))
-
-
 def _key(entry: Entry) -> Key:
     return entry.registry.address, entry.model.name, entry.model.version
 
@@ -290,29 +318,3 @@ def _file(error: BadCheckpoint) -> str:
     """`model.safetensors: ` if the error is about a file, else nothing: no more of a path is shown."""
     name = Path(error.where).name if error.where else ""
     return f"{name}: " if "." in name else ""
-
-
-def _ref(model: ModelVersion, digest: str, wanted: Reference) -> ModelRef:
-    return ModelRef(name=model.name, version=str(model.version), digest=digest, alias=_alias(model, wanted))
-
-
-def _alias(model: ModelVersion, wanted: Reference) -> str | None:
-    """The alias a reference went through: the one it names; the champion for a bare name; none for a version."""
-    if wanted.version is not None:
-        return None
-    return wanted.alias or (CHAMPION if CHAMPION in model.aliases else None)
-
-
-def _info(model: ModelVersion, manifest: Manifest, digest: str, alias: str | None, default: ModelRef | None) -> ModelInfo:
-    return ModelInfo(
-        name=model.name,
-        version=str(model.version),
-        digest=digest,
-        alias=alias,
-        aliases=model.aliases,
-        task=manifest.task,
-        default=default is not None and (default.name, default.version) == (model.name, str(model.version)),
-        labels=manifest.labels,
-        input=manifest.input,
-        metrics=manifest.metrics,
-    )

@@ -1,17 +1,26 @@
 """Who may use the device, and when: one worker thread, a bounded queue, one forward pass at a time in order of arrival.
 
-Batching requests together belongs in `Scheduler.classify`; callers would not notice.
+Batching requests together belongs in `Scheduler._run`; callers would not notice.
 """
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
-from models.predictor import Classification, Predictor
+import numpy as np
+
+from models.pointcloud import PointCloud
+from models.predictor import Classification, Predictor, Segmentation
 from models.voxelize import Voxels
 from service.problems import Overloaded
 from service.telemetry import Telemetry, Timings
+
+WARM_UP_POINTS = 1024
+
+Answer = TypeVar("Answer", Classification, Segmentation)
 
 
 class Scheduler:
@@ -23,19 +32,27 @@ class Scheduler:
         self._waiting = 0
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fip-device")
 
-    async def warm_up(self, predictor: Predictor, voxels: Voxels) -> None:
-        """A forward pass that no metric counts."""
-        await asyncio.get_running_loop().run_in_executor(self._worker, predictor.classify, [voxels])
+    async def warm_up(self, predictor: Predictor) -> None:
+        """A forward pass that no metric counts: the first through a net is several times slower than the next."""
+        voxels = predictor.voxelize(warm_up_cloud())
+        await asyncio.get_running_loop().run_in_executor(self._worker, predictor.forward, [voxels])
 
     async def classify(self, predictor: Predictor, voxels: Voxels, timings: Timings) -> Classification:
         """Wait for the device (stage `queue`), then for the answer (stage `forward`). Raises: Overloaded, WrongTask."""
+        return await self._run(predictor.classify, voxels, timings)
+
+    async def segment(self, predictor: Predictor, voxels: Voxels, timings: Timings) -> Segmentation:
+        """As `classify`, in the same queue, for a class of every point. Raises: Overloaded, WrongTask."""
+        return await self._run(predictor.segment, voxels, timings)
+
+    async def _run(self, answer: Callable[[Sequence[Voxels]], list[Answer]], voxels: Voxels, timings: Timings) -> Answer:
         if self._waiting >= self._max_waiting:
             raise Overloaded(f"{self._waiting} requests wait already; try again")
         loop = asyncio.get_running_loop()
         points = len(voxels.inverse)
         self._count(1, points)
         try:
-            return await loop.run_in_executor(self._worker, partial(self._forward, predictor, voxels, timings, time.perf_counter()))
+            return await loop.run_in_executor(self._worker, partial(self._forward, answer, voxels, timings, time.perf_counter()))
         finally:
             self._count(-1, -points)
 
@@ -48,10 +65,18 @@ class Scheduler:
         self._telemetry.queue_requests.inc(requests)
         self._telemetry.queue_points.inc(points)
 
-    def _forward(self, predictor: Predictor, voxels: Voxels, timings: Timings, arrived: float) -> Classification:
+    def _forward(self, answer: Callable[[Sequence[Voxels]], list[Answer]], voxels: Voxels, timings: Timings, arrived: float) -> Answer:
         timings.ended("queue", time.perf_counter() - arrived)
         self._telemetry.batch_requests.observe(1)
         self._telemetry.batch_points.observe(len(voxels.inverse))
         with timings.stage("forward"):
-            [classification] = predictor.classify([voxels])
-        return classification
+            [answered] = answer([voxels])
+        return answered
+
+
+def warm_up_cloud() -> PointCloud:
+    """A ball of points with every column a model may ask for."""
+    rng = np.random.default_rng(0)
+    xyz = rng.normal(size=(WARM_UP_POINTS, 3)).astype(np.float32)
+    rgb = np.full((WARM_UP_POINTS, 3), 128, np.uint8)
+    return PointCloud(xyz, rgb=rgb, intensity=np.zeros(WARM_UP_POINTS, np.float32))

@@ -5,26 +5,27 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from models.answers import ANSWERS, ClassSummary
 from models.errors import nearest
 from models.io import FORMATS
+from models.labels import LabelMap
 from models.manifest import InputSpec, Provenance
 from models.voxelize import UNITS_M
 
 AXES = ("x", "y", "z")
+SEGMENT_FORMATS = ("json", *ANSWERS)
 
 
 class Shape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClassifyOptions(Shape):
-    """The query of a classification: which model, and what only the caller knows of the file."""
+class FileOptions(Shape):
+    """What the query of every request with a file may say: which model, and what only the caller knows of the file."""
 
     model: Annotated[
         str | None, Field(description="NAME, NAME:VERSION or NAME@ALIAS, or MLflow's models:/...; the service's default without it")
     ] = None
-    top: Annotated[int, Field(ge=1, description="how many of the best classes to answer")] = 5
-    logits: Annotated[bool, Field(description="answer the float32 logits of all classes too")] = False
     up: Annotated[str | None, Field(description="the file's up axis, if not the model's", json_schema_extra={"enum": list(AXES)})] = None
     unit: Annotated[str | None, Field(description="the file's unit, if not metres", json_schema_extra={"enum": list(UNITS_M)})] = None
     input_format: Annotated[
@@ -47,6 +48,31 @@ class ClassifyOptions(Shape):
         return _one_of(value, tuple(sorted(FORMATS)), "format")
 
 
+class ClassifyOptions(FileOptions):
+    """The query of a classification."""
+
+    top: Annotated[int, Field(ge=1, description="how many of the best classes to answer")] = 5
+    logits: Annotated[bool, Field(description="answer the float32 logits of all classes too")] = False
+
+
+class SegmentOptions(FileOptions):
+    """The query of a segmentation."""
+
+    format: Annotated[
+        str | None,
+        Field(
+            description="what the answer is: json counts the points of each class, the others say it of every point; "
+            "without it the header Accept decides, else json",
+            json_schema_extra={"enum": list(SEGMENT_FORMATS)},
+        ),
+    ] = None
+
+    @field_validator("format")
+    @classmethod
+    def _format(cls, value: str | None) -> str | None:
+        return _one_of(value, SEGMENT_FORMATS, "format")
+
+
 class ModelRef(Shape):
     """Exactly which model answered. `digest` is the sha256 of its weights and description."""
 
@@ -61,8 +87,12 @@ class ModelInfo(ModelRef):
 
     aliases: tuple[str, ...]
     task: str
-    default: Annotated[bool, Field(description="answers requests that name no model")]
+    default: Annotated[bool, Field(description="answers requests for its task that name no model")]
     labels: tuple[str, ...]
+    label_map: Annotated[
+        LabelMap | None,
+        Field(description="colours of the classes and their ids in label files, the first of which answers are written with"),
+    ]
     input: InputSpec
     metrics: dict[str, float]
 
@@ -104,6 +134,27 @@ class ClassifyAnswer(Shape):
     filled: Annotated[tuple[str, ...], Field(description="features the file lacks, filled with the model's own values")]
     timings_ms: dict[str, float]
     logits: Annotated[tuple[float, ...] | None, Field(description="float32 logits, digits enough to get them back bit for bit")] = None
+
+
+class PaletteEntry(Shape):
+    """One class that the model knows. `index` is its place in the model, `id` what answers in the format label call it, `colour` RGB."""
+
+    name: str
+    index: int
+    id: int
+    colour: tuple[int, int, int]
+
+
+class SegmentAnswer(Shape):
+    """`timings_ms`: read, parse, voxelize, queue, forward; the header Server-Timing has encode as well."""
+
+    model: ModelRef
+    num_points: Annotated[int, Field(description="points of the file, each of which got a class")]
+    num_voxels: int
+    filled: Annotated[tuple[str, ...], Field(description="features the file lacks, filled with the model's own values")]
+    timings_ms: dict[str, float]
+    classes: Annotated[tuple[ClassSummary, ...], Field(description="those that occur, by index")]
+    palette: Annotated[tuple[PaletteEntry, ...], Field(description="all that the model knows, by index")]
 
 
 class Health(Shape):

@@ -30,9 +30,9 @@ class Server(uvicorn.Server):
         if self.started:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            model = self._context.pool.load()
-            engine = model.predictor.engine.name
-            print(f"fip serve: http://{address} answers with {self._context.pool.default}, convolutions by {engine}", flush=True)
+            models = self._context.pool.load()
+            [engine, *_] = [model.predictor.engine.name for model in models.values()]
+            print(f"fip serve: http://{address} answers with {' and '.join(models)}, convolutions by {engine}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._context.lifecycle.phase = "draining"

@@ -93,7 +93,7 @@ def load_model(
     from models.registry import open_catalogue
 
     catalogue = open_catalogue(registry)
-    folder, entry = catalogue.locate(model or catalogue.default())
+    folder, entry = catalogue.locate(model or catalogue.default("classify"))
     predictor = Predictor.load(folder, device, engine, precision)
     if entry is None:
         name, version = predictor.manifest.name, folder.name if folder.name.isdecimal() else None

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.errors import RegistryUnavailable, UnknownModel, nearest
-from models.manifest import Manifest
+from models.errors import BadCheckpoint, RegistryUnavailable, UnknownModel, nearest
+from models.manifest import Manifest, Task
 from models.registry.address import is_address, is_url
 from models.registry.local import LocalRegistry
 from models.registry.protocol import CHAMPION, ModelVersion, Registry
@@ -74,13 +74,23 @@ class Catalogue:
             raise UnknownModel(f"model {wanted.name!r} has no {missing}", where="model", known=[*map(str, found), *aliases])
         return chosen[0]
 
-    def default(self) -> str:
-        """The model that answers when none is named: the first bundled one, else the first there is. Raises: UnknownModel."""
+    def default(self, task: Task) -> str:
+        """The model of a task that answers when none is named: the first bundled one, else the first there is.
+
+        Raises: UnknownModel (none does that; says which are damaged).
+        """
+        damaged = []
         for registry in reversed(self._registries):
-            if names := registry.names():
-                return names[0]
-        addresses = ", ".join(registry.address for registry in self._registries)
-        raise UnknownModel("no model is bundled and no registry holds one; train one or name a checkpoint folder", where=addresses)
+            for name in registry.names():
+                try:
+                    if self.resolve(name).manifest()[0].task == task:
+                        return name
+                except BadCheckpoint:
+                    damaged.append(name)
+                except UnknownModel:  # removed meanwhile
+                    continue
+        but = f" ({', '.join(damaged)}: damaged)" if damaged else ""
+        raise UnknownModel(f"no model here does {task}{but}; publish one that does", where="model")
 
     def locate(self, reference: str) -> tuple[Path, Entry | None]:
         """The checkpoint folder of a reference, or of a path to a folder: then without an entry. Raises: as `resolve`."""

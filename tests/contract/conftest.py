@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from models.registry.mlflow import MlflowRegistry
 from service.app import create_app
 from service.protocol import BoundedHttp
 from service.settings import Settings
+from tests.untrained_segmenter import save_segmenter
 
 BODY_LIMIT = 32 << 20  # test_bad_input.py goes just over it
 
@@ -72,6 +74,39 @@ def app(tiny_settings: Settings) -> FastAPI:
 def client(tiny_settings: Settings) -> Iterator[httpx.Client]:
     with _serve(create_app(tiny_settings)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def segment_registry(tiny_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The classifier `tiny` and untrained segmenters: `streets` fills a missing intensity, `strict` does not, `smooth` is trilinear."""
+    registry = tmp_path_factory.mktemp("segmenters")
+    shutil.copytree(tiny_registry / "tiny", registry / "tiny")
+    save_segmenter(registry / "streets" / "1", "streets")
+    save_segmenter(registry / "strict" / "1", "strict", fill=None)
+    save_segmenter(registry / "smooth" / "1", "smooth", devoxelize="trilinear")
+    return registry
+
+
+@pytest.fixture(scope="session")
+def segment_settings(segment_registry: Path) -> Settings:
+    return Settings(registry=str(segment_registry), model="streets", max_body_bytes=BODY_LIMIT)
+
+
+@pytest.fixture(scope="session")
+def segment_client(segment_settings: Settings) -> Iterator[httpx.Client]:
+    with _serve(create_app(segment_settings)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def scan() -> bytes:
+    """A made-up scan as KITTI has them, x, y, z, intensity: 3,000 points of a ground, a wall and a post."""
+    rng = np.random.default_rng(0)
+    ground = rng.uniform([-15, -15, -1.8], [15, 15, -1.7], (1800, 3))
+    wall = rng.uniform([-15, 6, -1.8], [15, 6.2, 2], (1000, 3))
+    post = rng.uniform([3, -2, -1.8], [3.2, -1.8, 3], (200, 3))
+    xyz = rng.permutation(np.concatenate([ground, wall, post]))
+    return np.column_stack([xyz, rng.random(len(xyz))]).astype("<f4").tobytes()
 
 
 @pytest.fixture(scope="session")

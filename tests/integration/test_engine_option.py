@@ -14,11 +14,12 @@ from models.sparse.backends import ENGINES
 from service.pool import Pool
 from service.settings import Settings
 from service.telemetry import Telemetry
-from training.batches import MicroBatch, Samples, train_batches
+from training.batches import MicroBatch, train_batches
 from training.datasets import read_split
 from training.loop import Compute, fit
 from training.recipe import load_recipe
 from training.run import start, training_splits
+from training.samples import CloudSamples
 
 USABLE = [name for name, engine in ENGINES.items() if engine.unavailable() is None]
 SETTINGS = {"input.voxel_size": 0.2, "batch_size": 8, "epochs": 1, "data.validation": 0.2}
@@ -96,13 +97,13 @@ def test_the_service_loads_models_for_the_engine_of_its_settings(tiny_registry: 
     monkeypatch.setenv("FIP_ENGINE", "reference")
     settings = Settings(registry=str(tiny_registry), model="tiny")
     pool = Pool(settings, Telemetry())
-    assert pool.load().predictor.engine.name == "reference"
+    assert {live.predictor.engine.name for live in pool.load().values()} == {"reference"}
     assert Settings(engine="torch").engine == "torch"
 
 
 def test_batches_of_training_are_for_the_engine_that_is_asked_for(data: Path) -> None:
     recipe = load_recipe("bundled-modelnet40", SETTINGS)
-    samples, micro = Samples(read_split("modelnet40", data, "train"), recipe.input), MicroBatch(np.arange(4), np.arange(4), 1.0)
+    samples, micro = CloudSamples(read_split("modelnet40", data, "train"), recipe.input), MicroBatch(np.arange(4), np.arange(4), 1.0)
     for workers in (0, 1):
         made = train_batches(samples, [micro], seed=0, epoch=0, device=torch.device("cpu"), engine=ENGINES["reference"], workers=workers)
         assert [batch.inputs.sites.engine.name for batch in made] == ["reference"]

@@ -12,7 +12,7 @@ from models.predictor import Predictor
 from models.voxelize import Voxels, prepare, voxelize
 from service.app import create_app
 from service.pool import Live
-from service.routes.classify import read_voxels
+from service.routes.upload_parts import read_voxels
 from service.schemas import ClassifyOptions, ModelRef
 from service.settings import Settings
 from service.telemetry import Telemetry, Timings

@@ -96,7 +96,7 @@ def test_the_registry_hides_the_bundled_model_of_the_same_name(registry: LocalRe
     ours = Catalogue(registry).resolve("modelnet40")
     assert (ours.model.version, ours.folder()) == (7, registry.root / "modelnet40" / "7")
     assert bundled.folder() != ours.folder()
-    assert Catalogue(registry).default() == "modelnet40"
+    assert Catalogue(registry).default("classify") == "modelnet40"
     assert Catalogue(registry).names() == ("modelnet40", "tiny")
 
 

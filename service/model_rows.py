@@ -1,0 +1,55 @@
+"""What the service says of a model: the reference in every answer, and the rows of GET /v1/models."""
+
+from collections.abc import Collection
+from hashlib import sha256
+from pathlib import Path
+
+from models.artefact import CARD
+from models.errors import BadCheckpoint, WrongTask
+from models.manifest import Manifest, Task
+from models.registry import CHAMPION, ModelVersion, Reference
+from service.schemas import ModelInfo, ModelRef
+
+
+def read_card(folder: Path, manifest: Manifest) -> str:
+    """The model card, in Markdown. Raises: BadCheckpoint (it is not the one that was published)."""
+    try:
+        text = (folder / CARD).read_bytes()
+    except OSError as error:
+        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=CARD) from error
+    if sha256(text).hexdigest() != manifest.files.get(CARD):
+        raise BadCheckpoint("the file differs from the digest in the manifest", where=CARD)
+    return text.decode("utf-8")
+
+
+def model_ref(model: ModelVersion, digest: str, wanted: Reference) -> ModelRef:
+    return ModelRef(name=model.name, version=str(model.version), digest=digest, alias=alias_of(model, wanted))
+
+
+def check_task(name: str, manifest: Manifest, task: Task | None) -> None:
+    """Raises: WrongTask (the model called so does something else; None is whatever it does)."""
+    if task is not None and manifest.task != task:
+        raise WrongTask(f"model {name!r} does not {task}, it does {manifest.task}: POST the file to /v1/{manifest.task}", where="model")
+
+
+def alias_of(model: ModelVersion, wanted: Reference) -> str | None:
+    """The alias a reference went through: the one it names; the champion for a bare name; none for a version."""
+    if wanted.version is not None:
+        return None
+    return wanted.alias or (CHAMPION if CHAMPION in model.aliases else None)
+
+
+def model_info(model: ModelVersion, manifest: Manifest, digest: str, alias: str | None, defaults: Collection[ModelRef]) -> ModelInfo:
+    return ModelInfo(
+        name=model.name,
+        version=str(model.version),
+        digest=digest,
+        alias=alias,
+        aliases=model.aliases,
+        task=manifest.task,
+        default=any((ref.name, ref.version) == (model.name, str(model.version)) for ref in defaults),
+        labels=manifest.labels,
+        label_map=manifest.label_map,
+        input=manifest.input,
+        metrics=manifest.metrics,
+    )

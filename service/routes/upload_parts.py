@@ -1,0 +1,64 @@
+"""What requests with a file have in common: how they are described, and the way from the body to voxels."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from anyio import to_thread
+from fastapi import Request
+
+from models.errors import BadOption
+from models.io import read_cloud
+from models.manifest import Axis
+from models.pointcloud import PointCloud
+from models.voxelize import Voxels
+from service.context import Context
+from service.pool import Live
+from service.schemas import FileOptions
+from service.telemetry import Timings
+from service.uploads import Upload
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+FORM = {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}
+REQUEST_BODY = {"required": True, "content": {"application/octet-stream": BINARY, "application/ply": BINARY, "multipart/form-data": FORM}}
+TEXT = {"schema": {"type": "string"}}
+FILE_NAME = {"name": "X-Filename", "in": "header", "description": "name of a file sent as the body; its ending says the format", **TEXT}
+ANSWER_HEADERS = {
+    "X-Model": {"description": "NAME:VERSION of the model that answered", **TEXT},
+    "Server-Timing": {"description": "milliseconds of each stage", **TEXT},
+}
+
+
+async def said_once(request: Request) -> None:
+    """Raises: BadOption (an option is repeated; the framework would take the last)."""
+    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if times > 1:
+            raise BadOption("the option is given more than once", where=name[:80])
+
+
+@dataclass(frozen=True)
+class Read:
+    """A file that became voxels. name: as the caller wrote it; cloud: as it was read."""
+
+    name: str
+    cloud: PointCloud
+    voxels: Voxels
+
+
+async def receive_voxels(request: Request, context: Context, model: Live, options: FileOptions, timings: Timings) -> Read:
+    """Receive, parse and voxelize the file of a request. Raises: what `Uploads.receive`, `read_cloud` and `Predictor.voxelize` do."""
+    async with context.uploads.receive(request, options.input_format, timings) as upload:
+        work = partial(read_voxels, upload, model, options, timings, max_points=context.settings.max_points)
+        return await to_thread.run_sync(work, limiter=context.readers)
+
+
+def read_voxels(upload: Upload, model: Live, options: FileOptions, timings: Timings, *, max_points: int) -> Read:
+    """Parse and voxelize (the stages of these names), by the functions that training uses. Runs in a thread."""
+    with timings.stage("parse"):
+        file = upload.spool.file()
+        cloud = read_cloud(file, options.input_format, name=upload.name, content_type=upload.content_type, max_points=max_points)
+    with timings.stage("voxelize"):
+        voxels = model.predictor.voxelize(cloud, up=cast(Axis | None, options.up), unit=options.unit)
+    upload.spool.close()  # here, to save the way to another thread
+    return Read(upload.name, cloud, voxels)
