@@ -92,3 +92,19 @@ def labelled(root: Path, *names: str) -> Path:
         else:
             raise ValueError(path.suffix)
     return root
+
+
+ROOM_FILES = ("ceiling_1", "chair_1", "chair_2", "stairs_1", "clutter_1")
+
+
+def room(folder: Path, seed: int, files: tuple[str, ...] = ROOM_FILES, count: int = 30) -> np.ndarray:
+    """A room of S3DIS as text, `count` points a file: its rows (R, 6) in the order of the names of the files."""
+    rng = np.random.default_rng(seed)
+    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
+    parts = []
+    for name in sorted(files):
+        rows = np.hstack([rng.integers(-20_000, 20_000, (count, 3)) / 1000, rng.integers(0, 256, (count, 3))])
+        lines = [f"{x:.3f} {y:.3f} {z:.3f} {r:.0f} {g:.0f} {b:.0f}" for x, y, z, r, g, b in rows]
+        (folder / "Annotations" / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        parts.append(rows)
+    return np.concatenate(parts)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.errors import BadDataset, nearest
 from models.labels import LabelMap, load_label_map, read_label_map
-from training.datasets import labelled_folder, semantickitti
+from training.datasets import labelled_folder, s3dis, semantickitti
 from training.datasets.file_scenes import FileScenes
 from training.datasets.labelled import Clouds, LabelledClouds, few_shot, hold_out
 from training.datasets.modelnet40 import read_modelnet40
@@ -27,6 +27,7 @@ class SceneKind:
 
 LABELLED = "labelled"  # somebody's own
 SCENE_KINDS: dict[str, SceneKind] = {
+    "s3dis": SceneKind(s3dis.read_s3dis, s3dis.SPLITS, s3dis.LABEL_MAP),
     "semantickitti": SceneKind(semantickitti.read_semantickitti, tuple(semantickitti.SPLITS), semantickitti.LABEL_MAP),
 }
 
