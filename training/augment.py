@@ -4,9 +4,10 @@ n points. Source: Image2Point's public code §4.2 (scale, translate, jitter with
 """
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from models.frozen import Frozen
@@ -17,11 +18,25 @@ UP: dict[Axis, int] = {"x": 0, "y": 1, "z": 2}
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+def later(default: object) -> Any:
+    """For fields that came later: they stay out of files while they have their default, so that old recipes keep their digests."""
+    return Field(exclude_if=lambda value: value == default)
+
+
 class AugmentSpec(Frozen):
     """Ranges in prepared units (unit-sphere radii or metres), degrees, shares; p_… is how often each is applied.
 
     scale: per-axis factor; translate: per-axis shift within ±; jitter: per-point shift within ±, uniform; rotate_deg: about
     the up axis within ±; flip: share of clouds mirrored along x; drop: up to this share of points left out.
+    scale_axes: `all` draws one factor for all three; mirror: how often each of the two ground axes is mirrored, on its own.
+
+    Colours, in 0..255: colour_jitter, standard deviation of a shift of every value; colour_shift, of each channel within ±;
+    both with p_colour; auto_contrast: how often half of the stretch to the full range is applied. intensity_scale: factor.
+    drop_colour, drop_intensity: how often a cloud loses the feature, so that a model serves files without it.
+
+    For scenes, whose points have classes: crop: side in metres of a square column around one of the points, all above and below it
+    is kept; max_voxels: of more a random part is kept; mix: how often a sector around the origin is replaced by that of
+    another scene (for clouds from one place, such as LiDAR scans).
     """
 
     scale: tuple[float, float] = (0.9, 1.1)
@@ -33,31 +48,88 @@ class AugmentSpec(Frozen):
     rotate_deg: float = 0.0
     flip: Probability = 0.0
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scale_axes: Annotated[Literal["each", "all"], later("each")] = "each"
+    mirror: Annotated[Probability, later(0.0)] = 0.0
+    colour_jitter: Annotated[float, Field(ge=0), later(0.0)] = 0.0
+    colour_shift: Annotated[float, Field(ge=0), later(0.0)] = 0.0
+    p_colour: Annotated[Probability, later(0.95)] = 0.95
+    auto_contrast: Annotated[Probability, later(0.0)] = 0.0
+    intensity_scale: Annotated[tuple[float, float], later((1.0, 1.0))] = (1.0, 1.0)
+    drop_colour: Annotated[Probability, later(0.0)] = 0.0
+    drop_intensity: Annotated[Probability, later(0.0)] = 0.0
+    crop: Annotated[float | None, Field(gt=0), later(None)] = None
+    max_voxels: Annotated[int | None, Field(gt=0), later(None)] = None
+    mix: Annotated[Probability, later(0.0)] = 0.0
 
     @property
     def changes(self) -> bool:
         """Whether anything is ever changed; where nothing is, voxels can be kept from epoch to epoch."""
-        return bool(self.p_scale or self.p_translate or self.p_jitter or self.rotate_deg or self.flip or self.drop)
+        moves = self.p_scale or self.p_translate or self.p_jitter or self.rotate_deg or self.flip or self.mirror
+        leaves_out = self.drop or self.crop or self.max_voxels or self.mix or self.drop_colour or self.drop_intensity
+        recolours = self.colour_jitter or self.colour_shift or self.auto_contrast or self.intensity_scale != (1.0, 1.0)
+        return bool(moves or leaves_out or recolours)
 
 
 def augment(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator, up: Axis = "z") -> PointCloud:
-    """One random variant of a cloud with xyz (n, 3) float32; `up` is the axis that it is turned about."""
+    """One random variant of a cloud with xyz (n, 3); `up` is the axis that it is turned about."""
     if spec.drop:
-        keep = rng.random(len(cloud)) >= rng.uniform(0, spec.drop)
-        keep[rng.integers(len(cloud))] = True  # never empty
-        cloud = cloud.take(np.flatnonzero(keep))
+        cloud = cloud.take(kept_rows(len(cloud), spec.drop, rng))
+    return refeatured(moved(cloud, spec, rng, up), spec, rng)
+
+
+def kept_rows(count: int, drop: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Rows of the points that stay, where up to the share `drop` is left out; never none."""
+    keep = rng.random(count) >= rng.uniform(0, drop)
+    keep[rng.integers(count)] = True
+    return np.flatnonzero(keep)
+
+
+def moved(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator, up: Axis) -> PointCloud:
+    """The cloud turned, mirrored, scaled, shifted, its points jittered."""
     xyz = cloud.xyz.copy()
+    ground = [(UP[up] + 1) % 3, (UP[up] + 2) % 3]
     if spec.rotate_deg:
         angle = np.radians(rng.uniform(-spec.rotate_deg, spec.rotate_deg))
         cos, sin = np.cos(angle), np.sin(angle)
-        ground = [(UP[up] + 1) % 3, (UP[up] + 2) % 3]
         xyz[:, ground] = xyz[:, ground] @ np.array([[cos, sin], [-sin, cos]], xyz.dtype)
     if rng.random() < spec.flip:
         xyz[:, 0] *= -1
     if rng.random() < spec.p_scale:
-        xyz *= rng.uniform(*spec.scale, size=3).astype(xyz.dtype)
+        xyz *= rng.uniform(*spec.scale, size=3 if spec.scale_axes == "each" else 1).astype(xyz.dtype)
     if rng.random() < spec.p_translate:
         xyz += rng.uniform(-spec.translate, spec.translate, size=3).astype(xyz.dtype)
     if rng.random() < spec.p_jitter:
         xyz += rng.uniform(-spec.jitter, spec.jitter, size=xyz.shape).astype(xyz.dtype)
+    if spec.mirror:
+        for axis in ground:
+            if rng.random() < spec.mirror:
+                xyz[:, axis] *= -1
     return replace(cloud, xyz=xyz)
+
+
+def refeatured(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator) -> PointCloud:
+    """The cloud with other colours and intensities, or without them."""
+    rgb, intensity = cloud.rgb, cloud.intensity
+    if rgb is not None and (spec.colour_jitter or spec.colour_shift or spec.auto_contrast):
+        rgb = recoloured(rgb, spec, rng)
+    if intensity is not None and spec.intensity_scale != (1.0, 1.0):
+        intensity = intensity * np.float32(rng.uniform(*spec.intensity_scale))
+    if spec.drop_colour and rng.random() < spec.drop_colour:
+        rgb = None
+    if spec.drop_intensity and rng.random() < spec.drop_intensity:
+        intensity = None
+    return replace(cloud, rgb=rgb, intensity=intensity)
+
+
+def recoloured(rgb: npt.NDArray[np.uint8], spec: AugmentSpec, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Other colours (n, 3). Source: the public code's S3DIS pipeline, §4.3; a channel of a single value is not stretched."""
+    values = rgb.astype(np.float32)
+    if spec.colour_jitter and rng.random() < spec.p_colour:
+        values += rng.normal(0, spec.colour_jitter, values.shape).astype(np.float32)
+    if spec.colour_shift and rng.random() < spec.p_colour:
+        values += rng.uniform(-spec.colour_shift, spec.colour_shift, size=3).astype(np.float32)
+    if rng.random() < spec.auto_contrast:
+        low, high = values.min(axis=0), values.max(axis=0)
+        stretched = (values - low) * (255 / np.maximum(high - low, 1e-6))
+        values = np.where(high > low, (values + stretched) / 2, values)
+    return np.asarray(np.rint(values.clip(0, 255)), np.uint8)

@@ -1,15 +1,12 @@
-"""From labelled clouds to the batches of an epoch: which clouds, in which order, on which process, as voxels.
+"""From samples to the batches of an epoch: which ones, in which order, on which process.
 
-B clouds of a batch, W processes. What an epoch sees depends on (seed, epoch) alone, and a cloud's augmentation on its place
-in the epoch too, so neither stops nor the number of processes or workers change it.
+B samples of a batch, S answers of a net for them, T targets, W processes. What an epoch sees depends on (seed, epoch) alone, and
+a sample's augmentation on its place in the epoch too, so neither stops nor the number of processes or workers change it.
 """
 
-import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,35 +14,34 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from models.errors import FipError
-from models.manifest import InputSpec
-from models.pointcloud import PointCloud
 from models.sparse.backends import engine_for
 from models.sparse.backends.protocol import Engine
 from models.sparse.tensor import SparseTensor, collate, sparse_tensor
-from models.voxelize import Voxels, prepare, voxelize
-from training.augment import AugmentSpec, augment
-from training.datasets import Clouds
-from training.pack import Array, Pack, has_pack, write_pack
-from training.progress import progress
+from training.recipe import Balance
+from training.samples import Sample, Samples
 
-Balance = Literal["none", "loss", "sampler"]
-Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """inputs: voxels of B clouds; targets (B,) int64."""
+    """inputs: voxels of B samples; targets (T,) int64; rows (T,) int64: which of the net's answers each is for, None where in order."""
 
     inputs: SparseTensor
     targets: torch.Tensor
+    rows: torch.Tensor | None = None
+
+    def wanted(self, answers: torch.Tensor) -> torch.Tensor:
+        """The net's answers (S, …) that the targets are for: (T, …)."""
+        return answers if self.rows is None else answers[self.rows]
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The clouds that one process puts through the net at once: their rows, and their places in the epoch, both (B,).
+    """The samples that one process puts through the net at once: their rows, and their places in the epoch, both (B,).
 
     share: the weight of their summed loss, such that the mean over processes of all that belongs to an optimiser step is the
-    mean over its clouds.
+    mean over its samples.
     """
 
     rows: npt.NDArray[np.int64]
@@ -53,55 +49,8 @@ class MicroBatch:
     share: float
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Clouds as voxels: prepared, augmented where `augmentation` is given, voxelized by the function that serves.
-
-    pack: what does not change from epoch to epoch, on disk: voxels where nothing is augmented, else prepared clouds.
-    """
-
-    clouds: Clouds
-    spec: InputSpec
-    augmentation: AugmentSpec | None = None
-    pack: Pack | None = None
-
-    def __len__(self) -> int:
-        return len(self.clouds)
-
-    def voxels(self, row: int, rng: np.random.Generator | None = None) -> Voxels:
-        """One cloud; `rng` draws its augmentation. Raises: InputError."""
-        if self.pack is not None and self.augmentation is None:
-            return _unpacked_voxels(self.pack[row])
-        cloud = prepare(self.clouds.cloud(row), self.spec) if self.pack is None else _unpacked_cloud(self.pack[row])
-        if self.augmentation is not None and rng is not None:
-            cloud = augment(cloud, self.augmentation, rng, self.spec.up)
-        return voxelize(cloud, self.spec)
-
-    def cached(self, folder: Path) -> "Samples":
-        """The same, with everything that can be computed once on disk in `folder`. Raises: InputError, BadRunDir."""
-        what = "voxels" if self.augmentation is None else "prepared"
-        key = hashlib.sha256(f"{self.clouds.digest} {self.spec.model_dump_json()} {what}".encode()).hexdigest()
-        path = folder / f"{what}-{key[:16]}.bin"
-        if not has_pack(path):
-            rows = progress(range(len(self)), "preparing clouds", len(self))
-            write_pack(path, (self._packed(row) for row in rows))
-        return Samples(self.clouds, self.spec, self.augmentation, Pack(path))
-
-    def close(self) -> None:
-        """Close what is open on disk."""
-        if self.pack is not None:
-            self.pack.close()
-
-    def _packed(self, row: int) -> tuple[Array | None, ...]:
-        cloud = prepare(self.clouds.cloud(row), self.spec)
-        if self.augmentation is not None:
-            return cloud.xyz, cloud.rgb, cloud.intensity
-        voxels = voxelize(cloud, self.spec)
-        return voxels.coords, voxels.feats, voxels.inverse
-
-
 def plan_epoch(
-    targets: npt.NDArray[np.int64],
+    strata: npt.NDArray[np.int64],
     *,
     batch_size: int,
     accumulate: int,
@@ -110,20 +59,21 @@ def plan_epoch(
     epoch: int,
     rank: int = 0,
     ranks: int = 1,
+    fewest: int = 2,
 ) -> list[list[MicroBatch]]:
     """The optimiser steps of an epoch for process `rank` of `ranks`, each a list of micro-batches.
 
-    batch_size counts the clouds of all processes. A last batch that would leave a process fewer than two clouds is left out:
-    batch norm needs two.
+    strata (D,): the class of each sample, for `balance`. batch_size counts the samples of all processes. A last batch that would
+    leave a process fewer than `fewest` is left out: the batch norm of a classifier's answers needs two.
     """
-    order = _order(targets, balance, np.random.default_rng((seed, epoch)))
-    starts = [start for start in range(0, len(order), batch_size) if min(batch_size, len(order) - start) >= 2 * ranks]
+    order = _order(strata, balance, np.random.default_rng((seed, epoch)))
+    starts = [start for start in range(0, len(order), batch_size) if min(batch_size, len(order) - start) >= fewest * ranks]
     steps = []
     for first in range(0, len(starts), accumulate):
         group = [np.arange(start, min(start + batch_size, len(order))) for start in starts[first : first + accumulate]]
-        clouds = sum(len(places) for places in group)
+        samples = sum(len(places) for places in group)
         mine = [places[rank::ranks] for places in group]
-        steps.append([MicroBatch(order[places], places, ranks / clouds) for places in mine])
+        steps.append([MicroBatch(order[places], places, ranks / samples) for places in mine])
     return steps
 
 
@@ -154,17 +104,10 @@ def train_batches(
     for made in loader:
         if isinstance(made, FipError):
             raise made
-        coords, feats, targets, count = made
-        inputs = sparse_tensor(coords.to(device, non_blocking=True), feats.to(device, non_blocking=True), count, engine)
-        yield TrainBatch(inputs, targets.to(device, non_blocking=True))
-
-
-def class_weights(targets: npt.NDArray[np.int64], classes: int) -> torch.Tensor:
-    """Loss weights (L,) inverse to how often a class occurs; their mean over the clouds is 1. A class that is absent gets 0."""
-    counts = np.bincount(targets, minlength=classes)
-    present = np.maximum(counts, 1)
-    weights = np.where(counts > 0, len(targets) / (present * np.count_nonzero(counts)), 0)
-    return torch.from_numpy(weights.astype(np.float32))
+        *tensors, count = made
+        coords, feats, targets, rows = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        inputs = sparse_tensor(coords, feats, count, engine)
+        yield TrainBatch(inputs, targets, rows if len(rows) else None)
 
 
 class _Batches(Dataset[Tensors | FipError]):
@@ -180,11 +123,23 @@ class _Batches(Dataset[Tensors | FipError]):
         micro = self._micros[index]
         draws = [np.random.default_rng((self._seed, self._epoch, int(place))) for place in micro.places]
         try:
-            voxels = [self._samples.voxels(int(row), rng) for row, rng in zip(micro.rows, draws, strict=True)]
+            made = [self._samples.sample(int(row), rng) for row, rng in zip(micro.rows, draws, strict=True)]
         except FipError as error:
             return error  # raised in a worker, it would arrive as the text of a traceback
-        inputs = collate(voxels, engine=self._engine)
-        return inputs.coords, inputs.feats, torch.from_numpy(self._samples.clouds.targets[micro.rows]), len(voxels)
+        inputs = collate([sample.voxels for sample in made], engine=self._engine)
+        targets = torch.from_numpy(np.concatenate([sample.targets for sample in made]))
+        return inputs.coords, inputs.feats, targets, torch.from_numpy(_rows(made)), len(made)
+
+
+def _rows(made: list[Sample]) -> npt.NDArray[np.int64]:
+    """Rows of a batch's answers that its targets are for: (T,); none where they are in order."""
+    if all(sample.rows is None for sample in made):
+        return np.empty(0, np.int64)
+    rows, first = [], 0
+    for sample in made:
+        rows.append(first + (np.arange(sample.answers) if sample.rows is None else sample.rows))
+        first += sample.answers
+    return np.concatenate(rows)
 
 
 def _order(targets: npt.NDArray[np.int64], balance: Balance, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -199,17 +154,3 @@ def _order(targets: npt.NDArray[np.int64], balance: Balance, rng: np.random.Gene
 def _ignore_interrupts(_: int) -> None:
     """Ctrl-C reaches workers too; it is the training process that ends the run, once it has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _unpacked_voxels(arrays: tuple[Array | None, ...]) -> Voxels:
-    coords, feats, inverse = arrays
-    return Voxels(cast("npt.NDArray[np.int32]", coords), cast("npt.NDArray[np.float32]", feats), cast("npt.NDArray[np.int64]", inverse))
-
-
-def _unpacked_cloud(arrays: tuple[Array | None, ...]) -> PointCloud:
-    xyz, rgb, intensity = arrays
-    return PointCloud(
-        cast("npt.NDArray[np.floating]", xyz),
-        rgb=cast("npt.NDArray[np.uint8] | None", rgb),
-        intensity=cast("npt.NDArray[np.float32] | None", intensity),
-    )

@@ -1,19 +1,41 @@
-"""Scores of a checkpoint, measured through Predictor: the numbers are those of the service."""
+"""Scores of a checkpoint, measured through Predictor: the numbers are those of the service.
+
+D clouds or scenes, N points of a scene, L classes.
+"""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadDataset
+from models.labels import IGNORE
 from models.predictor import Predictor
-from training.datasets import Clouds
+from training.datasets import Clouds, Scenes
+from training.metrics import Absent, Confusion, interval
 from training.progress import progress
 
 BATCH = 32
 Z95 = 1.959964  # of the normal distribution
+
+
+class Report(Protocol):
+    """What is known of a model after it met labelled data."""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Scores (shares) and counts by name, for `metrics.json`."""
+
+    @property
+    def class_scores(self) -> dict[str, float]:
+        """Share of right clouds, or IoU, of every class that has one."""
+
+    @property
+    def headline(self) -> str:
+        """One line for a terminal."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,61 @@ class ClassificationReport:
     def mean_class_accuracy(self) -> float:
         return float(np.mean(list(self.class_accuracy.values())))
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        low, high = self.interval
+        shares = {"accuracy": self.accuracy, "accuracy_low": low, "accuracy_high": high, "mean_class_accuracy": self.mean_class_accuracy}
+        return {**shares, "clouds": float(len(self.targets))}
+
+    @property
+    def class_scores(self) -> dict[str, float]:
+        return self.class_accuracy
+
+    @property
+    def headline(self) -> str:
+        low, high = self.interval
+        return f"accuracy {self.accuracy:.2%} on {len(self.targets)} clouds (95 % interval {low:.1%} to {high:.1%})"
+
+
+@dataclass(frozen=True)
+class SegmentationReport:
+    """Per point. confusions: of each of D scenes, points of IGNORE left out; absent: how the mean counts classes without points."""
+
+    confusions: tuple[Confusion, ...]
+    names: tuple[str, ...]
+    absent: Absent = "left_out"
+
+    @property
+    def total(self) -> Confusion:
+        """Of all points."""
+        return sum(self.confusions, Confusion.none(len(self.names)))
+
+    @property
+    def miou(self) -> float:
+        return self.total.mean_iou(self.absent)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the mIoU over draws of such scenes; see training.metrics.interval for what it is not."""
+        return interval(self.confusions, seed=0, score=lambda total: total.mean_iou(self.absent))
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        total = self.total
+        (low, high), accuracy = self.interval, total.accuracy
+        scores = {"miou": self.miou, "miou_low": low, "miou_high": high, "accuracy": accuracy, "mean_class_accuracy": total.mean_accuracy}
+        return {**scores, "scenes": float(len(self.confusions)), "points": float(total.num_points)}
+
+    @property
+    def class_scores(self) -> dict[str, float]:
+        return {name: float(iou) for name, iou in zip(self.names, self.total.iou, strict=True) if not math.isnan(iou)}
+
+    @property
+    def headline(self) -> str:
+        total = self.total
+        count = f"{total.num_points:,} labelled points of {len(self.confusions)} scene{'s' if len(self.confusions) != 1 else ''}"
+        return f"mIoU {self.miou:.2%}, accuracy {total.accuracy:.2%} on {count}"
+
 
 def evaluate(predictor: Predictor, clouds: Clouds) -> ClassificationReport:
     """Classify every cloud as the service would. Raises: BadDataset (the classes are not the model's, in its order; no clouds)."""
@@ -55,6 +132,30 @@ def evaluate(predictor: Predictor, clouds: Clouds) -> ClassificationReport:
         raise BadDataset("there are no clouds to evaluate on")
     predicted = [prediction for batch in _batches(predictor, clouds) for prediction in batch]
     return ClassificationReport(np.array(predicted, np.int64), clouds.targets, clouds.names)
+
+
+def evaluate_scenes(
+    predictor: Predictor, scenes: Scenes, absent: Absent = "left_out", *, without: Sequence[str] = ()
+) -> SegmentationReport:
+    """Segment every scene as the service would. without: columns (`rgb`, `intensity`) to take from the clouds first.
+
+    Classes that the label map does not score are left out like unlabelled points. Raises: BadDataset (the classes are not the
+    model's, in its order; no scenes), MissingFeature.
+    """
+    labels, names = predictor.manifest.labels, scenes.label_map.names
+    if names != labels:
+        raise BadDataset(f"the data set names other classes than the model: {names[:3]}…, {labels[:3]}…")
+    if not len(scenes):
+        raise BadDataset("there are no scenes to evaluate on")
+    confusions = []
+    for row in progress(range(len(scenes)), "evaluating, scenes", len(scenes)):
+        scene = scenes.scene(row)
+        rgb, intensity = (None if name in without else getattr(scene.cloud, name) for name in ("rgb", "intensity"))
+        cloud = replace(scene.cloud, rgb=rgb, intensity=intensity)
+        (found,) = predictor.segment([predictor.voxelize(cloud)])
+        counted = (scene.labels != IGNORE) & scenes.label_map.scored[scene.labels]
+        confusions.append(Confusion.of(found.labels, np.where(counted, scene.labels, IGNORE), len(names)))
+    return SegmentationReport(tuple(confusions), names, absent)
 
 
 def _batches(predictor: Predictor, clouds: Clouds) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
 """The training loop: one story from batches to the state after the last epoch.
 
-B clouds of a batch, L classes. Everything random comes from (seed, epoch, place in the epoch), so a run that is stopped and
+B samples of a batch, L classes. Everything random comes from (seed, epoch, place in the epoch), so a run that is stopped and
 started again draws what it would have drawn.
 """
 
@@ -20,17 +20,21 @@ from torch import nn
 from models.errors import BadDataset, BadRunDir, Diverged
 from models.manifest import InputSpec
 from models.sparse.backends.protocol import Engine
-from training.batches import MicroBatch, Samples, TrainBatch, class_weights, plan_epoch, train_batches
+from training.batches import MicroBatch, TrainBatch, plan_epoch, train_batches
+from training.data import Data, checking, learning
 from training.datasets import Clouds
 from training.distributed import ALONE, World, parallel
 from training.engine import engine_of_run
 from training.finetune import FreezePolicy
 from training.interrupt import StopRequest, stop_request
+from training.losses import batch_loss
+from training.metrics import Confusion
 from training.optim import lr_factor, sgd
 from training.progress import progress
 from training.recipe import Recipe
 from training.runlog import RunLog
 from training.runstate import BEST, STATE, RunState, read_state, write
+from training.samples import CloudSamples, Samples
 
 CACHE = "cache"
 SAVE_EVERY_S = 300.0
@@ -95,8 +99,8 @@ def fit(
     net: nn.Module,
     policy: FreezePolicy,
     recipe: Recipe,
-    train: Clouds,
-    validation: Clouds,
+    train: Data,
+    validation: Data,
     run_dir: Path,
     compute: Compute = DEFAULT,
 ) -> Position:
@@ -104,17 +108,19 @@ def fit(
     if there is one. Returns where it ended.
 
     After every epoch, now and then within one, and when Ctrl-C or SIGTERM ask for the end, run_dir holds the complete state;
-    and the weights of the epoch with the best validation accuracy (`best.pt`; never chosen on test). With no validation
-    clouds the last epoch counts as the best. Raises: BadRunDir (another run's, damaged, begun on another engine), BadOption
-    (engine), Diverged (the loss is not finite; the last save is kept), KeyboardInterrupt (asked to end, and saved).
+    and the weights of the epoch with the best validation score, the accuracy or mIoU (`best.pt`; never chosen on test unless
+    the recipe says so). With no validation samples the last epoch counts as the best. Raises: BadRunDir (another run's, damaged,
+    begun on another engine), BadOption (engine), Diverged (the loss is not finite; the last save is kept), KeyboardInterrupt
+    (asked to end, and saved).
     """
     policy.apply(net)
     world = compute.world
     device = next(net.parameters()).device
     optimiser = sgd(policy.parameters(net), recipe.optim)
-    steps = len(_plan(train, recipe, 0, world))
+    learn, check = learning(train, recipe), checking(validation, recipe)
+    steps = len(_plan(learn, recipe, 0, world))
     if not steps:
-        raise BadDataset(f"{len(train)} clouds in batches of {recipe.batch_size} leave a process fewer than two at a time")
+        raise BadDataset(f"{len(train)} samples in batches of {recipe.batch_size} leave a process fewer than {learn.fewest} at a time")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
     position = _resume(run_dir, net, optimiser, schedule)
     if position.epoch or position.step:
@@ -125,11 +131,10 @@ def fit(
         return position
     engine = engine_of_run(run_dir, position.engine, compute.engine, device, world)
     position.engine = engine.name
-    learn, check = Samples(train, recipe.input, recipe.augment if recipe.augment.changes else None), Samples(validation, recipe.input)
     if compute.cache:
         with world.first_goes_first():
             learn, check = learn.cached(run_dir / CACHE), check.cached(run_dir / CACHE)
-    weights = class_weights(train.targets, len(train.names)).to(device) if recipe.balance == "loss" else None
+    weights = torch.from_numpy(learn.class_weights()).to(device) if recipe.balance == "loss" else None
     with (
         closing(learn),
         closing(check),
@@ -156,7 +161,7 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
     """The steps of an epoch that are still to do. Returns the mean loss of the whole epoch and the last learning rate."""
     recipe, compute = trainer.recipe, trainer.compute
     trainer.policy.set_train(trainer.net)
-    plan = _plan(trainer.train.clouds, recipe, position.epoch, compute.world)
+    plan = _plan(trainer.train, recipe, position.epoch, compute.world)
     todo = plan[position.step :]
     flat = [micro for step in todo for micro in step]
     batches = train_batches(
@@ -200,17 +205,24 @@ def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model.require_backward_grad_sync = number == len(step)  # gradients travel once a step
         with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.recipe.precision == "bf16"):
-            loss = batch_loss(model, batch, trainer.recipe.label_smoothing, trainer.loss_weights) * micro.share
+            loss = _loss(trainer, model(batch.inputs), batch, len(micro.rows)) * micro.share
         loss.backward()
         total += float(loss.detach())
     trainer.optimiser.step()
     return total
 
 
-def batch_loss(net: nn.Module, batch: TrainBatch, label_smoothing: float, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Cross entropy summed over a batch, with its graph. weights (L,) multiply the loss of each class."""
-    logits: torch.Tensor = net(batch.inputs)  # (B, L)
-    return nn.functional.cross_entropy(logits.float(), batch.targets, weights, label_smoothing=label_smoothing, reduction="sum")
+def _loss(trainer: Trainer, logits: torch.Tensor, batch: TrainBatch, samples: int) -> torch.Tensor:
+    """The summed loss of B samples, with its graph."""
+    recipe = trainer.recipe
+    return batch_loss(
+        batch.wanted(logits),
+        batch.targets,
+        samples,
+        label_smoothing=recipe.label_smoothing,
+        weights=trainer.loss_weights,
+        lovasz=recipe.lovasz,
+    )
 
 
 def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, log: RunLog | None, stop: StopRequest) -> None:
@@ -219,14 +231,17 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
     scalars = {"loss": loss, "lr": lr}
     epoch = position.epoch + 1
     if len(trainer.validation):
-        scalars["val_accuracy"] = validate(trainer.net, trainer.validation, world, trainer.engine)
-    accuracy = scalars.get("val_accuracy", math.inf)
-    better = accuracy >= position.best
+        found = validate(trainer.net, trainer.validation, world, trainer.engine)
+        scalars["val_accuracy"] = found.accuracy
+        if recipe.task == "segment":
+            scalars["val_miou"] = found.miou
+    score = scalars.get("val_miou", scalars.get("val_accuracy", math.inf))
+    better = score >= position.best
     margin = recipe.early_stop.min_delta if recipe.early_stop else 0.0
-    if not len(trainer.validation) or position.improved == 0 or accuracy > position.mark + margin:
-        position.improved, position.mark = epoch, accuracy
+    if not len(trainer.validation) or position.improved == 0 or score > position.mark + margin:
+        position.improved, position.mark = epoch, score
     if better:
-        position.best, position.best_epoch = accuracy, epoch
+        position.best, position.best_epoch = score, epoch
     position.epoch, position.step, position.losses = epoch, 0, []
     if world.first:
         if better:
@@ -238,29 +253,33 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
         raise KeyboardInterrupt
 
 
-def validate(net: nn.Module, samples: Samples, world: World = ALONE, engine: Engine | None = None, batch_size: int = 32) -> float:
-    """Share of clouds the net has right, in evaluation mode, on the device it is on; the processes share the work."""
+def validate(net: nn.Module, samples: Samples, world: World = ALONE, engine: Engine | None = None, batch_size: int = 32) -> Confusion:
+    """What the net makes of clouds, or of all points of scenes, in evaluation mode, on the device it is on.
+
+    The processes share the work.
+    """
     net.eval()
     device = next(net.parameters()).device
     rows = np.arange(len(samples))[world.rank :: world.size]
-    micros = [
-        MicroBatch(rows[start : start + batch_size], rows[start : start + batch_size], 1.0) for start in range(0, len(rows), batch_size)
-    ]
-    right = 0
+    size = batch_size if samples.fewest > 1 else 1  # a scene fills a batch
+    micros = [MicroBatch(rows[start : start + size], rows[start : start + size], 1.0) for start in range(0, len(rows), size)]
+    total = Confusion.none(samples.num_classes)
     with torch.inference_mode():
         for batch in train_batches(samples, micros, seed=0, epoch=0, device=device, engine=engine):
-            right += int((net(batch.inputs).argmax(1) == batch.targets).sum())
-    return world.mean([float(right)], device)[0] * world.size / len(samples)
+            predicted = batch.wanted(net(batch.inputs).argmax(1)).cpu().numpy()
+            total += Confusion.of(predicted, batch.targets.cpu().numpy(), samples.num_classes)
+    counts = world.mean(total.counts.ravel().astype(float).tolist(), device)
+    return Confusion(np.rint(np.array(counts) * world.size).astype(np.int64).reshape(total.counts.shape))
 
 
 def accuracy_of(net: nn.Module, clouds: Clouds, spec: InputSpec) -> float:
     """Share of clouds the net has right, in evaluation mode, on the device it is on."""
-    return validate(net, Samples(clouds, spec))
+    return validate(net, CloudSamples(clouds, spec)).accuracy
 
 
-def _plan(train: Clouds, recipe: Recipe, epoch: int, world: World) -> list[list[MicroBatch]]:
+def _plan(train: Samples, recipe: Recipe, epoch: int, world: World) -> list[list[MicroBatch]]:
     return plan_epoch(
-        train.targets,
+        train.strata,
         batch_size=recipe.batch_size,
         accumulate=recipe.accumulate,
         balance=recipe.balance,
@@ -268,6 +287,7 @@ def _plan(train: Clouds, recipe: Recipe, epoch: int, world: World) -> list[list[
         epoch=epoch,
         rank=world.rank,
         ranks=world.size,
+        fewest=train.fewest,
     )
 
 

@@ -13,14 +13,22 @@ import matplotlib as mpl
 
 from models.checkpoint import save_checkpoint
 from models.manifest import Manifest, Provenance
-from training.card import Scores, Story, write_card
-from training.datasets import Clouds
+from training.card import write_card
+from training.card_parts import Scores, Story
+from training.data import Data, class_names, label_map
+from training.evaluate import Report
 from training.image_weights import DOWNLOADS
 from training.recipe import Recipe
 from training.run import Start
 from training.runlog import read_scalars
 
-DATA_LICENCES = {"modelnet40": "ModelNet40 (Princeton): academic use; the weights were trained on it"}
+DATA_LICENCES = {
+    "modelnet40": "ModelNet40 (Princeton): academic use; the weights were trained on it",
+    "semantickitti": "KITTI: CC BY-NC-SA 3.0, SemanticKITTI labels: CC BY-NC-SA 4.0; the weights were trained on them",
+    "nuscenes": "nuScenes and nuScenes-lidarseg: CC BY-NC-SA 4.0; the weights were trained on them",
+    "s3dis": "S3DIS (Stanford): academic use; the weights were trained on it",
+    "scannet": "ScanNet: its terms of use, research only; the weights were trained on it",
+}
 WEIGHT_LICENCES = {
     "cifar10_resnet": "CIFAR-10 ResNet weights of akamaster/pytorch_resnet_cifar10: BSD-2-Clause",
     "imagenet1k_": "ImageNet ResNet weights of facebookresearch/kill-the-bits: CC BY-NC 4.0",
@@ -35,8 +43,8 @@ class Made:
     name: str
     recipe: Recipe
     start: Start
-    train: Clouds
-    validation: Clouds
+    train: Data
+    validation: Data
     dataset: str
     notes: tuple[str, ...] = ()
     engine: str | None = None
@@ -47,10 +55,11 @@ def describe(made: Made, scores: Scores | None = None) -> Manifest:
     recipe, image = made.recipe, made.start.image
     return Manifest(
         name=made.name,
-        task="classify",
+        task=recipe.task,
         network=made.start.spec,
         input=recipe.input,
-        labels=made.train.names,
+        labels=class_names(made.train, recipe),
+        label_map=label_map(made.train, recipe),
         metrics=_metrics(scores) if scores else {},
         provenance=Provenance(
             weights_2d=image.name if image else None,
@@ -81,18 +90,19 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     manifest, net = describe(made, scores), made.start.net
     (part / "recipe.yaml").write_text(made.recipe.to_yaml(), encoding="utf-8")
     report = scores.test or scores.validation
-    details = {**manifest.metrics, "class_accuracy": report.class_accuracy if report else {}, "epochs": read_scalars(run_dir)}
+    kind = "class_accuracy" if manifest.task == "classify" else "class_iou"
+    details = {**manifest.metrics, kind: report.class_scores if report else {}, "epochs": read_scalars(run_dir)}
     (part / "metrics.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
     plot_curve(run_dir, part / "curve.png")
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    card = write_card(manifest, Story(made.train, made.validation, scores, parameters, made.notes))
+    card = write_card(manifest, Story(made.recipe, made.train, made.validation, scores, parameters, made.notes))
     manifest = save_checkpoint(part, net, manifest, card, half=made.recipe.half)
     part.replace(folder)
     return manifest
 
 
 def plot_curve(run_dir: Path, path: Path) -> None:
-    """Loss and validation accuracy over the epochs of a run."""
+    """Loss and validation score over the epochs of a run."""
     mpl.use("Agg")
     from matplotlib.figure import Figure
 
@@ -100,7 +110,8 @@ def plot_curve(run_dir: Path, path: Path) -> None:
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(7, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for axes, key in ((left, "loss"), (right, "val_accuracy")):
+    score = "val_miou" if any("val_miou" in row for row in rows) else "val_accuracy"
+    for axes, key in ((left, "loss"), (right, score)):
         axes.plot(epochs, [row.get(key, math.nan) for row in rows])
         axes.set_xlabel("epoch")
         axes.set_title(key.replace("_", " "))
@@ -143,11 +154,31 @@ def _metrics(scores: Scores) -> dict[str, float]:
     metrics: dict[str, float] = {"epoch": float(scores.epoch), "epochs": float(scores.epochs)}
     for split, report in (("test", scores.test), ("validation", scores.validation)):
         if report is not None:
-            low, high = report.interval
-            metrics[f"{split}_accuracy"] = report.accuracy
-            metrics |= {f"{split}_accuracy_low": low, f"{split}_accuracy_high": high}
-            metrics[f"{split}_mean_class_accuracy"] = report.mean_class_accuracy
-            metrics[f"{split}_clouds"] = float(len(report.targets))
+            metrics |= {f"{split}_{name}": value for name, value in report.numbers.items() if not math.isnan(value)}
     if scores.other_test is not None:
-        metrics[f"test_accuracy_{scores.other_name.replace(' ', '_')}"] = scores.other_test.accuracy
+        name, value = leading(scores.other_test)
+        metrics[f"test_{name}_{scores.other_name.replace(' ', '_')}"] = value
+    for column, report in scores.test_without.items():
+        name, value = leading(report)
+        metrics[f"test_{name}_without_{column}"] = value
     return metrics
+
+
+def leading(report: Report) -> tuple[str, float]:
+    """Name and value of the score that a report is judged by."""
+    return next(iter(report.numbers.items()))
+
+
+def headlines(manifest: Manifest) -> list[str]:
+    """A line a split on how good a model is, from its metrics."""
+    metrics, lines = manifest.metrics, []
+    for split in ("test", "validation"):
+        name = "miou" if f"{split}_miou" in metrics else "accuracy"
+        if (score := metrics.get(f"{split}_{name}")) is None:
+            continue
+        low, high = metrics[f"{split}_{name}_low"], metrics[f"{split}_{name}_high"]
+        many = f"{metrics[f'{split}_clouds']:.0f} clouds" if name == "accuracy" else f"{metrics[f'{split}_scenes']:.0f} scenes"
+        title = "accuracy" if name == "accuracy" else "mIoU"
+        kept = f"after epoch {metrics['epoch']:.0f}, whose weights are kept"
+        lines.append(f"{split} {title} {score:.2%} on {many} (95 % interval {low:.1%} to {high:.1%}), {kept}")
+    return lines

@@ -15,16 +15,17 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from models.errors import BadRecipe, nearest
 from models.frozen import Frozen, is_none
-from models.manifest import MODEL_NAME, InputSpec, NetworkSpec
+from models.manifest import MODEL_NAME, Decoder, Fidelity, InputSpec, NetworkSpec, Task
 from models.resnet3d import SHAPES
-from training.augment import AugmentSpec
-from training.batches import Balance
+from training.augment import AugmentSpec, later
+from training.datasets.kinds import SCENE_KINDS
 from training.finetune import Init, Mode
 from training.inflate import InflateSpec
 from training.optim import OptimSpec, ScheduleSpec
 
 BUNDLED = Path(__file__).resolve().parent / "recipes"
 Positive = Annotated[int, Field(gt=0)]
+Balance = Literal["none", "loss", "sampler"]
 AUTO = "auto"
 TEST_SHARE = 0.2
 
@@ -33,8 +34,13 @@ class DataSpec(Frozen):
     """Which clouds. shots: training clouds a class (None = all); validation: share of *train* held out for choices.
 
     test: share of every class that is set aside as test clouds where a folder comes without any, drawn by split_seed, so that runs
-    of other seeds are scored on the same clouds. licence: what the card says
-    of the data. (Fields that came later stay out of files and digests while they have their default: old recipes keep theirs.)
+    of other seeds are scored on the same clouds. licence: what the card says of the data.
+
+    Of scenes: label_map: a map of the package or a YAML file instead of the data set's own; exclude: titles of scenes to leave
+    out; clip: what is more than so many metres from the middle of a scene's bounding box, along any axis, is left out of
+    training, and with clip_test `reference` out of the test too (a quirk).
+
+    (Fields that came later stay out of files and digests while they have their default: old recipes keep theirs.)
     """
 
     kind: str = "modelnet40"
@@ -43,6 +49,10 @@ class DataSpec(Frozen):
     test: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == TEST_SHARE)] = TEST_SHARE
     split_seed: Annotated[int, Field(ge=0, exclude_if=lambda seed: seed == 0)] = 0
     licence: Annotated[str | None, Field(exclude_if=is_none)] = None
+    label_map: Annotated[str | None, Field(exclude_if=is_none)] = None
+    exclude: Annotated[tuple[str, ...], later(())] = ()
+    clip: Annotated[float | None, Field(gt=0), later(None)] = None
+    clip_test: Annotated[Fidelity, later("corrected")] = "corrected"
 
 
 class EarlyStop(Frozen):
@@ -74,13 +84,19 @@ class Recipe(Frozen):
     schedule: ScheduleSpec = ScheduleSpec()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epochs: Positive
-    batch_size: Annotated[int, Field(gt=1)] = 32
+    batch_size: Positive = 32
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     half: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: Annotated[int, Field(gt=0, exclude_if=lambda count: count == 1)] = 1
     balance: Annotated[Balance, Field(exclude_if=lambda kind: kind == "none")] = "none"
     early_stop: Annotated[EarlyStop | None, Field(exclude_if=is_none)] = None
+    decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
+    blur: Annotated[bool, later(False)] = False
+    lovasz: Annotated[float, Field(ge=0), later(0.0)] = 0.0
+    voxel_label: Annotated[Fidelity, later("corrected")] = "corrected"
+    miou_empty: Annotated[Fidelity, later("corrected")] = "corrected"
+    selection: Annotated[Fidelity, later("corrected")] = "corrected"
 
     @model_validator(mode="after")
     def fits_together(self) -> "Recipe":
@@ -92,12 +108,58 @@ class Recipe(Frozen):
             raise ValueError("init: random-frozen freezes the stages; say mode io, ioms or iobn")
         if not self.input.features:
             raise ValueError("input.features: names no feature; the first is usually x, y and z")
+        if (self.data.kind in SCENE_KINDS) != (self.task == "segment"):
+            wants = (
+                "a class for every point: say decoder listing" if self.data.kind in SCENE_KINDS else "one class a cloud: leave out decoder"
+            )
+            raise ValueError(f"data.kind: {self.data.kind} has {wants}")
+        if self.task == "classify":
+            self._check_clouds()
+        else:
+            self._check_scenes()
         return self
+
+    def _check_clouds(self) -> None:
+        if self.batch_size < 2:
+            raise ValueError("batch_size: batch norm of the answers needs two clouds")
+        named = [name for name in ("blur", "lovasz") if getattr(self, name)] + [
+            n for n in ("crop", "max_voxels", "mix") if getattr(self.augment, n)
+        ]
+        if named:
+            raise ValueError(f"{named[0]}: is for nets that answer for every point")
+
+    def _check_scenes(self) -> None:
+        if self.input.point_budget is not None:
+            raise ValueError(
+                "input.point_budget: every point gets an answer, none can be left out; see augment.drop and augment.max_voxels"
+            )
+        if self.balance == "sampler":
+            raise ValueError("balance: scenes hold many classes and cannot be drawn by class; say loss")
+        for dropped, names in (("drop_colour", ("red", "green", "blue")), ("drop_intensity", ("intensity",))):
+            unfilled = [each.name for each in self.input.features if each.name in names and each.fill is None]
+            if getattr(self.augment, dropped) and unfilled:
+                raise ValueError(f"augment.{dropped}: the feature {unfilled[0]} needs a fill value to stand in for it")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the published weights are those of the best epoch on validation, not of the last."""
+        return self.early_stop is not None or self.selection == "reference"
+
+    @property
+    def task(self) -> Task:
+        return "segment" if self.decoder else "classify"
 
     def network_spec(self, num_classes: int) -> NetworkSpec:
         """The net that the recipe trains."""
         features = len(self.input.features)
-        return NetworkSpec(name=self.network, in_channels=features, num_classes=num_classes, tied=self.inflate.tied_axis)
+        return NetworkSpec(
+            name=self.network,
+            in_channels=features,
+            num_classes=num_classes,
+            tied=self.inflate.tied_axis,
+            decoder=self.decoder,
+            blur=self.blur,
+        )
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

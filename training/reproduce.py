@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models.predictor import Predictor
-from training.datasets import read_split
+from training.datasets import Clouds, read_split
 from training.evaluate import evaluate
 from training.loop import accuracy_of, fit
 from training.publish import Made, code_version, describe
@@ -57,7 +57,7 @@ class Cell:
 class Setting:
     """What all cells share. overrides: recipe keys, for a smaller rerun."""
 
-    splits: Splits
+    splits: Splits[Clouds]
     data: Path
     weights: str
     seed: int

@@ -1,6 +1,8 @@
 """What a run starts from: a net with inflated weights, and the clouds it may see."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, cast
 
 import torch
 from torch import nn
@@ -9,7 +11,9 @@ from models.errors import BadWeights, InflationError
 from models.manifest import NetworkSpec
 from models.sparse.nn import ties_of
 from models.zoo import build
-from training.datasets import Clouds, few_shot, hold_out
+from training.data import AnyData
+from training.datasets import Clouds, Scenes, few_shot, hold_out
+from training.datasets.scenes import few_scenes, hold_out_scenes
 from training.finetune import FreezePolicy, freeze_policy
 from training.image_weights import ImageWeights, load_image_weights
 from training.inflate import InflationReport, inflate_state_dict
@@ -28,11 +32,11 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(Generic[AnyData]):
     """train and validation are parts of the train split."""
 
-    train: Clouds
-    validation: Clouds
+    train: AnyData
+    validation: AnyData
 
 
 def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
@@ -73,7 +77,7 @@ def _inflated(image: ImageWeights, net: nn.Module, recipe: Recipe) -> tuple[dict
         raise InflationError(f"does not fit the network {recipe.network}: {error}", where=image.name, known=error.known) from error
 
 
-def facts(recipe: Recipe, start: Start, splits: Splits) -> dict[str, str | None]:
+def facts(recipe: Recipe, start: Start, splits: Splits[AnyData]) -> dict[str, str | None]:
     """What makes a run this run and no other: digests of the recipe, the 2D weights and the clouds."""
     return {
         "recipe": recipe.digest,
@@ -83,13 +87,26 @@ def facts(recipe: Recipe, start: Start, splits: Splits) -> dict[str, str | None]
     }
 
 
-def training_splits(recipe: Recipe, clouds: Clouds, validation: Clouds | None = None) -> Splits:
+def training_splits(recipe: Recipe, train: AnyData, validation: AnyData | None = None) -> Splits[AnyData]:
     """What a recipe takes of the train split: validation held out first, unless there is one, then the few shots drawn from the
-    rest. Every process of a run finds the same ones. Raises: BadDataset.
+    rest: clouds of each class, or scenes. Every process of a run finds the same ones. Raises: BadDataset.
     """
-    train = clouds
+    if recipe.task == "segment":
+        scenes = _split(cast(Scenes, train), cast(Scenes | None, validation), recipe, hold_out_scenes, few_scenes)
+        return cast(Splits[AnyData], scenes)
+    clouds = _split(cast(Clouds, train), cast(Clouds | None, validation), recipe, hold_out, few_shot)
+    return cast(Splits[AnyData], clouds)
+
+
+def _split(
+    train: AnyData,
+    validation: AnyData | None,
+    recipe: Recipe,
+    hold: Callable[[AnyData, float, int], tuple[AnyData, AnyData]],
+    few: Callable[[AnyData, int, int], AnyData],
+) -> Splits[AnyData]:
     if validation is None:
-        train, validation = hold_out(clouds, recipe.data.validation, recipe.seed)
+        train, validation = hold(train, recipe.data.validation, recipe.seed)
     if recipe.data.shots is not None:
-        train = few_shot(train, recipe.data.shots, recipe.seed)
+        train = few(train, recipe.data.shots, recipe.seed)
     return Splits(train, validation)

@@ -1,8 +1,7 @@
 """Where a run's clouds come from: a data set of a known layout, or the user's folder, looked through before it is used."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +10,17 @@ from models.errors import BadDataset
 from training.datasets import FOLDER, Clouds, read_split
 from training.datasets.defaults import derive_input
 from training.datasets.folder import all_clouds, folder_splits, refuse_bad
+from training.datasets.kinds import SCENE_KINDS
 from training.datasets.listing import Split, list_folder
 from training.datasets.paths import printable
 from training.datasets.report import DataReport
 from training.datasets.scan import Scan, scan_folder
 from training.recipe import DataSpec, Recipe
 from training.run import training_splits
+from training.scene_sources import open_scenes
+from training.source import Derived, Source
 
 SCAN = "scan.npz"
-
-
-@dataclass(frozen=True)
-class Source:
-    """name: for people and cards. validation: where the data set comes with one. test: reads the test clouds when called; None
-    where there are none. derive: keys of InputSpec, and why. notes: what whoever uses a model of these clouds must know.
-    """
-
-    name: str
-    train: Clouds
-    test: Callable[[], Clouds | None]
-    derive: Callable[[], "Derived"]
-    validation: Clouds | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Derived:
-    """Values for keys of InputSpec that the data decided, and a line that says why for each."""
-
-    values: Mapping[str, object]
-    reasons: tuple[str, ...]
 
 
 def open_source(data: DataSpec, root: Path, run_dir: Path, say: Callable[[object], None], *, skip_bad: bool = False) -> Source:
@@ -48,6 +28,8 @@ def open_source(data: DataSpec, root: Path, run_dir: Path, say: Callable[[object
 
     Raises: BadDataset (says what is wrong with which file; unreadable ones are left out with `skip_bad`).
     """
+    if data.kind in SCENE_KINDS:
+        return open_scenes(data, root, say, skip_bad=skip_bad)
     if data.kind != FOLDER:
         train = read_split(data.kind, root, "train")
         return Source(data.kind, train, lambda: read_split(data.kind, root, "test"), lambda: _derived(train, data.split_seed))

@@ -12,15 +12,16 @@ from models.artefact import MANIFEST, read_manifest
 from models.errors import BadDataset, BadRecipe, BadRunDir
 from models.predictor import Predictor
 from models.sparse.backends import AUTO
-from training.card import Scores
-from training.datasets import Clouds
-from training.evaluate import ClassificationReport, evaluate
+from training.card_parts import Scores
+from training.data import Data, class_names, columns_with_fill, report_on, unit
+from training.evaluate import Report
 from training.loop import CACHE, DEFAULT, Compute, Position, fit
-from training.publish import Made, describe, write_checkpoint
+from training.publish import Made, describe, headlines, write_checkpoint
 from training.recipe import Draft, Recipe, differences, load_recipe
 from training.run import Splits, check_weights, facts, start, training_splits
 from training.runstate import BEST, claim, held, read_weights, write_text
-from training.sources import Source, open_source
+from training.source import Source
+from training.sources import open_source
 
 RECIPE, CHECKPOINT = "recipe.yaml", "checkpoint"
 
@@ -75,10 +76,11 @@ def _made(job: Job, source: Source) -> Made:
     recipe = job.draft.resolve(derived.values if derived else {})
     for reason in derived.reasons if derived else ():
         job.compute.world.say(reason)
-    splits = training_splits(recipe, source.train, source.validation)
+    validation = source.test() if recipe.selection == "reference" else source.validation
+    splits = training_splits(recipe, source.train, validation)
     if recipe.early_stop and not len(splits.validation):
         raise BadRecipe("needs validation clouds; set data.validation above 0", where="early_stop")
-    beginning = start(recipe, len(splits.train.names), job.weights)
+    beginning = start(recipe, len(class_names(splits.train, recipe)), job.weights)
     return Made(job.name or recipe.name, recipe, beginning, splits.train, splits.validation, source.name, source.notes)
 
 
@@ -99,7 +101,8 @@ def _introduce(job: Job, made: Made) -> None:
     say, policy = job.compute.world.say, made.start.policy
     trained = sum(p.numel() for name, p in made.start.net.named_parameters() if name in policy.trained)
     say(made.start.report or f"init {made.recipe.init}: random weights, seed {made.recipe.seed}")
-    say(f"mode {made.recipe.mode}: {trained:,} parameters trained; {len(made.train)} clouds, {len(made.validation)} more to validate")
+    samples = f"{len(made.train)} {unit(made.recipe)}s, {len(made.validation)} more to validate"
+    say(f"mode {made.recipe.mode}: {trained:,} parameters trained; {samples}")
 
 
 def _finish(job: Job, made: Made, source: Source, end: Position) -> Path:
@@ -110,12 +113,8 @@ def _finish(job: Job, made: Made, source: Source, end: Position) -> Path:
     else:
         manifest = write_checkpoint(folder, job.run_dir, made, _score(made, source, job, end))
         shutil.rmtree(job.run_dir / CACHE, ignore_errors=True)
-    for split in ("test", "validation"):
-        if f"{split}_accuracy" in manifest.metrics:
-            low, high = manifest.metrics[f"{split}_accuracy_low"], manifest.metrics[f"{split}_accuracy_high"]
-            clouds, epoch = manifest.metrics[f"{split}_clouds"], manifest.metrics["epoch"]
-            score = f"{manifest.metrics[f'{split}_accuracy']:.2%} on {clouds:.0f} clouds (95 % interval {low:.1%} to {high:.1%})"
-            click.echo(f"{split} accuracy {score}, after epoch {epoch:.0f}, whose weights are kept")
+    for line in headlines(manifest):
+        click.echo(line)
     click.echo(f"checkpoint in {folder}")
     return folder
 
@@ -127,27 +126,29 @@ def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
     """
     recipe, net = made.recipe, made.start.net
     test = source.test()
-    if test is not None and test.names != made.train.names:
+    if test is not None and class_names(test, recipe) != class_names(made.train, recipe):
         raise BadDataset("test and train name different classes", where=str(job.data))
     last = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     best = read_weights(job.run_dir / BEST)
     named = job.compute.engine
     engine = end.engine if named in (None, AUTO) else named
-    published, other = (best, last) if recipe.early_stop else (last, best)
+    published, other = (best, last) if recipe.chooses else (last, best)
 
-    def score(state: dict[str, torch.Tensor], clouds: Clouds | None) -> ClassificationReport | None:
-        if clouds is None or not len(clouds):
+    def score(state: dict[str, torch.Tensor], data: Data | None, without: tuple[str, ...] = ()) -> Report | None:
+        if data is None or not len(data):
             return None
         net.load_state_dict({name: _rounded(tensor, recipe) for name, tensor in state.items()})
-        return evaluate(Predictor(net, describe(made), job.device, engine), clouds)
+        return report_on(Predictor(net, describe(made), job.device, engine), data, recipe, without)
 
     if test is not None:
-        click.echo(f"scoring on the {len(test)} test clouds, for the epoch best on validation and for the last")
-    best_published = bool(recipe.early_stop)
-    epoch = end.best_epoch if best_published else end.epoch
-    scores = Scores(score(published, test), score(published, made.validation), best_published, epoch=epoch, epochs=end.epoch)
-    if len(made.validation):
+        click.echo(f"scoring on the {len(test)} test {unit(recipe)}s, for the epoch best on validation and for the last")
+    epoch = end.best_epoch if recipe.chooses else end.epoch
+    scores = Scores(score(published, test), score(published, made.validation), recipe.chooses, epoch=epoch, epochs=end.epoch)
+    scores = replace(scores, chosen_on_test=recipe.selection == "reference")
+    if len(made.validation) and end.best_epoch != end.epoch:
         scores = replace(scores, other_test=score(other, test))
+    bare = {column: score(published, test, (column,)) for column in columns_with_fill(recipe)}
+    scores = replace(scores, test_without={column: report for column, report in bare.items() if report is not None})
     net.load_state_dict(published)
     return scores
 

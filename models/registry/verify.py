@@ -11,7 +11,7 @@ from models.artefact import CARD, WEIGHTS
 from models.errors import BadCheckpoint
 from models.manifest import Manifest
 
-SCORES = ("test_accuracy", "validation_accuracy")  # percentages that the card shows
+SCORES = ("test_accuracy", "test_miou", "validation_accuracy", "validation_miou")  # percentages that the card shows
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")

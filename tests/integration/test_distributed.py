@@ -11,14 +11,16 @@ import pytest
 import torch
 
 from models.sparse.tensor import collate
-from training.batches import Samples, plan_epoch
+from training.batches import plan_epoch
 from training.datasets import read_split
-from training.loop import Compute, batch_loss, fit
+from training.loop import Compute, fit
+from training.losses import batch_loss
 from training.optim import lr_factor, sgd
 from training.recipe import load_recipe
 from training.run import start, training_splits
 from training.runlog import read_scalars
 from training.runstate import STATE, read_state
+from training.samples import CloudSamples
 
 FIP = str(Path(sys.executable).with_name("fip"))
 SMALL: dict[str, object] = {"input.voxel_size": 0.2, "batch_size": 12, "data.validation": 0.25, "epochs": 2}
@@ -64,7 +66,7 @@ def test_batch_norm_otherwise_normalises_each_shard(data: Path, image_file: Path
     beginning = start(recipe, 3, str(image_file))
     net = beginning.net
     train = training_splits(recipe, read_split("modelnet40", data, "train")).train
-    samples = Samples(train, recipe.input, recipe.augment)
+    samples = CloudSamples(train, recipe.input, recipe.augment)
     plans = [
         plan_epoch(train.targets, batch_size=12, accumulate=1, balance="none", seed=0, epoch=0, rank=rank, ranks=2) for rank in range(2)
     ]
@@ -95,13 +97,6 @@ def test_batch_norm_otherwise_normalises_each_shard(data: Path, image_file: Path
 
 
 def test_the_loss_of_a_batch_is_summed() -> None:
-    class Fixed(torch.nn.Module):
-        def forward(self, logits: torch.Tensor) -> torch.Tensor:
-            return logits
-
-    from training.batches import TrainBatch
-
     logits, targets = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
-    batch = TrainBatch(logits, targets)
     expected = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=0.1) * 5
-    torch.testing.assert_close(batch_loss(Fixed(), batch, 0.1), expected)
+    torch.testing.assert_close(batch_loss(logits, targets, 5, label_smoothing=0.1), expected)

@@ -17,7 +17,7 @@ import torch
 from models.errors import BadDataset, BadRunDir, NonFinite
 from models.pointcloud import PointCloud
 from models.sparse.tensor import collate
-from training.batches import Samples, class_weights, plan_epoch, train_batches
+from training.batches import plan_epoch, train_batches
 from training.datasets import LabelledClouds, read_split
 from training.datasets.folder import folder_splits
 from training.datasets.listing import list_folder
@@ -29,6 +29,7 @@ from training.recipe import Recipe, load_recipe
 from training.run import Start, start, training_splits
 from training.runlog import read_scalars
 from training.runstate import BEST, STATE, held, read_state, read_weights, write
+from training.samples import CloudSamples, inverse_frequency
 
 SMALL: dict[str, object] = {"input.voxel_size": 0.2, "batch_size": 8, "data.validation": 0.2, "epochs": 3}
 
@@ -221,7 +222,7 @@ def test_the_best_weights_are_not_simply_the_last(data: Path, image_file: Path, 
 def test_batches_that_leave_nothing_to_train_on_are_refused(data: Path, image_file: Path, tmp_path: Path) -> None:
     recipe, beginning = begin(image_file)
     clouds = read_split("modelnet40", data, "train")
-    with pytest.raises(BadDataset, match="1 clouds in batches of 8"):
+    with pytest.raises(BadDataset, match="1 samples in batches of 8"):
         fit(beginning.net, beginning.policy, recipe, clouds.take(np.arange(1)), clouds.take(np.arange(0)), tmp_path)
 
 
@@ -340,7 +341,7 @@ def test_a_plan_shares_out_every_cloud_once() -> None:
 
 def test_balance() -> None:
     targets = np.repeat([0, 1, 2], [80, 15, 5])
-    weights = class_weights(targets, 4)
+    weights = inverse_frequency(np.bincount(targets, minlength=4))
     assert weights[3] == 0
     assert float(weights[targets].mean()) == pytest.approx(1)
     assert weights[2] / weights[0] == pytest.approx(16)
@@ -358,7 +359,7 @@ def test_a_weighted_loss_trains(data: Path, image_file: Path, tmp_path: Path) ->
         recipe, beginning = begin(image_file, {"epochs": 2, "balance": balance})
         fit(beginning.net, beginning.policy, recipe, clouds.take(rows), clouds.take(rows[:0]), tmp_path / balance)
         beginning.net.eval()
-        voxels = [Samples(clouds, recipe.input).voxels(int(row)) for row in np.flatnonzero(clouds.targets == 2)]
+        voxels = [CloudSamples(clouds, recipe.input).voxels(int(row)) for row in np.flatnonzero(clouds.targets == 2)]
         with torch.inference_mode():
             logits.append(beginning.net(collate(voxels)).softmax(1)[:, 2].mean())
     assert logits[1] > logits[0] + 0.05
@@ -376,7 +377,7 @@ def test_early_stop_ends_the_run_and_stays_ended(data: Path, image_file: Path, t
 def test_voxels_are_kept_where_nothing_is_augmented(data: Path, tmp_path: Path) -> None:
     clouds = read_split("modelnet40", data, "train")
     spec = load_recipe("bundled-modelnet40", SMALL).input
-    fresh = Samples(clouds, spec)
+    fresh = CloudSamples(clouds, spec)
     kept = fresh.cached(tmp_path)
     for row in (0, 20, 47):
         for one, other in zip((v := fresh.voxels(row), kept.voxels(row)), (kept.voxels(row), v), strict=True):
@@ -411,7 +412,7 @@ def test_memory_stays_flat_over_an_epoch_in_workers_too(tmp_path: Path) -> None:
     listing = list_folder(tmp_path)
     clouds = folder_splits(listing, None, test_share=0.0, seed=0, skip_bad=False).train
     micros = [step[0] for step in plan_epoch(clouds.targets, batch_size=32, accumulate=1, balance="none", seed=0, epoch=0)]
-    samples = Samples(clouds, load_recipe("bundled-modelnet40", SMALL).input)
+    samples = CloudSamples(clouds, load_recipe("bundled-modelnet40", SMALL).input)
     seen = []
     for number, _ in enumerate(train_batches(samples, micros, seed=0, epoch=0, device=torch.device("cpu"), workers=2)):
         if number in (len(micros) // 5, len(micros) - 12):  # workers end when they have made their last batch

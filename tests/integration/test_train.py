@@ -16,7 +16,7 @@ from models.errors import BadDataset, BadRunDir
 from models.io import read_cloud
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
-from training.batches import MicroBatch, Samples, train_batches
+from training.batches import MicroBatch, train_batches
 from training.datasets import read_split
 from training.datasets.modelnet40 import read_modelnet40
 from training.evaluate import evaluate
@@ -24,6 +24,7 @@ from training.recipe import load_recipe
 from training.reproduce import ARMS, ten_shot
 from training.run import start, training_splits
 from training.runlog import RunLog, read_scalars
+from training.samples import CloudSamples
 
 SETTINGS = ["--set", "input.voxel_size=0.2", "--set", "batch_size=8", "--set", "data.validation=0.2", "--threads", "1"]
 
@@ -172,7 +173,7 @@ def test_training_and_serving_make_the_same_voxels(finished: Path, data: Path, t
     clouds = read_modelnet40(data, "test")
     recipe = load_recipe(str(finished / "recipe.yaml"))
     micro = MicroBatch(np.arange(1), np.arange(1), 1.0)
-    for samples in (Samples(clouds, recipe.input), kept := Samples(clouds, recipe.input).cached(tmp_path)):
+    for samples in (CloudSamples(clouds, recipe.input), kept := CloudSamples(clouds, recipe.input).cached(tmp_path)):
         (trained,) = (batch.inputs for batch in train_batches(samples, [micro], seed=0, epoch=0, device=torch.device("cpu")))
         np.save(tmp_path / "cloud.npy", clouds.xyz[0])
         served = Predictor.load(finished / "checkpoint").voxelize(read_cloud(tmp_path / "cloud.npy"))

@@ -3,13 +3,15 @@
 D scenes, N points of a scene, L classes.
 """
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import BadDataset
 from models.labels import LabelMap
 from models.pointcloud import PointCloud
 
@@ -54,3 +56,57 @@ class Scenes(Protocol):
 
 
 AnyScenes = TypeVar("AnyScenes", bound=Scenes)
+
+
+def hold_out_scenes(scenes: AnyScenes, share: float, seed: int) -> tuple[AnyScenes, AnyScenes]:
+    """(rest, held out): a share of the scenes, at least one of two or more; a run of successive ones, drawn by the seed.
+
+    Successive scans of one street are all but the same: drawn one by one, their neighbours would give the answers away.
+    """
+    count = min(max(1, round(share * len(scenes))), len(scenes) - 1) if share and len(scenes) > 1 else 0
+    first = int(np.random.default_rng(seed).integers(len(scenes) - count + 1))
+    rows = np.arange(len(scenes))
+    held = (rows >= first) & (rows < first + count)
+    return scenes.take(rows[~held]), scenes.take(rows[held])
+
+
+def few_scenes(scenes: AnyScenes, count: int, seed: int) -> AnyScenes:
+    """`count` scenes, drawn without replacement; the same ones for the same seed. Raises: BadDataset (there are fewer)."""
+    if count > len(scenes):
+        raise BadDataset(f"{count} scenes asked for, there are {len(scenes)}")
+    return scenes.take(np.sort(np.random.default_rng(seed).choice(len(scenes), count, replace=False)))
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Scenes without the points that lie more than `half` metres from the middle of the bounding box along any axis.
+
+    Source: the S3DIS pipeline of Image2Point's public code, which does so at test time too.
+    """
+
+    scenes: Scenes
+    half: float
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    @property
+    def label_map(self) -> LabelMap:
+        return self.scenes.label_map
+
+    @property
+    def titles(self) -> Sequence[str]:
+        return self.scenes.titles
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.scenes.digest} clip {self.half}".encode()).hexdigest()
+
+    def scene(self, index: int) -> Scene:
+        scene = self.scenes.scene(index)
+        xyz = scene.cloud.xyz
+        middle = (xyz.min(axis=0) + xyz.max(axis=0)) / 2
+        return scene.take(np.flatnonzero((np.abs(xyz - middle) <= self.half).all(axis=1)))
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "Clipped":
+        return replace(self, scenes=self.scenes.take(rows))

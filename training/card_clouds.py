@@ -1,0 +1,69 @@
+"""What a card says of a model that names whole clouds."""
+
+from typing import cast
+
+import numpy as np
+
+from models.manifest import Manifest
+from training.card_parts import CLASSES_SHOWN, Scores, Story, cell, input_words, weakest_words
+from training.datasets import Clouds
+from training.evaluate import ClassificationReport, Report
+
+TAG, UNITS = "point-cloud-classification", "clouds"
+INTERVALS = "The intervals are Wilson's, over the clouds of the split."
+CLOUDS_TO_JUDGE = 5  # of a class
+
+
+def intended(manifest: Manifest, classes: str) -> str:
+    return f"Naming one point cloud as one of {len(manifest.labels)} classes: {classes}. {input_words(manifest.input)}"
+
+
+def score_table(scores: Scores) -> str:
+    lines = ["| split | clouds | accuracy (95 % interval) | mean class accuracy |", "|---|---|---|---|"]
+    for title, report in scores.rows:
+        found = cast(ClassificationReport, report)
+        low, high = found.interval
+        accuracy = f"{found.accuracy:.2%} ({low:.1%} to {high:.1%})"
+        lines.append(f"| {title} | {len(found.targets):,} | {accuracy} | {found.mean_class_accuracy:.2%} |")
+    return "\n".join(lines if scores.rows else [*lines, "| none | 0 | not measured | |"])
+
+
+def weakest(report: Report | None) -> str:
+    """Of the classes with enough clouds to judge by."""
+    if report is None:
+        return weakest_words([])
+    found = cast(ClassificationReport, report)
+    counts = np.bincount(found.targets, minlength=len(found.names))
+    scores = found.class_accuracy.items()
+    return weakest_words([(share, name) for name, share in scores if counts[found.names.index(name)] >= CLOUDS_TO_JUDGE])
+
+
+def data(manifest: Manifest, story: Story) -> str:
+    names, tested = manifest.labels, cast(ClassificationReport | None, story.scores.test)
+    parts = {"train": cast(Clouds, story.train).targets, "validation": cast(Clouds, story.validation).targets}
+    if tested is not None:
+        parts["test"] = tested.targets
+    counts = {part: np.bincount(targets, minlength=len(names)) for part, targets in parts.items() if len(targets)}
+    said = ", ".join(f"{count.sum():,} {part}" for part, count in counts.items())
+    lines = [f"{cell(manifest.provenance.dataset)}: {said} clouds.", *(f"- {note}" for note in story.notes), ""]
+    lines += [f"| class | {' | '.join(counts)} |", "|---" * (1 + len(counts)) + "|"]
+    for target, name in enumerate(names[:CLASSES_SHOWN]):
+        lines.append(f"| {cell(name)} | {' | '.join(str(count[target]) for count in counts.values())} |")
+    if len(names) > CLASSES_SHOWN:
+        lines.append(f"| and {len(names) - CLASSES_SHOWN} more |{' |' * len(counts)}")
+    return "\n".join(lines)
+
+
+def limits(manifest: Manifest, story: Story) -> list[str]:
+    said = [
+        "It knows no other answer than its classes: whatever it is shown gets one of them, often with a high score.",
+        "It was trained on one object a cloud, upright and facing as in the training data; objects turned away from that, parts of "
+        "objects and scenes are outside what was measured.",
+        "Scores are softmax values, not calibrated probabilities.",
+    ]
+    fewest = int(np.bincount(cast(Clouds, story.train).targets, minlength=len(manifest.labels)).min())
+    if fewest < 100:
+        said.append(f"The rarest class was learnt from {fewest} clouds.")
+    if manifest.input.point_budget:
+        said.append(f"Clouds of far fewer than {manifest.input.point_budget:,} points are sparser than what it learnt from.")
+    return said

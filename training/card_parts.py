@@ -1,0 +1,83 @@
+"""What cards are made of, whatever the model was made to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from models.manifest import InputSpec
+from training.data import Data
+from training.evaluate import Report
+from training.recipe import Recipe
+
+CLASSES_SHOWN = 100
+WEAKEST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Reports of the published weights, each None where there is no data.
+
+    best_published: whether they are those of the epoch best on validation (else of the last); other_test: the test report of
+    the other of the two. epoch: which of the `epochs` that were trained is published. test_without: test reports of scenes that
+    lack a column. chosen_on_test: validation was on the test data (a quirk of the reference).
+    """
+
+    test: Report | None
+    validation: Report | None
+    best_published: bool = False
+    other_test: Report | None = None
+    epoch: int = 0
+    epochs: int = 0
+    test_without: Mapping[str, Report] = field(default_factory=dict)
+    chosen_on_test: bool = False
+
+    @property
+    def other_name(self) -> str:
+        return "last epoch" if self.best_published else "best validation epoch"
+
+    @property
+    def rows(self) -> list[tuple[str, Report]]:
+        """What a table of scores shows, with the title of each row."""
+        kind = "best on validation" if self.best_published else "the last"
+        published = f"epoch {self.epoch} of {self.epochs}, {kind} (published)"
+        rows = [(f"test, {published}", self.test), (f"test, {self.other_name}", self.other_test)]
+        rows += [(f"test, published, without {column}", report) for column, report in self.test_without.items()]
+        rows.append((f"validation, {published}", self.validation))
+        return [(title, report) for title, report in rows if report is not None]
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a card needs beside the manifest. notes: what was found in the data that its user must know."""
+
+    recipe: Recipe
+    train: Data
+    validation: Data
+    scores: Scores
+    num_parameters: int
+    notes: tuple[str, ...] = ()
+
+
+def input_words(spec: InputSpec) -> str:
+    """What happens to the points before the net sees them."""
+    sphere = spec.normalise == "unit_sphere"
+    size = f"{spec.voxel_size:g} of the object's radius" if sphere else f"{spec.voxel_size:g} m"
+    parts = [f"Its points become voxels of {size} with the features"]
+    parts.append(", ".join(feature.name for feature in spec.features) + ";")
+    if sphere:
+        parts.append("clouds are centred on their mean and scaled to a unit sphere, so unit and place do not matter;")
+    if spec.point_budget:
+        parts.append(f"those of more than {spec.point_budget:,} points are sampled down to that, always the same way;")
+    parts.append(f"the up axis is {spec.up} (`?up=` tells otherwise).")
+    return " ".join(parts)
+
+
+def weakest_words(scores: list[tuple[float, str]]) -> str:
+    """A sentence on the classes that it knows worst, of those that can be judged: (score, name)."""
+    rest = "Every class and every epoch: `metrics.json`."
+    below = [f"{cell(name)} {share:.0%}" for share, name in sorted(scores)[:WEAKEST_SHOWN] if share < 1]
+    return f"Weakest classes: {', '.join(below)}. {rest}" if below else rest
+
+
+def cell(text: str) -> str:
+    """A class name (of a folder, so anything) as text in a Markdown table."""
+    return "".join(f"\\{char}" if char in "\\|`*_[]<>" else char for char in text if char.isprintable())

@@ -1,0 +1,85 @@
+"""What a card says of a model that names every point."""
+
+from typing import cast
+
+import numpy as np
+
+from models.labels import IGNORE
+from models.manifest import Manifest
+from training.card_parts import CLASSES_SHOWN, Scores, Story, cell, input_words, weakest_words
+from training.datasets import Scenes
+from training.evaluate import Report, SegmentationReport
+
+TAG, UNITS = "point-cloud-segmentation", "scenes"
+INTERVALS = (
+    "The intervals are of draws, with replacement, of the scenes themselves: few scenes, or successive ones of one place, say little "
+    "of others."
+)
+FEW_SCENES = 100
+COLUMN_NAMES = {"rgb": "colour", "intensity": "intensity"}
+
+
+def intended(manifest: Manifest, classes: str) -> str:
+    filled = [feature.name for feature in manifest.input.features if feature.fill is not None]
+    lacking = f" Files may lack {', '.join(filled)}: the answer then says that it was filled in." if filled else ""
+    how = {"nearest": "the class of its voxel", "trilinear": "a mean of the voxels around it"}[manifest.input.devoxelize]
+    words = input_words(manifest.input)
+    return f"Naming every point of a cloud as one of {len(manifest.labels)} classes: {classes}. {words} Every point gets {how}.{lacking}"
+
+
+def score_table(scores: Scores) -> str:
+    lines = ["| split | scenes | labelled points | mIoU (95 % interval) | accuracy | mean class accuracy |", "|---|---|---|---|---|---|"]
+    for title, report in scores.rows:
+        found = cast(SegmentationReport, report)
+        (low, high), total = found.interval, found.total
+        shares = f"{found.miou:.2%} ({low:.1%} to {high:.1%}) | {total.accuracy:.2%} | {total.mean_accuracy:.2%}"
+        lines.append(f"| {title} | {len(found.confusions)} | {total.num_points:,} | {shares} |")
+    return "\n".join(lines if scores.rows else [*lines, "| none | 0 | 0 | not measured | | |"])
+
+
+def weakest(report: Report | None) -> str:
+    return weakest_words([] if report is None else [(iou, name) for name, iou in report.class_scores.items()])
+
+
+def data(manifest: Manifest, story: Story) -> str:
+    """The split, and the points and the score of every class."""
+    tested = cast(SegmentationReport | None, story.scores.test)
+    train = _points(cast(Scenes, story.train), len(manifest.labels))
+    said = [f"{len(story.train)} to train"]
+    said += [f"{len(story.validation)} to validate"] * bool(len(story.validation))
+    said += [f"{len(tested.confusions)} to test"] if tested else []
+    lines = [f"{cell(manifest.provenance.dataset)}: {', '.join(said)} scenes.", *(f"- {note}" for note in story.notes), ""]
+    lines += ["| class | points to train on | points to test on | test IoU |", "|---|---|---|---|"]
+    for index, name in enumerate(manifest.labels[:CLASSES_SHOWN]):
+        count, iou = (tested.total.counts[index].sum(), tested.total.iou[index]) if tested else (0, np.nan)
+        lines.append(f"| {cell(name)} | {train[index]:,} | {count:,} | {'–' if np.isnan(iou) else f'{iou:.1%}'} |")
+    if len(manifest.labels) > CLASSES_SHOWN:
+        lines.append(f"| and {len(manifest.labels) - CLASSES_SHOWN} more | | | |")
+    return "\n".join(lines)
+
+
+def limits(manifest: Manifest, story: Story) -> list[str]:
+    train = _points(cast(Scenes, story.train), len(manifest.labels))
+    unseen = [cell(name) for name, count in zip(manifest.labels, train, strict=True) if not count]
+    said = [
+        "It knows no other answer than its classes: every point gets one of them, whatever it belongs to.",
+        "It was trained on scenes like those of its data, in their sensor's frame, metres and density; other sensors, heights and places "
+        "are outside what was measured.",
+        "Confidences are softmax values, not calibrated probabilities.",
+    ]
+    if unseen:
+        said.append(f"Never seen in training, so never to be trusted: {', '.join(unseen)}.")
+    if len(story.train) < FEW_SCENES:
+        said.append(f"It learnt from {len(story.train)} scenes, which is few.")
+    for column, report in story.scores.test_without.items():
+        said.append(f"Without {COLUMN_NAMES[column]} its mIoU on the test scenes is {cast(SegmentationReport, report).miou:.2%}.")
+    return said
+
+
+def _points(scenes: Scenes, num_classes: int) -> np.ndarray:
+    """(L,) labelled points of every class."""
+    counts = np.zeros(num_classes, np.int64)
+    for row in range(len(scenes)):
+        labels = scenes.scene(row).labels
+        counts += np.bincount(labels[labels != IGNORE], minlength=num_classes)
+    return counts

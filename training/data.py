@@ -1,0 +1,63 @@
+"""The two kinds of data that a recipe can be for: clouds of one class each, and scenes with a class for every point."""
+
+from typing import TypeVar, cast
+
+from models.labels import LabelMap
+from models.manifest import InputSpec
+from models.predictor import Predictor
+from training.augment import AugmentSpec
+from training.datasets import Clouds, Scenes
+from training.evaluate import Report, evaluate, evaluate_scenes
+from training.recipe import Recipe
+from training.samples import CloudSamples, Samples, SceneSamples
+
+Data = Clouds | Scenes  # which of the two follows from the task of the recipe
+AnyData = TypeVar("AnyData", bound=Data)
+
+
+def class_names(data: Data, recipe: Recipe) -> tuple[str, ...]:
+    """What the classes are called, in the order of a net's answers."""
+    return cast(Clouds, data).names if recipe.task == "classify" else cast(Scenes, data).label_map.names
+
+
+def label_map(data: Data, recipe: Recipe) -> LabelMap | None:
+    """Colours and ids of the classes, where every point has one."""
+    return None if recipe.task == "classify" else cast(Scenes, data).label_map
+
+
+def learning(data: Data, recipe: Recipe) -> Samples:
+    """What an epoch is made of."""
+    return _samples(data, recipe, recipe.augment if recipe.augment.changes else None, per_point=False)
+
+
+def checking(data: Data, recipe: Recipe) -> Samples:
+    """What validation looks at."""
+    return _samples(data, recipe, None, per_point=True)
+
+
+def _samples(data: Data, recipe: Recipe, augmentation: AugmentSpec | None, *, per_point: bool) -> Samples:
+    spec: InputSpec = recipe.input
+    if recipe.task == "classify":
+        return CloudSamples(cast(Clouds, data), spec, augmentation)
+    return SceneSamples(cast(Scenes, data), spec, augmentation, per_point, recipe.voxel_label)
+
+
+def unit(recipe: Recipe) -> str:
+    """What one sample is called."""
+    return "cloud" if recipe.task == "classify" else "scene"
+
+
+def columns_with_fill(recipe: Recipe) -> tuple[str, ...]:
+    """Columns that a file for a net of scenes may lack, `rgb` or `intensity`: something stands in for all that is made of them."""
+    if recipe.task == "classify":
+        return ()
+    columns = {"rgb": ("red", "green", "blue"), "intensity": ("intensity",)}
+    used = {column: [each for each in recipe.input.features if each.name in names] for column, names in columns.items()}
+    return tuple(column for column, features in used.items() if features and all(each.fill is not None for each in features))
+
+
+def report_on(predictor: Predictor, data: Data, recipe: Recipe, without: tuple[str, ...] = ()) -> Report:
+    """Score a model on labelled data, as the service would answer. without: columns that are taken from scenes first."""
+    if recipe.task == "classify":
+        return evaluate(predictor, cast(Clouds, data))
+    return evaluate_scenes(predictor, cast(Scenes, data), "one" if recipe.miou_empty == "reference" else "left_out", without=without)

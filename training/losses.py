@@ -1,0 +1,48 @@
+"""What training makes small. S answers of a net for B samples, L classes."""
+
+import torch
+from torch import nn
+
+from models.labels import IGNORE
+
+
+def batch_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    samples: int,
+    *,
+    label_smoothing: float = 0.0,
+    weights: torch.Tensor | None = None,
+    lovasz: float = 0.0,
+) -> torch.Tensor:
+    """The loss of a batch of B samples, B times its mean over what counts: logits (S, L), targets (S,) with IGNORE.
+
+    Cross entropy, weights (L,) multiplying that of each class, and `lovasz` times the Lovász-softmax loss.
+    """
+    logits = logits.float()
+    cross_entropy = nn.functional.cross_entropy(
+        logits, targets, weights, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction="sum"
+    )
+    counted = targets != IGNORE
+    total = cross_entropy * (samples / max(int(counted.sum()), 1))
+    if lovasz and bool(counted.any()):
+        total = total + lovasz * samples * lovasz_softmax(logits[counted].softmax(1), targets[counted])
+    return total
+
+
+def lovasz_softmax(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """A convex surrogate of 1 - IoU, mean over the classes that occur: scores (S, L) in 0..1, targets (S,).
+
+    Source: Berman, Triki, Blaschko, The Lovász-Softmax loss (CVPR 2018), algorithm 1.
+    """
+    losses = []
+    for target in targets.unique():
+        inside = (targets == target).to(scores.dtype)  # (S,)
+        errors, order = (inside - scores[:, target]).abs().sort(descending=True)
+        inside = inside[order]
+        intersection = inside.sum() - inside.cumsum(0)
+        union = inside.sum() + (1 - inside).cumsum(0)
+        jaccard = 1 - intersection / union
+        steps = torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+        losses.append(errors @ steps)
+    return torch.stack(losses).mean()
