@@ -1,0 +1,127 @@
+"""What boosted trees make of a labelled scan, point by point, from hand-made features: a bar that a net has to pass.
+
+    python -m tests.bench.lidar.trees KITTI    # KITTI: sequences/00 to train on, 08 to test on
+
+N points, L classes, F features.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from models.labels import IGNORE, LabelMap, load_label_map
+from models.pointcloud import PointCloud
+from tests.bench.lidar.features import point_features
+from training.datasets.scenes import Scene, Scenes
+from training.datasets.semantickitti import LABEL_MAP, read_semantickitti
+from training.metrics import Confusion, interval
+
+SAME_SCAN = ("08/900021",)  # a thinned copy of 08/000000
+
+
+@dataclass(frozen=True)
+class TreeSpec:
+    """How the trees are grown.
+
+    per_class: points of a class that are drawn, of all scenes together. weight_power: a class of n points weighs n ** (1 - weight_power),
+    so 0 is as it occurs and 1 all alike.
+    """
+
+    intensity: bool = True
+    per_class: int = 15_000
+    weight_power: float = 0.5
+    rounds: int = 100
+    learning_rate: float = 0.1
+    leaves: int = 31
+    l2: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trees:
+    """A classifier of single points."""
+
+    spec: TreeSpec
+    booster: HistGradientBoostingClassifier
+
+    def segment(self, cloud: PointCloud) -> npt.NDArray[np.int64]:
+        """One class per point (N,). Raises: ValueError (no intensity, and the trees need it)."""
+        _, features = point_features(cloud, intensity=self.spec.intensity)
+        return np.asarray(self.booster.predict(features), np.int64)
+
+
+def baseline(train: Sequence[Scene], test: Sequence[Scene], num_classes: int, spec: TreeSpec | None = None) -> list[Confusion]:
+    """Grow trees on some scenes, segment others: what became of the points of each of these."""
+    trees = grow(train, num_classes, spec or TreeSpec())
+    return [Confusion.of(trees.segment(scene.cloud), scene.labels, num_classes) for scene in test]
+
+
+def grow(scenes: Sequence[Scene], num_classes: int, spec: TreeSpec) -> Trees:
+    """Trees from the labelled points of all scenes; the same for the same seed."""
+    rows = _draw([scene.labels for scene in scenes], num_classes, spec)
+    features = np.concatenate(
+        [point_features(scene.cloud, intensity=spec.intensity)[1][taken] for scene, taken in zip(scenes, rows, strict=True)]
+    )
+    targets = np.concatenate([scene.labels[taken] for scene, taken in zip(scenes, rows, strict=True)])
+    occurs = sum(np.bincount(scene.labels[scene.labels != IGNORE], minlength=num_classes) for scene in scenes)
+    drawn = np.bincount(targets, minlength=num_classes)
+    weights = np.maximum(occurs, 1) ** (1 - spec.weight_power) / np.maximum(drawn, 1)  # (L,) of a point
+    booster = HistGradientBoostingClassifier(
+        learning_rate=spec.learning_rate,
+        max_iter=spec.rounds,
+        max_leaf_nodes=spec.leaves,
+        l2_regularization=spec.l2,
+        early_stopping=False,
+        random_state=spec.seed,
+    )
+    return Trees(spec, booster.fit(features, targets, sample_weight=weights[targets] / weights[targets].mean()))
+
+
+def _draw(labels: Sequence[npt.NDArray[np.int64]], num_classes: int, spec: TreeSpec) -> list[npt.NDArray[np.int64]]:
+    """Rows of each scene: up to per_class points of every class from all scenes together."""
+    rng = np.random.default_rng(spec.seed)
+    together = np.concatenate(labels)
+    drawn = [rng.permutation(np.flatnonzero(together == each))[: spec.per_class] for each in range(num_classes)]
+    taken = np.sort(np.concatenate(drawn))
+    starts = np.cumsum([0, *map(len, labels)])
+    return [taken[(taken >= start) & (taken < stop)] - start for start, stop in pairwise(starts)]
+
+
+def table(confusions: Sequence[Confusion], label_map: LabelMap) -> str:
+    """Scores of all frames together, in lines for people."""
+    total = sum(confusions, Confusion.none(len(label_map)))
+    low, high = interval(confusions, seed=0)
+    truth = total.iou[total.ground_truth].mean()
+    lines = [f"{name:<16}{100 * iou:6.2f}" for name, iou in zip(label_map.names, total.iou, strict=True) if not np.isnan(iou)]
+    head = (
+        f"mIoU {100 * total.miou:.2f} ({100 * low:.2f} to {100 * high:.2f} over frames; {100 * truth:.2f} over classes with ground truth)"
+    )
+    return "\n".join([f"{head}, accuracy {100 * total.accuracy:.2f}, mean accuracy {100 * total.mean_accuracy:.2f}", *lines])
+
+
+def read(scenes: Scenes) -> list[Scene]:
+    return [scenes.scene(index) for index in range(len(scenes))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kitti", type=Path)
+    arguments = parser.parse_args()
+    label_map = load_label_map(LABEL_MAP)
+    train = read(read_semantickitti(arguments.kitti, "train", label_map))
+    test = read(read_semantickitti(arguments.kitti, "val", label_map, exclude=SAME_SCAN))
+    for intensity in (True, False):
+        spec = replace(TreeSpec(), intensity=intensity)
+        sys.stdout.write(f"{spec}\n{table(baseline(train, test, len(label_map), spec), label_map)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
