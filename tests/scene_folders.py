@@ -1,5 +1,6 @@
 """Small labelled scenes in the layouts that data sets have, for tests of what is done with them."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -108,3 +109,39 @@ def room(folder: Path, seed: int, files: tuple[str, ...] = ROOM_FILES, count: in
         (folder / "Annotations" / f"{name}.txt").write_text("\n".join(lines) + "\n")
         parts.append(rows)
     return np.concatenate(parts)
+
+
+def nuscenes(root: Path, version: str, scenes: Mapping[str, int]) -> Path:
+    """A version of nuScenes with so many labelled scans of each scene, beside what else its tables hold; the folder of the tables."""
+    tables: dict[str, list[dict[str, object]]] = {"scene": [], "sample": [], "sample_data": [], "lidarseg": []}
+    for place, (scene, count) in enumerate(scenes.items()):
+        tables["scene"].append({"token": f"s{place}", "name": scene, "description": "Rain, parked cars"})
+        for frame in range(count):
+            token = f"{place}-{frame}"
+            scan = f"samples/LIDAR_TOP/n015-2018__LIDAR_TOP__{100 * place + frame:06d}.pcd.bin"
+            label = f"lidarseg/{version}/d{token}_lidarseg.bin"
+            tables["sample"].append({"token": token, "scene_token": f"s{place}"})
+            image = {"token": f"c{token}", "sample_token": token, "filename": scan.replace("LIDAR_TOP", "CAM_FRONT"), "height": 900}
+            sweep = {"token": f"w{token}", "sample_token": token, "filename": scan.replace("samples", "sweeps"), "height": 0}
+            tables["sample_data"] += [image, {"token": f"d{token}", "sample_token": token, "filename": scan, "height": 0}, sweep]
+            tables["lidarseg"].append({"token": f"d{token}", "sample_data_token": f"d{token}", "filename": label})
+            for path in (root / scan, root / label):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            np.hstack([points(frame), np.full((40, 2), frame)]).astype("<f4").tofile(root / scan)
+            ids(frame, 40, np.array([0, 17, 24])).astype(np.uint8).tofile(root / label)
+    (root / version).mkdir(parents=True)
+    for name, records in tables.items():
+        (root / version / f"{name}.json").write_text(json.dumps(records, indent=0))
+    return root / version
+
+
+def scannet(base: Path, *scenes: str) -> Path:
+    """Scenes of ScanNet with faces, as their meshes have."""
+    for seed, scene in enumerate(scenes):
+        xyz, rgb = points(seed), np.random.default_rng(seed).integers(0, 256, (40, 4)).astype(np.uint8)
+        columns = dict(zip(("x", "y", "z", "red", "green", "blue", "alpha"), [*xyz.T, *rgb.T], strict=True))
+        folder = base / scene
+        write_ply(folder / f"{scene}_vh_clean_2.ply", columns)
+        labels = ids(seed, 40, np.array([0, 1, 13, 39]))
+        write_ply(folder / f"{scene}_vh_clean_2.labels.ply", {**columns, "label": labels.astype(np.uint16)})
+    return base

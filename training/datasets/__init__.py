@@ -6,13 +6,13 @@ from pathlib import Path
 
 from models.errors import BadDataset, nearest
 from models.labels import LabelMap, load_label_map, read_label_map
-from training.datasets import labelled_folder, s3dis, semantickitti
+from training.datasets import labelled_folder, nuscenes, s3dis, scannet, semantickitti
 from training.datasets.file_scenes import FileScenes
+from training.datasets.kinds import FOLDER, LABELLED
 from training.datasets.labelled import Clouds, LabelledClouds, few_shot, hold_out
 from training.datasets.modelnet40 import read_modelnet40
 from training.datasets.scenes import Scene, Scenes
 
-FOLDER = "folder"  # somebody's own: training.sources looks through it first
 KINDS: dict[str, Callable[[Path, str], Clouds]] = {"modelnet40": read_modelnet40}
 
 
@@ -25,10 +25,11 @@ class SceneKind:
     label_map: str
 
 
-LABELLED = "labelled"  # somebody's own
-SCENE_KINDS: dict[str, SceneKind] = {
+SCENE_READERS: dict[str, SceneKind] = {
     "s3dis": SceneKind(s3dis.read_s3dis, s3dis.SPLITS, s3dis.LABEL_MAP),
     "semantickitti": SceneKind(semantickitti.read_semantickitti, tuple(semantickitti.SPLITS), semantickitti.LABEL_MAP),
+    "nuscenes": SceneKind(nuscenes.read_nuscenes, tuple(nuscenes.SPLITS), nuscenes.LABEL_MAP),
+    "scannet": SceneKind(scannet.read_scannet, tuple(scannet.SPLITS), scannet.LABEL_MAP),
 }
 
 
@@ -46,17 +47,17 @@ def read_scenes(kind: str, root: Path, split: str, label_map: str | None = None,
     label_map: the name of a map of the package or a YAML file, instead of the one of the data set. exclude: titles of scenes to
     leave out, of whichever split. Raises: BadDataset, BadLabels.
     """
-    known = [*SCENE_KINDS, LABELLED]
+    known = [*SCENE_READERS, LABELLED]
     if kind not in known:
         raise BadDataset(f"unknown kind of scenes {kind!r}{nearest(kind, known)}; known: {', '.join(known)}", known=known)
-    splits = labelled_folder.SPLITS if kind == LABELLED else SCENE_KINDS[kind].splits
+    splits = labelled_folder.SPLITS if kind == LABELLED else SCENE_READERS[kind].splits
     if split not in splits:
         raise BadDataset(f"{kind} has no split {split!r}; it has {', '.join(splits)}", where=str(root), known=splits)
     if not root.is_dir():
         raise BadDataset("not a folder", where=str(root))
     if kind == LABELLED:
         return labelled_folder.read_labelled(root, split, find_label_map(label_map) if label_map else None, tuple(exclude))
-    chosen = SCENE_KINDS[kind]
+    chosen = SCENE_READERS[kind]
     return chosen.read(root, split, find_label_map(label_map or chosen.label_map), tuple(exclude))
 
 

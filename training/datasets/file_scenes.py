@@ -76,7 +76,7 @@ class FileScenes:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the classes and (title, sha256 of cloud and labels) in order. Reads all files that were not yet. Raises: FileError."""
+        """sha256 over the classes and (title, sha256 of cloud and labels) in order. Reads files that were not yet. Raises: FileError."""
         digest = hashlib.sha256(self.label_map.model_dump_json().encode())
         for index, row in enumerate(progress(map(int, self.rows), "reading files for their digest", len(self))):
             content = self._hash(row) if self.sha256 is None else self.sha256[index].tobytes()
