@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import voxelize as module
-from models.devoxelize import nearest
 from models.errors import BadOption, DegenerateCloud, ExtentTooLarge, MissingFeature, NonFinite, NoPoints
 from models.manifest import FeatureSpec, InputSpec
 from models.pointcloud import PointCloud
@@ -115,13 +114,6 @@ def test_features_are_scaled_filled_or_missing():
     filled = voxelize(bare, spec(features=features[1:]))
     assert filled.filled == ("intensity",)
     assert filled.feats[0, 0] == np.float32(0.3)
-
-
-def test_devoxelize_gives_each_point_its_voxels_value():
-    cloud = cloud_of(500, 1.0)
-    voxels = voxelize(cloud, spec())
-    cells = nearest(voxels.coords, voxels)
-    np.testing.assert_array_equal(cells, np.floor((cloud.xyz - cloud.xyz.min(axis=0)) / np.float32(0.25)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
