@@ -16,7 +16,12 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder with one subfolder of clouds a class, or what the recipe names.")
+@click.option(
+    "--data",
+    type=EXISTING_FOLDER,
+    required=True,
+    help="Folder with one subfolder of clouds a class, of labelled clouds, or what the recipe names.",
+)
 @click.option("--weights", help="2D weights: a .pth, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
 @click.option("--init", type=click.Choice(["image", "scratch", "random-frozen"]), help="Where the net starts [recipe: image].")
 @click.option("--mode", type=click.Choice(["io", "ioms", "iobn", "all"]), help="What is trained.")
@@ -87,7 +92,7 @@ def train(
 @click.command()
 @click.argument("model")
 @click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder of the data set.")
-@click.option("--kind", help="Kind of data set: modelnet40, or folder [what the folder looks like].")
+@click.option("--kind", help="Kind of data set: modelnet40, folder, semantickitti, s3dis, nuscenes, scannet, labelled [the model's own].")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read.")
 @registry_option
@@ -109,33 +114,33 @@ def evaluate(
     precision: "Precision | None",
     threads: int | None,
 ) -> None:
-    """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer."""
+    """Score MODEL (a name, or a checkpoint folder) on a labelled split, exactly as the service would answer.
+
+    Prints the accuracy of every class of clouds, or the IoU of every class of points.
+    """
     import json
 
     from models.device import parse_device
     from models.predictor import Predictor
     from models.registry import open_catalogue
-    from training.evaluate import evaluate as score
+    from training.data import report_on
     from training.recipe import load_recipe
-    from training.sources import clouds_to_score
+    from training.sources import data_to_score
 
     _limit_threads(threads)
     folder = open_catalogue(registry).locate(model)[0]
     predictor = Predictor.load(folder, parse_device(device), engine, precision or "fp32")
     recipe = load_recipe(str(folder / "recipe.yaml")) if (folder / "recipe.yaml").is_file() else None
-    made = predictor.manifest.provenance
-    clouds, note = clouds_to_score(data, split, kind, recipe, made.dataset_sha256, skip_bad=skip_bad)
+    data_set, note = data_to_score(data, split, kind, predictor.manifest, recipe, skip_bad=skip_bad)
     if note:
         click.echo(note, err=True)
-    report = score(predictor, clouds)
+    report = report_on(predictor, data_set, predictor.manifest.task, miou_empty=recipe.miou_empty if recipe else "corrected")
     if as_json:
-        summary = {"accuracy": report.accuracy, "mean_class_accuracy": report.mean_class_accuracy, "class_accuracy": report.class_accuracy}
-        click.echo(json.dumps({**summary, "predicted": report.predicted.tolist(), "targets": report.targets.tolist()}))
+        click.echo(json.dumps(report.details))
         return
-    for name, accuracy in report.class_accuracy.items():
-        click.echo(f"{name:>16}  {accuracy:7.2%}")
-    right = int((report.predicted == report.targets).sum())
-    click.echo(f"accuracy {report.accuracy:.2%} ({right} of {len(report.targets)})  mean class accuracy {report.mean_class_accuracy:.2%}")
+    for name, score in report.class_scores.items():
+        click.echo(f"{name:>16}  {score:7.2%}")
+    click.echo(report.summary)
 
 
 @click.group()

@@ -3,7 +3,7 @@
 from typing import TypeVar, cast
 
 from models.labels import LabelMap
-from models.manifest import InputSpec
+from models.manifest import Fidelity, InputSpec, Task
 from models.predictor import Predictor
 from training.augment import AugmentSpec
 from training.datasets import Clouds, Scenes
@@ -56,8 +56,8 @@ def columns_with_fill(recipe: Recipe) -> tuple[str, ...]:
     return tuple(column for column, features in used.items() if features and all(each.fill is not None for each in features))
 
 
-def report_on(predictor: Predictor, data: Data, recipe: Recipe, without: tuple[str, ...] = ()) -> Report:
+def report_on(predictor: Predictor, data: Data, task: Task, *, miou_empty: Fidelity = "corrected", without: tuple[str, ...] = ()) -> Report:
     """Score a model on labelled data, as the service would answer. without: columns that are taken from scenes first."""
-    if recipe.task == "classify":
+    if task == "classify":
         return evaluate(predictor, cast(Clouds, data))
-    return evaluate_scenes(predictor, cast(Scenes, data), "one" if recipe.miou_empty == "reference" else "left_out", without=without)
+    return evaluate_scenes(predictor, cast(Scenes, data), "one" if miou_empty == "reference" else "left_out", without=without)

@@ -34,8 +34,12 @@ class Report(Protocol):
         """Share of right clouds, or IoU, of every class that has one."""
 
     @property
-    def headline(self) -> str:
+    def summary(self) -> str:
         """One line for a terminal."""
+
+    @property
+    def details(self) -> dict[str, object]:
+        """All there is, for JSON."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,14 @@ class ClassificationReport:
         return self.class_accuracy
 
     @property
-    def headline(self) -> str:
-        low, high = self.interval
-        return f"accuracy {self.accuracy:.2%} on {len(self.targets)} clouds (95 % interval {low:.1%} to {high:.1%})"
+    def summary(self) -> str:
+        right = int((self.predicted == self.targets).sum())
+        return f"accuracy {self.accuracy:.2%} ({right} of {len(self.targets)})  mean class accuracy {self.mean_class_accuracy:.2%}"
+
+    @property
+    def details(self) -> dict[str, object]:
+        summary = {"accuracy": self.accuracy, "mean_class_accuracy": self.mean_class_accuracy, "class_accuracy": self.class_accuracy}
+        return {**summary, "predicted": self.predicted.tolist(), "targets": self.targets.tolist()}
 
 
 @dataclass(frozen=True)
@@ -118,10 +127,15 @@ class SegmentationReport:
         return {name: float(iou) for name, iou in zip(self.names, self.total.iou, strict=True) if not math.isnan(iou)}
 
     @property
-    def headline(self) -> str:
+    def summary(self) -> str:
         total = self.total
-        count = f"{total.num_points:,} labelled points of {len(self.confusions)} scene{'s' if len(self.confusions) != 1 else ''}"
-        return f"mIoU {self.miou:.2%}, accuracy {total.accuracy:.2%} on {count}"
+        scores = f"mIoU {self.miou:.2%}  accuracy {total.accuracy:.2%}  mean class accuracy {total.mean_accuracy:.2%}"
+        return f"{scores}  ({total.num_points:,} labelled points of {len(self.confusions)} scenes)"
+
+    @property
+    def details(self) -> dict[str, object]:
+        counts = [confusion.counts.tolist() for confusion in self.confusions]
+        return {**self.numbers, "class_iou": self.class_scores, "names": list(self.names), "confusions": counts}
 
 
 def evaluate(predictor: Predictor, clouds: Clouds) -> ClassificationReport:

@@ -27,6 +27,12 @@ BUNDLED = Path(__file__).resolve().parent / "recipes"
 Positive = Annotated[int, Field(gt=0)]
 Balance = Literal["none", "loss", "sampler"]
 AUTO = "auto"
+STAND_INS: dict[str, object] = {  # for keys of `input` that wait for the data, while all others are checked
+    "voxel_size": 1.0,
+    "normalise": "none",
+    "point_budget": None,
+    "features": [{"name": name, "fill": 0.0} for name in ("x", "red", "green", "blue", "intensity")],
+}
 TEST_SHARE = 0.2
 
 
@@ -206,7 +212,7 @@ class Draft:
         if self.open_keys:
             spec = content["input"]
             assert isinstance(spec, dict)
-            stand_ins: dict[str, object] = {"voxel_size": 1.0, "normalise": "none", "point_budget": None, **derived}
+            stand_ins = {**STAND_INS, **derived}
             content["input"] = {key: stand_ins.get(key, value) if value == AUTO else value for key, value in spec.items()}
         try:
             return Recipe.model_validate(content)

@@ -4,13 +4,16 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 
+from models.errors import BadDataset
 from training.datasets import LABELLED, FileScenes, Scenes, find_label_map, read_scenes
 from training.datasets.labelled_folder import open_labelled
 from training.datasets.paths import printable
 from training.datasets.scene_defaults import derive_scene_input
 from training.datasets.scenes import Clipped
-from training.recipe import DataSpec
+from training.recipe import DataSpec, Recipe
+from training.run import training_splits
 from training.source import Derived, Source
 
 
@@ -53,3 +56,24 @@ def _source(
     if clip is not None:
         train, validation = Clipped(train, clip), Clipped(validation, clip) if validation is not None else None
     return Source(name, train, tested, derived, validation, notes)
+
+
+def scenes_to_score(
+    root: Path, split: str, kind: str | None, recipe: Recipe | None, trained_on: str, *, skip_bad: bool = False
+) -> tuple[Scenes, str | None]:
+    """The scenes of a split that a model is to be judged on, under the classes it was trained with, and what must be said of them.
+
+    trained_on: digest of the model's training scenes. In an own folder without splits the model is judged on those set aside when
+    it was trained. Raises: BadDataset, BadLabels.
+    """
+    data = recipe.data if recipe is not None and kind in (None, recipe.data.kind) else DataSpec(kind=kind or LABELLED)
+    source = open_scenes(data, root, lambda _: None, skip_bad=skip_bad)
+    scenes = cast(Scenes | None, source.test() if split == "test" else source.train)
+    if scenes is None:
+        raise BadDataset("no scenes to test on: no test folder, and too few files to set some aside", where=str(root))
+    if data.kind != LABELLED or recipe is None:
+        return scenes, None
+    again = training_splits(recipe, source.train, source.validation).train.digest == trained_on
+    if again:
+        return scenes, f"{len(scenes)} scenes: the {split} split of the folder that the model was trained on"
+    return scenes, f"{len(scenes)} scenes of another folder than the model was trained on, or of one that has changed"

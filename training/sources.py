@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from models.errors import BadDataset
+from models.manifest import Manifest
+from training.data import Data
 from training.datasets import FOLDER, Clouds, read_split
 from training.datasets.defaults import derive_input
 from training.datasets.folder import all_clouds, folder_splits, refuse_bad
@@ -17,7 +19,7 @@ from training.datasets.report import DataReport
 from training.datasets.scan import Scan, scan_folder
 from training.recipe import DataSpec, Recipe
 from training.run import training_splits
-from training.scene_sources import open_scenes
+from training.scene_sources import open_scenes, scenes_to_score
 from training.source import Derived, Source
 
 SCAN = "scan.npz"
@@ -52,6 +54,19 @@ def open_source(data: DataSpec, root: Path, run_dir: Path, say: Callable[[object
         splits.validation,
         splits.notes,
     )
+
+
+def data_to_score(
+    root: Path, split: str, kind: str | None, manifest: Manifest, recipe: Recipe | None, *, skip_bad: bool = False
+) -> tuple[Data, str | None]:
+    """The data of a split that a model is to be judged on, and what must be said of it.
+
+    kind: None looks at the folder, or at what the model was trained on. Raises: BadDataset, BadLabels.
+    """
+    trained_on = manifest.provenance.dataset_sha256
+    if manifest.task == "segment":
+        return scenes_to_score(root, split, kind, recipe, trained_on, skip_bad=skip_bad)
+    return clouds_to_score(root, split, kind, recipe, trained_on, skip_bad=skip_bad)
 
 
 def clouds_to_score(

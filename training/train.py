@@ -138,7 +138,8 @@ def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
         if data is None or not len(data):
             return None
         net.load_state_dict({name: _rounded(tensor, recipe) for name, tensor in state.items()})
-        return report_on(Predictor(net, describe(made), job.device, engine), data, recipe, without)
+        predictor = Predictor(net, describe(made), job.device, engine)
+        return report_on(predictor, data, recipe.task, miou_empty=recipe.miou_empty, without=without)
 
     if test is not None:
         click.echo(f"scoring on the {len(test)} test {unit(recipe)}s, for the epoch best on validation and for the last")
