@@ -63,8 +63,9 @@ class Pool:
     Its errors are fit for an answer: they name a model and a file, no folder and no address.
     """
 
-    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
-        self._settings, self._telemetry = settings, telemetry
+    def __init__(self, settings: Settings, telemetry: Telemetry, models: Catalogue | None = None) -> None:
+        """models: what can be asked for; None opens the registry of the settings at the first use."""
+        self._settings, self._telemetry, self._given = settings, telemetry, models
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._failed: dict[Key, Failure] = {}
@@ -74,7 +75,7 @@ class Pool:
 
     @cached_property
     def _models(self) -> Catalogue:
-        return open_catalogue(self._settings.registry)
+        return self._given or open_catalogue(self._settings.registry)
 
     @cached_property
     def _named_task(self) -> Task | None:
@@ -95,22 +96,20 @@ class Pool:
         return self._defaults[task]
 
     def load(self) -> dict[str, Live]:
-        """Load the default of every task that has one, by what it is called.
+        """Load the default of every task that has a sound one, by what it is called; requests for the other tasks are told why not.
 
-        One that is not the model of the settings, where those name one, may be damaged: its task is then refused until it is repaired.
-        Raises: BadModelName, UnknownModel (no task has one), BadCheckpoint, RegistryUnavailable.
+        Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable (the model of the settings, or all of them, cannot be had).
         """
-        named, found, missing = self._named_task, dict[str, Live](), list[UnknownModel]()
+        found, missing = dict[str, Live](), list[ModelError]()
         for task in TASKS:
             try:
                 found[self.default(task)] = self.get(None, task)
-            except UnknownModel as error:
-                missing.append(error)
-            except BadCheckpoint:  # which is in the log
-                if named is None or named == task:
+            except (UnknownModel, BadCheckpoint) as error:
+                if task == self._named_task:
                     raise
+                missing.append(error)
         if not found:
-            raise missing[0]
+            raise next((error for error in missing if isinstance(error, BadCheckpoint)), missing[0])
         return found
 
     def get(self, reference: str | None, task: Task) -> Live:
@@ -123,7 +122,7 @@ class Pool:
         try:
             return self._live(wanted, task)
         except WrongTask as error:
-            raise self._instead(error, task) from error
+            raise self._instead(error, reference, task) from error
 
     def _live(self, wanted: Reference, task: Task | None) -> Live:
         """As `get`, for a model of any task if None."""
@@ -131,11 +130,11 @@ class Pool:
         check_task(wanted.name, live.predictor.manifest, task)
         return live
 
-    def _instead(self, error: WrongTask, task: Task) -> WrongTask:
-        """The error with what to do about it, where there is something."""
+    def _instead(self, error: WrongTask, reference: str | None, task: Task) -> WrongTask:
+        """The error with the model that does the task, where there is another."""
         with contextlib.suppress(ModelError):
-            default = self.default(task)
-            return WrongTask(f"{error.detail}, or leave ?model= out to ask {default!r}", where="model", known=[default])
+            if reference is not None and reference != (default := self.default(task)):
+                return WrongTask(f"{error.detail}, or leave ?model= out to ask {default!r}", where="model", known=[default])
         return error
 
     def _found(self, wanted: Reference, task: Task | None) -> Live:

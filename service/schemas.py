@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from models.answers import ANSWERS, ClassSummary
+from models.answers.palette import PaletteEntry
 from models.errors import nearest
 from models.io import FORMATS
 from models.labels import LabelMap
@@ -134,15 +135,6 @@ class ClassifyAnswer(Shape):
     filled: Annotated[tuple[str, ...], Field(description="features the file lacks, filled with the model's own values")]
     timings_ms: dict[str, float]
     logits: Annotated[tuple[float, ...] | None, Field(description="float32 logits, digits enough to get them back bit for bit")] = None
-
-
-class PaletteEntry(Shape):
-    """One class that the model knows. `index` is its place in the model, `id` what answers in the format label call it, `colour` RGB."""
-
-    name: str
-    index: int
-    id: int
-    colour: tuple[int, int, int]
 
 
 class SegmentAnswer(Shape):

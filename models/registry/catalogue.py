@@ -38,8 +38,8 @@ class Catalogue:
     Raises, from every method that looks something up: RegistryUnavailable.
     """
 
-    def __init__(self, registry: Registry | None = None) -> None:
-        self._registries: tuple[Registry, ...] = (*([registry] if registry else []), LocalRegistry(BUNDLED))
+    def __init__(self, registry: Registry | None = None, bundled: Path = BUNDLED) -> None:
+        self._registries: tuple[Registry, ...] = (*([registry] if registry else []), LocalRegistry(bundled))
 
     def names(self) -> tuple[str, ...]:
         """Names of all models, sorted."""
@@ -90,7 +90,7 @@ class Catalogue:
                 except UnknownModel:  # removed meanwhile
                     continue
         but = f" ({', '.join(damaged)}: damaged)" if damaged else ""
-        raise UnknownModel(f"no model here does {task}{but}; publish one that does", where="model")
+        raise UnknownModel(f"there is no model here to {task}{but}; one that `fip train --publish NAME` makes will do", where="model")
 
     def locate(self, reference: str) -> tuple[Path, Entry | None]:
         """The checkpoint folder of a reference, or of a path to a folder: then without an entry. Raises: as `resolve`."""

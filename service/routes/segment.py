@@ -11,20 +11,20 @@ from starlette.types import Receive, Scope, Send
 
 from models.answers import ANSWERS, encode, summary
 from models.answers.names import answer_name
-from models.labels import LabelMap
+from models.answers.palette import palette
 from models.predictor import Segmentation
 from service.context import Loaded
 from service.pool import Live
 from service.problems import documented
 from service.routes.upload_parts import ANSWER_HEADERS, BINARY, FILE_NAME, REQUEST_BODY, TEXT, Read, receive_voxels, said_once
-from service.schemas import PaletteEntry, SegmentAnswer, SegmentOptions
+from service.schemas import SegmentAnswer, SegmentOptions
 from service.telemetry import Timings, server_timing
 
 router = APIRouter(prefix="/v1", tags=["segment"])
 
 JSON = "application/json"
 MEDIA_TYPES = {"json": JSON, **{name: each.media_type for name, each in ANSWERS.items()}}
-UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+UNSAFE = re.compile(r"^\.|[^A-Za-z0-9._-]+")
 QUALITY = re.compile(r"[01](\.\d{0,3})?")
 NAME_LENGTH = 100
 PIECE = 1 << 20
@@ -112,13 +112,6 @@ def _encode(fmt: str, model: Live, read: Read, found: Segmentation, timings: Tim
         return answer.model_dump_json().encode()
 
 
-def palette(label_map: LabelMap) -> tuple[PaletteEntry, ...]:
-    """Every class of the map, in its order."""
-    return tuple(
-        PaletteEntry(name=each.name, index=index, id=each.ids[0], colour=each.colour) for index, each in enumerate(label_map.classes)
-    )
-
-
 def accepted(accept: str) -> str:
     """The first format that a header Accept prefers to all others; json where it names none of ours."""
     wanted: list[tuple[float, str]] = []
@@ -134,4 +127,4 @@ def accepted(accept: str) -> str:
 
 def safe_name(name: str) -> str:
     """A file name that is harmless in a header and on every disk."""
-    return UNSAFE.sub("_", name)[-NAME_LENGTH:].lstrip(".") or "answer"
+    return UNSAFE.sub("_", name[-NAME_LENGTH:])

@@ -1,0 +1,90 @@
+"""Where `fip predict --out` writes: decided, and refused, before anything is computed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from models.answers import ANSWERS
+from models.answers.names import JSON_EXTENSION, answer_name
+from models.durable import write_whole
+from models.errors import BadOption, nearest
+
+FORMATS = {**{name: each.extension for name, each in ANSWERS.items()}, "json": JSON_EXTENSION}
+DEFAULT = "ply"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that does not exist yet, or that may be replaced, and what it will hold: a name of FORMATS."""
+
+    path: Path
+    fmt: str
+
+    def write(self, content: bytes) -> None:
+        """All at once, durably. Raises: BadOption (it cannot be written)."""
+        try:
+            write_whole(self.path, content)
+        except OSError as error:
+            raise BadOption(f"cannot be written: {error.strerror or error}", where=str(self.path)) from error
+
+
+def plan(files: Sequence[Path], out: str | None, fmt: str | None, *, force: bool) -> list[Target | None]:
+    """A target for each file; None for all without `out`, which is a folder where there are several files.
+
+    Raises: UsageError, BadParameter (a format that is not known, a target that is a file to read, that exists, or that two files share).
+    """
+    if fmt is not None and fmt not in FORMATS:
+        raise _refused(f"unknown value {fmt!r}{nearest(fmt, FORMATS)} (known: {', '.join(FORMATS)})", "--format")
+    if out is None:
+        if fmt is not None or force:
+            raise click.UsageError(f"{'--format' if fmt else '--force'} is about what --out writes, and there is no --out")
+        return [None] * len(files)
+    if len(files) > 1 or out.endswith("/") or Path(out).is_dir():
+        folder, fmt = Path(out), fmt or DEFAULT
+        targets = [Target(folder / answer_name(path.name, fmt), fmt) for path in files]
+    else:
+        targets = [Target(Path(out), fmt or _by_ending(Path(out)))]
+    _check(files, targets, force)
+    return [*targets]
+
+
+def make_folders(targets: Sequence[Target | None]) -> None:
+    """Raises: BadParameter (one cannot be made)."""
+    for folder in {target.path.parent for target in targets if target is not None}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _refused(f"the folder {folder} cannot be made: {error.strerror}", "--out") from error
+
+
+def _by_ending(path: Path) -> str:
+    """Raises: BadParameter."""
+    if not path.suffix:
+        return DEFAULT
+    found = next((name for name, extension in FORMATS.items() if path.suffix.lower() == extension), None)
+    if found is None:
+        raise _refused(f"the ending of {path.name!r} names no format; say it with --format (known: {', '.join(FORMATS)})", "--out")
+    return found
+
+
+def _check(files: Sequence[Path], targets: Sequence[Target], force: bool) -> None:
+    """Raises: BadParameter."""
+    paths = [target.path for target in targets]
+    read = {path.resolve() for path in files}
+    for path in paths:
+        if path.resolve() in read:
+            raise _refused(f"{path} is a file to read; give another folder or name", "--out")
+        if path.is_dir():
+            raise _refused(f"{path} is a folder", "--out")
+        if path.exists() and not force:
+            raise _refused(f"{path} exists; --force replaces it", "--out")
+    path, times = Counter(paths).most_common(1)[0]
+    if times > 1:
+        raise _refused(f"{times} of the files would be written to {path}; give each call a folder of its own", "--out")
+
+
+def _refused(message: str, option: str) -> click.BadParameter:
+    return click.BadParameter(message, param_hint=option)
