@@ -196,14 +196,22 @@ def show(source: str, network: str | None) -> None:
         click.echo(inflate_state_dict(image.tensors, target, InflateSpec())[1])
 
 
+def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> range:
+    first, _, last = value.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
+        raise click.BadParameter(f"{value!r} is neither a number nor a range such as 0-2", ctx, param)
+    return range(int(first), int(last or first) + 1)
+
+
 @click.command()
 @click.argument("name", required=False)
 @click.option("--list", "list_names", is_flag=True, help="List what can be reproduced.")
-@click.option("--data", type=EXISTING_FOLDER, help="Folder of ModelNet40's HDF5 files.")
-@click.option("--weights", "source", help="ImageNet ResNet18 weights: a file, or a name.")
+@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set: ModelNet40's HDF5 files (ten-shot), SemanticKITTI (lidar).")
+@click.option("--weights", "source", help="2D weights, a file or a name: ImageNet ResNet18 (ten-shot), CIFAR-10 ResNet20 (lidar).")
 @click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where the report and its cells go.")
 @click.option("--run-dir", type=FOLDER, default=Path("runs/reproduce"), show_default=True, help="Where training state goes.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed of ten-shot.")
+@click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def reproduce(
@@ -214,6 +222,7 @@ def reproduce(
     out: Path,
     run_dir: Path,
     seed: int,
+    seeds: range,
     device: str,
     threads: int | None,
 ) -> None:
@@ -221,8 +230,9 @@ def reproduce(
     from models.device import parse_device
     from models.errors import nearest
     from training.reproduce import ten_shot
+    from training.reproduce_lidar import lidar
 
-    tables = {"ten-shot": ten_shot}
+    tables = ("ten-shot", "lidar")
     if list_names or name is None:
         click.echo("\n".join(tables))
         return
@@ -231,7 +241,9 @@ def reproduce(
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")
     _limit_threads(threads)
-    click.echo(tables[name](data, source, out, run_dir, seed, parse_device(device)))
+    place = parse_device(device)
+    report = ten_shot(data, source, out, run_dir, seed, place) if name == "ten-shot" else lidar(data, source, out, run_dir, seeds, place)
+    click.echo(report)
 
 
 def _limit_threads(threads: int | None) -> None:
