@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-BENCHES := io listing first-model engine
+BENCHES := io listing first-model engine segment lidar
 
 .PHONY: help install serve test lint format bench $(BENCHES:%=bench-%) clean
 
@@ -50,6 +50,12 @@ bench-listing: $(VENV)/.installed-dev  ## a folder of a million files: listed, s
 
 bench-first-model: $(VENV)/.installed-dev  ## from 400 PLY files to a served model (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_first_model
+
+bench-segment: $(VENV)/.installed-dev  ## where the time of a segmented LiDAR scan goes (needs FIP_DATA)
+	$(BIN)/python -m tests.bench.bench_segment
+
+bench-lidar: $(VENV)/.installed-bench  ## the bundled LiDAR model against boosted trees (needs FIP_DATA)
+	$(BIN)/python -m tests.bench.bench_lidar
 
 bench-engine: $(VENV)/.installed-bench  ## sparse convolution against spconv, conv3d and the machine (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_engine $(ARGS)

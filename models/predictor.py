@@ -111,14 +111,14 @@ class Predictor:
         """One Segmentation per voxelized cloud, in order. Raises: WrongTask."""
         self.require("segment")
         parts = self.forward(batch).split([len(voxels) for voxels in batch])  # (M, L) each
-        return [self._of_points(voxels, logits) for voxels, logits in zip(batch, parts, strict=True)]
+        return [self.answers_of_points(voxels, logits) for voxels, logits in zip(batch, parts, strict=True)]
 
     def require(self, task: Task) -> None:
         """Raises: WrongTask."""
         if self.manifest.task != task:
             raise WrongTask(f"model {self.manifest.name!r} does not {task}: its task is to {self.manifest.task}")
 
-    def _of_points(self, voxels: Voxels, logits: torch.Tensor) -> Segmentation:
+    def answers_of_points(self, voxels: Voxels, logits: torch.Tensor) -> Segmentation:
         """From the logits of the voxels (M, L) to the answers of the points."""
         if voxels.grid is not None:
             logits = torch.from_numpy(trilinear(logits.cpu().numpy(), voxels))  # (N, L)
