@@ -4,7 +4,7 @@ F files. Layouts: root/**, or root/{train,val,test}/**. Split folders are called
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,7 @@ LABELS_YAML = "labels.yaml"
 class SceneListing:
     """F clouds in the order of split and path. labels: their `.label` files, else the clouds themselves.
 
-    splits (F,) int8, a `Split` each: either all NONE or none. sizes, mtimes (F, 2): bytes and ns of cloud and label file. stray:
-    `.label` files without a cloud.
+    splits (F,) int8, a `Split` each: either all NONE or none. stray: `.label` files without a cloud.
     """
 
     clouds: Paths
@@ -39,6 +38,10 @@ class SceneListing:
     @property
     def root(self) -> Path:
         return self.clouds.root
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "SceneListing":
+        """The files of the given rows."""
+        return replace(self, clouds=self.clouds.take(rows), labels=self.labels.take(rows), splits=self.splits[rows])
 
     @property
     def has_splits(self) -> bool:
