@@ -29,9 +29,9 @@ PICTURE = "bundled-lidar19.png"
 RADIUS_M = 40.0
 ABOUT = (
     f"The bundled model `{MODEL}` and gradient-boosted trees (scikit-learn's HistGradientBoosting on height, range, intensity, local "
-    "normals and shapes, density; its options were chosen on a held-out part of sequence 00), both trained on the same 24 scans of one street of "
-    "SemanticKITTI (sequence 00: 3 full scans, 21 thinned ones) and scored per point on 5 scans of another (sequence 08: 000000 as a full "
-    "scan, 4 thinned ones). mIoU is over the classes that occur or were predicted; intervals are of draws of the 5 scans."
+    "normals and shapes, density; its options were chosen on a held-out part of sequence 00), both trained on the same 24 scans of one "
+    "street of SemanticKITTI (sequence 00: 3 full scans, 21 thinned ones) and scored per point on 5 scans of another (sequence 08: "
+    "000000 as a full scan, 4 thinned ones). mIoU is over the classes that occur or were predicted; intervals are of draws of the 5 scans."
 )
 
 
