@@ -1,6 +1,7 @@
 """Scenes on disk, and SemanticKITTI in its publishers' layout."""
 
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -162,6 +163,28 @@ def test_a_known_digest_of_the_bytes_is_not_computed_again(tmp_path: Path) -> No
     assert scenes.digest == digest
     with pytest.raises(FileError, match=r"^00/velodyne/000000\.bin: cannot be read: No such file"):
         _ = scenes.take(np.array([0])).digest
+
+
+def test_the_digest_of_a_large_set_is_kept_until_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = kitti(tmp_path / "data", "00/000000", "00/000001")
+    digest = opened(root).digest
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("training.datasets.file_scenes.KEPT_FROM_BYTES", 1)
+    assert opened(root).digest == digest
+    (kept,) = (tmp_path / "cache/scenes/digests").iterdir()
+    kept.write_text("f" * 64)  # that it is this one that is read
+    assert opened(root).digest == "f" * 64
+    kept.write_text("damaged")
+    assert opened(root).digest == digest
+    path = root / "sequences/00/labels/000001.label"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    assert opened(root).digest == digest
+    assert len(list(kept.parent.iterdir())) == 2
+    path.unlink()
+    (root / "sequences/00/velodyne/000001.bin").unlink()
+    assert opened(root).digest not in (digest, "f" * 64)
+    monkeypatch.setenv("FIP_CACHE", str(path.parent / "000000.label"))  # a file: nothing can be kept there
+    assert opened(root).digest == opened(root).digest
 
 
 def test_scenes_travel_to_other_processes_as_a_few_arrays(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from models.errors import BadDataset, BadLabels, FileError, InputError, nearest
 from models.io import read_cloud
 from models.labels import IGNORE, LabelMap
 from models.pointcloud import PointCloud
+from training.datasets.kept_digests import kept_digest
 from training.datasets.paths import Paths, offsets_of
 from training.datasets.scenes import Scene
 from training.progress import progress
@@ -25,6 +26,7 @@ from training.progress import progress
 SHOWN = 10  # places that one error lists
 NO_ID = -1  # what a file may write for a point without a label
 SHA256_BYTES = 32
+KEPT_FROM_BYTES = 1 << 30  # smaller sets are read for their digest in a few seconds
 
 Ids = npt.NDArray[np.integer]
 IdReader = Callable[[PointCloud, Path], Ids]
@@ -76,12 +78,34 @@ class FileScenes:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the classes and (title, sha256 of cloud and labels) in order. Reads files that were not yet. Raises: FileError."""
+        """sha256 over the classes and (title, sha256 of cloud and labels) in order.
+
+        Files that were not read yet are read once: a later process finds the digest of a large set kept, as long as no file has
+        another size or time of change. Raises: FileError.
+        """
+        if self.sha256 is not None:
+            return self._digest()
+        size, signature = self._signature()
+        return self._digest() if size < KEPT_FROM_BYTES else kept_digest(signature, self._digest)
+
+    def _digest(self) -> str:
         digest = hashlib.sha256(self.label_map.model_dump_json().encode())
         for index, row in enumerate(progress(map(int, self.rows), "reading files for their digest", len(self))):
             content = self._hash(row) if self.sha256 is None else self.sha256[index].tobytes()
             digest.update(self.names.raw(row) + b"\0" + content)
         return digest.hexdigest()
+
+    def _signature(self) -> tuple[int, str]:
+        """(bytes of all files; sha256 of what changes when one of them does: titles, sizes, times of change)."""
+        total = 0
+        signature = hashlib.sha256(self.label_map.model_dump_json().encode())
+        for row in map(int, self.rows):
+            for paths in (self.clouds, self.labels):
+                with naming(paths.relative(row)):
+                    found = paths.path(row).stat()
+                total += found.st_size
+                signature.update(self.names.raw(row) + b"\0%d %d\0" % (found.st_size, found.st_mtime_ns))
+        return total, signature.hexdigest()
 
     def _hash(self, row: int) -> bytes:
         with naming(self.clouds.relative(row)):
