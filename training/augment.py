@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from models.frozen import Frozen
 from models.manifest import Axis
@@ -16,6 +16,16 @@ from models.pointcloud import PointCloud
 
 UP: dict[Axis, int] = {"x": 0, "y": 1, "z": 2}
 Probability = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+def _ordered(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"goes from the smaller to the larger number, found {list(ends)}")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 def later(default: object) -> Any:
@@ -39,22 +49,22 @@ class AugmentSpec(Frozen):
     another scene (for clouds from one place, such as LiDAR scans).
     """
 
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: Range = (0.9, 1.1)
     p_scale: Probability = 0.9
-    translate: float = 0.2
+    translate: Amount = 0.2
     p_translate: Probability = 0.9
-    jitter: float = 0.0125
+    jitter: Amount = 0.0125
     p_jitter: Probability = 0.7
-    rotate_deg: float = 0.0
+    rotate_deg: Amount = 0.0
     flip: Probability = 0.0
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     scale_axes: Annotated[Literal["each", "all"], later("each")] = "each"
     mirror: Annotated[Probability, later(0.0)] = 0.0
-    colour_jitter: Annotated[float, Field(ge=0), later(0.0)] = 0.0
-    colour_shift: Annotated[float, Field(ge=0), later(0.0)] = 0.0
+    colour_jitter: Annotated[Amount, later(0.0)] = 0.0
+    colour_shift: Annotated[Amount, later(0.0)] = 0.0
     p_colour: Annotated[Probability, later(0.95)] = 0.95
     auto_contrast: Annotated[Probability, later(0.0)] = 0.0
-    intensity_scale: Annotated[tuple[float, float], later((1.0, 1.0))] = (1.0, 1.0)
+    intensity_scale: Annotated[Range, later((1.0, 1.0))] = (1.0, 1.0)
     drop_colour: Annotated[Probability, later(0.0)] = 0.0
     drop_intensity: Annotated[Probability, later(0.0)] = 0.0
     crop: Annotated[float | None, Field(gt=0), later(None)] = None
@@ -125,11 +135,11 @@ def recoloured(rgb: npt.NDArray[np.uint8], spec: AugmentSpec, rng: np.random.Gen
     """Other colours (n, 3). Source: the public code's S3DIS pipeline, §4.3; a channel of a single value is not stretched."""
     values = rgb.astype(np.float32)
     if spec.colour_jitter and rng.random() < spec.p_colour:
-        values += rng.normal(0, spec.colour_jitter, values.shape).astype(np.float32)
+        values = (values + rng.normal(0, spec.colour_jitter, values.shape).astype(np.float32)).clip(0, 255)
     if spec.colour_shift and rng.random() < spec.p_colour:
-        values += rng.uniform(-spec.colour_shift, spec.colour_shift, size=3).astype(np.float32)
+        values = (values + rng.uniform(-spec.colour_shift, spec.colour_shift, size=3).astype(np.float32)).clip(0, 255)
     if rng.random() < spec.auto_contrast:
         low, high = values.min(axis=0), values.max(axis=0)
         stretched = (values - low) * (255 / np.maximum(high - low, 1e-6))
         values = np.where(high > low, (values + stretched) / 2, values)
-    return np.asarray(np.rint(values.clip(0, 255)), np.uint8)
+    return np.asarray(np.rint(values), np.uint8)

@@ -12,7 +12,8 @@ NAME = "bundled-modelnet40"
 def test_bundled_recipes_load_and_round_trip(tmp_path) -> None:
     assert NAME in bundled_recipes()
     for name in bundled_recipes():
-        recipe = read_draft(name).resolve({"voxel_size": 0.05, "normalise": "unit_sphere", "point_budget": 1024})
+        derived = {"voxel_size": 0.05, "normalise": "unit_sphere", "point_budget": 1024, "features": [{"name": "z"}]}
+        recipe = read_draft(name).resolve(derived)
         file = tmp_path / f"{name}.yaml"
         file.write_text(recipe.to_yaml())
         assert load_recipe(str(file)) == recipe
