@@ -66,7 +66,8 @@ def test_trilinear_is_what_a_loop_finds(cloud: Points, rounding: str, dtype: typ
     voxels = voxels_of(xyz, rounding)
     values = values_of(voxels)
     found = trilinear(values, voxels)
-    assert (found.dtype, found.shape) == (np.float32, (len(xyz), 3))
+    assert found.dtype == np.float32
+    assert found.shape == (len(xyz), 3)
     near = 1e-3 if np.ptp(xyz, axis=0).max() > 30 else 1e-4  # of a place among hundreds of cells float32 has fewer digits
     np.testing.assert_allclose(found, one_by_one(xyz, voxels, values, rounding), atol=near)
 

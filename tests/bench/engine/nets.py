@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from models.manifest import NetworkSpec
-from models.resnet3d import SHAPES, Block, ResNet3d
+from models.resnet3d import ResNet3d
 from models.sparse.backends import engine_named
-from models.sparse.nn import ConvNorm, SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseReLU, prepare_inference
-from models.sparse.tensor import SparseTensor
+from models.sparse.nn import SparseConv3d, prepare_inference
+from models.unet3d import UNet3d
 from models.zoo import build
 from tests.bench.engine.workloads import SEED, WEIGHTS, Workload
 from training.finetune import freeze_policy
@@ -23,57 +23,7 @@ from training.image_weights import load_image_weights
 from training.inflate import InflateSpec, inflate_state_dict
 
 Net = TypeVar("Net", bound=nn.Module)
-SHAPE = SHAPES["resnet18"]
-DECODER = (256, 128, 64, 64)  # widths after each way up, as in the paper
 PERTURBATION = 0.01  # of a filter's standard deviation
-
-
-class Up(nn.Module):
-    """A transposed convolution onto the finer sites, what the encoder left there beside it, and two residual blocks."""
-
-    def __init__(self, channels: int, beside: int, out: int) -> None:
-        super().__init__()
-        self.conv = SparseConvTranspose3d(channels, channels)
-        self.bn = SparseBatchNorm(channels)
-        self.blocks = nn.Sequential(Block(SHAPE, channels + beside, out, out, 1), Block(SHAPE, out, out, out, 1))
-
-    def forward(self, x: SparseTensor, beside: SparseTensor) -> SparseTensor:
-        up: SparseTensor = self.bn(self.conv(x), relu=True)
-        joined: SparseTensor = self.blocks(up.with_feats(torch.cat([up.feats, beside.feats], dim=1)))
-        return joined
-
-
-class UNet(nn.Module):
-    """SparseTensor with (S, in_channels) -> scores (S, L). The encoder's stages are those of ResNet3d, at levels 2 to 16."""
-
-    def __init__(self, in_channels: int, num_classes: int) -> None:
-        super().__init__()
-        stem, width = SHAPE.stem, (SHAPE.stem, *SHAPE.out)
-        self.stem = nn.Sequential(_conv(in_channels, stem, 3), _conv(stem, stem, 3))
-        self.down = _conv(stem, stem, 2, stride=2)
-        for stage in range(4):
-            first = Block(SHAPE, width[stage], width[stage + 1], width[stage + 1], 2 if stage else 1)
-            rest = [Block(SHAPE, width[stage + 1], width[stage + 1], width[stage + 1], 1) for _ in range(SHAPE.depths[stage] - 1)]
-            self.add_module(f"layer{stage + 1}", nn.Sequential(first, *rest))
-        below = (width[4], *DECODER)
-        beside = (width[3], width[2], width[1], stem)
-        self.ups = nn.ModuleList(Up(below[i], beside[i], DECODER[i]) for i in range(4))
-        self.head = nn.Linear(DECODER[-1], num_classes)
-
-    def forward(self, x: SparseTensor) -> torch.Tensor:
-        left = [self.stem(x)]
-        x = self.down(left[0])
-        for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
-            left.append(x)
-        for up, beside in zip(self.ups, reversed(left[:-1]), strict=True):
-            x = up(x, beside)
-        scores: torch.Tensor = self.head(x.feats)
-        return scores
-
-
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> ConvNorm:
-    return ConvNorm(SparseConv3d(in_channels, out_channels, kernel_size, stride), SparseBatchNorm(out_channels), SparseReLU())
 
 
 def classifier(data: Path, workload: Workload, num_classes: int = 40) -> ResNet3d:
@@ -84,10 +34,12 @@ def classifier(data: Path, workload: Workload, num_classes: int = 40) -> ResNet3
     return _calibrated(_inflated(net, data), workload)
 
 
-def unet(data: Path, workload: Workload, num_classes: int) -> UNet:
-    """A U-Net whose encoder has real image weights; the rest is random."""
+def unet(data: Path, workload: Workload, num_classes: int) -> UNet3d:
+    """The U-Net of the paper's listing, whose encoder has real image weights; the rest is random."""
     torch.manual_seed(SEED)
-    return _calibrated(_inflated(UNet(workload.feats.shape[1], num_classes), data), workload)
+    net = build(NetworkSpec(name="resnet18", in_channels=workload.feats.shape[1], num_classes=num_classes, decoder="listing"))
+    assert isinstance(net, UNet3d)
+    return _calibrated(_inflated(net, data), workload)
 
 
 def _inflated(net: Net, data: Path) -> Net:
