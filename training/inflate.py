@@ -27,6 +27,7 @@ LEGACY_AXES: dict[str, tuple[Axis, Axis, Axis]] = {  # the reference's names -> 
     "y-axis": ("z", "y", "x"),
     "z-axis": ("y", "z", "x"),
 }
+_SPELLED_OUT = {"repeat": "y", "height": "z", "width": "x"}  # the defaults
 _STAGE = re.compile(r"^layer(\d+)\.|^ds(\d+)\.")
 
 
@@ -50,7 +51,9 @@ class InflateSpec(Frozen):
 
     @model_validator(mode="after")
     def fits_together(self) -> "InflateSpec":
-        if self.axes is not None and self.model_fields_set & {"repeat", "height", "width"}:
+        said = self.model_fields_set & _SPELLED_OUT.keys()
+        written = {name: getattr(self, name) for name in said} == _SPELLED_OUT  # a recipe that was saved: all of its values are in it
+        if self.axes is not None and said and not written:
             raise ValueError("say axes, or repeat, height and width, not both")
         if self.axes is None and {self.repeat, self.height, self.width} != {"x", "y", "z"}:
             raise ValueError("repeat, height and width must be three different axes")
