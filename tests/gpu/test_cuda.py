@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from models.manifest import NetworkSpec
+from models.checkpoint import load_checkpoint
+from models.manifest import Decoder, NetworkSpec
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.registry import Catalogue
-from models.sparse.nn import SparseBatchNorm, SparseConv3d
+from models.sparse.nn import SparseBatchNorm, SparseConv3d, prepare_inference
 from models.sparse.tensor import sparse_tensor
 from models.zoo import build
 from training.datasets import LabelledClouds
@@ -57,6 +58,46 @@ def test_nets_agree_with_the_cpu(network: str) -> None:
         expected = net(sparse_tensor(coords(), feats))
         found = net.cuda()(sparse_tensor(coords().cuda(), feats.cuda()))
     torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("decoder", ["listing", "reference"])
+@pytest.mark.parametrize("network", ["resnet18", "res16unet34c", "cifar_resnet20"])
+def test_unets_agree_with_the_cpu(network: str, decoder: Decoder) -> None:
+    """Scores of every voxel as they are served, with the reference's detour; and a training step moves every parameter."""
+    torch.manual_seed(0)
+    net = build(NetworkSpec(name=network, in_channels=3, num_classes=5, decoder=decoder, blur=decoder == "reference"))
+    feats = torch.randn(len(coords()), 3)
+    net.train()(sparse_tensor(coords(), feats))  # statistics that keep features small
+    results = []
+    for device in ("cpu", "cuda"):
+        served = copy.deepcopy(net).to(device).eval().requires_grad_(False)
+        prepare_inference(served)
+        with torch.inference_mode():
+            results.append(served(sparse_tensor(coords().to(device), feats.to(device))).cpu())
+    torch.testing.assert_close(results[1], results[0], atol=1e-3, rtol=1e-3)
+    trained = net.cuda().train()
+    scores = trained(sparse_tensor(coords().cuda(), feats.cuda()))
+    torch.nn.functional.cross_entropy(scores, torch.arange(len(scores), device="cuda") % 5).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained.parameters())
+
+
+@pytest.mark.parametrize("devoxelize", ["nearest", "trilinear"])
+def test_every_point_gets_the_same_class(devoxelize: str) -> None:
+    manifest = load_checkpoint(Catalogue().locate("modelnet40")[0]).manifest
+    spec = {"voxel_size": 0.2, "normalise": "none", "point_budget": None, "devoxelize": devoxelize}
+    network = manifest.network.model_copy(update={"num_classes": 5, "decoder": "listing"})
+    manifest = manifest.model_copy(update={"task": "segment", "network": network, "input": manifest.input.model_copy(update=spec)})
+    torch.manual_seed(0)
+    net = build(network)
+    cloud = PointCloud(np.random.default_rng(0).normal(size=(3000, 3)).astype("f4"))
+    found = []
+    for device in ("cpu", "cuda"):
+        predictor = Predictor(copy.deepcopy(net), manifest, device)
+        found.append(predictor.segment([predictor.voxelize(cloud), predictor.voxelize(cloud.take(np.arange(100)))]))
+    for on_cpu, on_gpu, points in zip(*found, (3000, 100), strict=True):
+        assert on_gpu.labels.shape == on_gpu.confidence.shape == (points,)
+        assert (on_gpu.labels == on_cpu.labels).mean() > 0.999
+        np.testing.assert_allclose(on_gpu.confidence, on_cpu.confidence, atol=1e-3)
 
 
 def test_training_runs_on_the_device(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from models.predictor import Predictor
 from models.resnet3d import ResNet3d, ResNetShape
 from models.sparse.backends import ENGINES
 from models.sparse.backends.protocol import Engine
-from models.sparse.nn import SparseBatchNorm, SparseConv3d, conv_norm, prepare_inference, ties_of
+from models.sparse.nn import SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, conv_norm, prepare_inference, ties_of
 from models.sparse.tensor import SparseTensor, collate, sparse_tensor
+from models.unet3d import UNet3d
 from models.zoo import build
 from training.finetune import Mode, freeze_policy
 
@@ -66,21 +67,23 @@ def train(net: nn.Module, mode: Mode, optimise: Optimise, x: SparseTensor, low: 
     for _ in range(STEPS):
         optimiser.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss = nn.functional.cross_entropy(net(x).float(), torch.tensor([1, 2]))
+            scores = net(x).float()  # of two clouds, or of every voxel
+            loss = nn.functional.cross_entropy(scores, torch.arange(1, len(scores) + 1) % 4)
         loss.backward()
         optimiser.step()
 
 
-def fresh(net: ResNet3d) -> ResNet3d:
+def fresh(net: ResNet3d | UNet3d) -> ResNet3d | UNet3d:
     """Another net with a copy of the state; built anew, so that nothing but the state can be carried over."""
-    other = ResNet3d(SHAPE, 3, 4, tied="y" if ties_of(net) else "")
+    tied = "y" if ties_of(net) else ""
+    other = ResNet3d(SHAPE, 3, 4, tied=tied) if isinstance(net, ResNet3d) else UNet3d(SHAPE, 3, 4, decoder="listing", tied=tied)
     other.load_state_dict({name: tensor.clone() for name, tensor in net.state_dict().items()})
     for name, parameter in net.named_parameters():
         other.get_parameter(name).requires_grad_(parameter.requires_grad)
     return other
 
 
-def assert_answers_as_fresh(net: ResNet3d, x: SparseTensor, low: bool) -> None:
+def assert_answers_as_fresh(net: ResNet3d | UNet3d, x: SparseTensor, low: bool) -> None:
     """Bit for bit, with the sites and maps that it was trained on against new ones: evaluation, prepared for inference, training."""
     engine = x.sites.engine
     for prepared in (False, True):
@@ -112,6 +115,25 @@ def test_a_trained_net_answers_as_a_fresh_one(engine: str, tied: str, optimiser:
     weights = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     train(net, "all", OPTIMISERS[optimiser], x, low)
     assert not any(torch.equal(weights[name], p) for name, p in net.named_parameters() if p.dim() == 3)
+    with torch.no_grad():
+        assert not torch.allclose(net.eval()(x), before)
+    assert_answers_as_fresh(net, x, low)
+
+
+@pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("tied", ["", "y"], ids=["whole", "tied"])
+@pytest.mark.parametrize("engine", USABLE)
+def test_a_trained_unet_answers_as_a_fresh_one(engine: str, tied: str, low: bool) -> None:
+    """Its transposed convolutions are folded, too."""
+    torch.manual_seed(0)
+    net, x = UNet3d(SHAPE, 3, 4, decoder="listing", tied=tied), clouds(ENGINES[engine])
+    prepare_inference(net.eval().requires_grad_(False))
+    with torch.no_grad():
+        before = net(x)
+    ups = [module for module in net.modules() if isinstance(module, SparseConvTranspose3d)]
+    assert len(ups) == 2
+    assert all(conv._folded for conv in ups)
+    train(net, "all", OPTIMISERS["sgd-fused"], x, low)
     with torch.no_grad():
         assert not torch.allclose(net.eval()(x), before)
     assert_answers_as_fresh(net, x, low)

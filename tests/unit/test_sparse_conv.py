@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.nn.functional import conv3d, conv_transpose3d, pad
 
+from models.sparse.backends import ENGINES
 from models.sparse.backends.gemm import SMALLEST_WORTHWHILE, probe_gemm
 from models.sparse.conv import sparse_conv
 from models.sparse.kernel_map import kernel_offsets
 from models.sparse.nn import GlobalAvgPool, SparseAvgPool3d, SparseConv3d, SparseConvTranspose3d
-from models.sparse.tensor import SparseTensor, sparse_tensor
+from models.sparse.tensor import SiteCache, SparseTensor, sparse_tensor
 
 SIZE, MARGIN = 9, 12  # random sites in 9³ cells, inside a dense grid with 12 empty cells on every side
 KERNELS = [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)]
@@ -94,6 +95,22 @@ def test_gradients(kernel_size: int, stride: int) -> None:
     assert torch.autograd.gradcheck(lambda f, w: sparse_conv(f, w, there), (feats, weight), fast_mode=True)
     coarse = torch.randn(there.there.num_out, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda f, w: sparse_conv(f, w, back), (coarse, weight), fast_mode=True)
+
+
+@pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.unavailable() is None])
+@pytest.mark.parametrize("kernel_size", [1, 2])
+def test_a_small_kernel_takes_its_pairs_from_the_map_of_a_larger_one(engine: str, kernel_size: int) -> None:
+    """The same pairs in the same order as a map that is built for it, there and back."""
+    coords = random_tensor(1).coords
+    built, taken = (SiteCache(coords, ENGINES[engine]) for _ in range(2))
+    taken.kernel_map(1, 3, 1)
+    for transposed in (False, True):
+        expected = built.kernel_map(1, kernel_size, 1, transposed=transposed)
+        found = taken.kernel_map(1, kernel_size, 1, transposed=transposed)
+        assert torch.equal(found.in_rows, expected.in_rows)
+        assert torch.equal(found.out_rows, expected.out_rows)
+        assert (found.sizes, found.num_in, found.num_out) == (expected.sizes, expected.num_in, expected.num_out)
+        assert found.identity_tap == 0
 
 
 def test_every_tap_hits_its_offset() -> None:
