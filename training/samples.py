@@ -4,7 +4,8 @@ L classes, M voxels of a sample, T targets. A net that classifies gives one answ
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self, cast
@@ -12,6 +13,7 @@ from typing import Protocol, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import InputError
 from models.labels import IGNORE
 from models.manifest import Fidelity, InputSpec
 from models.pointcloud import PointCloud
@@ -19,6 +21,7 @@ from models.voxelize import Voxels, prepare, voxelize
 from training.augment import AugmentSpec, augment
 from training.augment_scene import augment_scene
 from training.datasets import Clouds, Scenes
+from training.datasets.file_scenes import naming
 from training.datasets.scenes import Scene
 from training.pack import Array, Pack, has_pack, write_pack
 from training.progress import progress
@@ -156,7 +159,8 @@ class SceneSamples:
             draw = rng  # the closure below takes from the same stream
             scene = augment_scene(scene, self.augmentation, draw, self.spec.up, lambda: self.prepared(int(draw.integers(len(self)))))
             limit = self.augmentation.max_voxels
-        voxels = voxelize(scene.cloud, self.spec)
+        with self._naming(row):
+            voxels = voxelize(scene.cloud, self.spec)
         if self.per_point:
             return Sample(voxels, scene.labels, len(voxels), voxels.inverse)
         targets = vote(scene.labels, voxels, self.num_classes, self.voxel_label)
@@ -171,7 +175,17 @@ class SceneSamples:
             *columns, labels = self.pack[row]
             return Scene(_cloud(tuple(columns)), cast("npt.NDArray[np.int32]", labels).astype(np.int64))
         scene = self.scenes.scene(row)
-        return Scene(prepare(scene.cloud, self.spec), scene.labels)
+        with self._naming(row):
+            return Scene(prepare(scene.cloud, self.spec), scene.labels)
+
+    @contextmanager
+    def _naming(self, row: int) -> Iterator[None]:
+        """Errors about a scene say which one."""
+        try:
+            yield
+        except InputError:
+            with naming(self.scenes.titles[row]):
+                raise
 
     def class_weights(self) -> npt.NDArray[np.float32]:
         """By the root of how rare a class is: by itself, the rarest of a street would weigh ten thousand times the commonest."""
