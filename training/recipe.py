@@ -43,8 +43,8 @@ class DataSpec(Frozen):
     of other seeds are scored on the same clouds. licence: what the card says of the data.
 
     Of scenes: label_map: a map of the package or a YAML file instead of the data set's own; exclude: titles of scenes to leave
-    out; clip: what is more than so many metres from the middle of a scene's bounding box, along any axis, is left out of
-    training, and with clip_test `reference` out of the test too (a quirk).
+    out; test_area: of S3DIS, the one that is not trained on; clip: what is more than so many metres from the middle of a scene's
+    bounding box, along any axis, is left out of training, and with clip_test `reference` out of the test too (a quirk).
 
     (Fields that came later stay out of files and digests while they have their default: old recipes keep theirs.)
     """
@@ -57,6 +57,7 @@ class DataSpec(Frozen):
     licence: Annotated[str | None, Field(exclude_if=is_none)] = None
     label_map: Annotated[str | None, Field(exclude_if=is_none)] = None
     exclude: Annotated[tuple[str, ...], later(())] = ()
+    test_area: Annotated[int, Field(ge=1, le=6), later(5)] = 5
     clip: Annotated[float | None, Field(gt=0), later(None)] = None
     clip_test: Annotated[Fidelity, later("corrected")] = "corrected"
 

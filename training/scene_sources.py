@@ -8,9 +8,12 @@ from typing import cast
 
 from models.errors import BadDataset
 from training.datasets import LABELLED, FileScenes, Scenes, find_label_map, read_scenes
-from training.datasets.labelled_folder import open_labelled
+from training.datasets.labelled_folder import folder_label_map, scene_splits
 from training.datasets.paths import printable
 from training.datasets.scene_defaults import derive_scene_input
+from training.datasets.scene_listing import list_scenes
+from training.datasets.scene_report import SceneReport
+from training.datasets.scene_scan import scan_scenes
 from training.datasets.scenes import Clipped
 from training.recipe import DataSpec, Recipe
 from training.run import training_splits
@@ -22,16 +25,29 @@ def open_scenes(data: DataSpec, root: Path, say: Callable[[object], None], *, sk
 
     Raises: BadDataset, BadLabels (say what is wrong with which file; unusable ones of an own folder are left out with `skip_bad`).
     """
-    if data.kind != LABELLED:
-        train = read_scenes(data.kind, root, "train", data.label_map, data.exclude)
-        say(f"{data.kind}: {len(train)} scenes to train on")
-        return _source(data, data.kind, train, partial(read_scenes, data.kind, root, "test", data.label_map, data.exclude), None)
-    label_map = find_label_map(data.label_map) if data.label_map else None
-    splits = open_labelled(root, test_share=data.test, seed=data.split_seed, skip_bad=skip_bad, label_map=label_map)
+    if data.kind == LABELLED:
+        return _own_folder(data, root, say, skip_bad=skip_bad)
+    read = partial(read_scenes, data.kind, root, label_map=data.label_map, exclude=data.exclude, test_area=data.test_area)
+    train = read("train")
+    say(f"{data.kind}: {len(train)} scenes to train on")
+    for note in train.notes:
+        say(note)
+    return _source(data, data.kind, train, partial(read, "test"), None, train.notes)
+
+
+def _own_folder(data: DataSpec, root: Path, say: Callable[[object], None], *, skip_bad: bool) -> Source:
+    listing = list_scenes(root)
+    label_map = find_label_map(data.label_map) if data.label_map else folder_label_map(listing)
+    scan = scan_scenes(listing, label_map)
+    try:
+        splits = scene_splits(listing, scan, label_map, test_share=data.test, seed=data.split_seed, skip_bad=skip_bad)
+    except BadDataset:
+        say(SceneReport.of(listing, scan, label_map, None, None, len(listing)))
+        raise
+    say(SceneReport.of(listing, scan, label_map, splits, None, len(listing)))
     for note in splits.notes:
         say(note)
-    name = printable(os.fsencode(root.resolve().name))
-    return _source(data, name, splits.train, lambda: splits.test, splits.validation, splits.notes)
+    return _source(data, printable(os.fsencode(root.resolve().name)), splits.train, lambda: splits.test, splits.validation, splits.notes)
 
 
 def _source(

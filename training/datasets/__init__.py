@@ -41,11 +41,13 @@ def read_split(kind: str, root: Path, split: str) -> Clouds:
     return KINDS[kind](root, split)
 
 
-def read_scenes(kind: str, root: Path, split: str, label_map: str | None = None, exclude: Sequence[str] = ()) -> Scenes:
+def read_scenes(
+    kind: str, root: Path, split: str, label_map: str | None = None, exclude: Sequence[str] = (), *, test_area: int = s3dis.TEST_AREA
+) -> FileScenes:
     """One split of a data set of labelled scenes.
 
     label_map: the name of a map of the package or a YAML file, instead of the one of the data set. exclude: titles of scenes to
-    leave out, of whichever split. Raises: BadDataset, BadLabels.
+    leave out, of whichever split. test_area: of S3DIS, the area that is not trained on. Raises: BadDataset, BadLabels.
     """
     known = [*SCENE_READERS, LABELLED]
     if kind not in known:
@@ -58,7 +60,10 @@ def read_scenes(kind: str, root: Path, split: str, label_map: str | None = None,
     if kind == LABELLED:
         return labelled_folder.read_labelled(root, split, find_label_map(label_map) if label_map else None, tuple(exclude))
     chosen = SCENE_READERS[kind]
-    return chosen.read(root, split, find_label_map(label_map or chosen.label_map), tuple(exclude))
+    classes = find_label_map(label_map or chosen.label_map)
+    if kind == "s3dis":
+        return s3dis.read_s3dis(root, split, classes, tuple(exclude), test_area=test_area)
+    return chosen.read(root, split, classes, tuple(exclude))
 
 
 def find_label_map(name: str) -> LabelMap:
