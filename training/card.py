@@ -71,7 +71,7 @@ def write_card(manifest: Manifest, story: Story) -> str:
         origin=Template(ORIGINS[made.init]).substitute(mode=made.mode),
         intended=words.intended(manifest, _listed(manifest.labels)),
         scores=words.score_table(scores),
-        choices=_choices(scores, words.UNITS, len(story.validation)),
+        choices=_choices(scores, words.UNITS, 0 if story.validation is None else len(story.validation)),
         intervals=words.INTERVALS,
         weakest=words.weakest(scores.test or scores.validation),
         data=words.data(manifest, story),

@@ -40,7 +40,9 @@ def weakest(report: Report | None) -> str:
 
 def data(manifest: Manifest, story: Story) -> str:
     names, tested = manifest.labels, cast(ClassificationReport | None, story.scores.test)
-    parts = {"train": cast(Clouds, story.train).targets, "validation": cast(Clouds, story.validation).targets}
+    parts = {"train": cast(Clouds, story.train).targets}
+    if story.validation is not None:
+        parts["validation"] = cast(Clouds, story.validation).targets
     if tested is not None:
         parts["test"] = tested.targets
     counts = {part: np.bincount(targets, minlength=len(names)) for part, targets in parts.items() if len(targets)}

@@ -18,7 +18,7 @@ class Scores:
 
     best_published: whether they are those of the epoch best on validation (else of the last); other_test: the test report of
     the other of the two. epoch: which of the `epochs` that were trained is published. test_without: test reports of scenes that
-    lack a column. chosen_on_test: validation was on the test data (a quirk of the reference).
+    lack a column. chosen_on_test: validation was on the test data (a quirk of the reference), and has no report of its own.
     """
 
     test: Report | None
@@ -37,7 +37,7 @@ class Scores:
     @property
     def rows(self) -> list[tuple[str, Report]]:
         """What a table of scores shows, with the title of each row."""
-        kind = "best on validation" if self.best_published else "the last"
+        kind = f"best on {'test' if self.chosen_on_test else 'validation'}" if self.best_published else "the last"
         published = f"epoch {self.epoch} of {self.epochs}, {kind} (published)"
         rows = [(f"test, {published}", self.test), (f"test, {self.other_name}", self.other_test)]
         rows += [(f"test, published, without {column}", report) for column, report in self.test_without.items()]
@@ -47,11 +47,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Story:
-    """What a card needs beside the manifest. notes: what was found in the data that its user must know."""
+    """What a card needs beside the manifest. validation: None where that was the test data. notes: what its user must know of the data."""
 
     recipe: Recipe
     train: Data
-    validation: Data
+    validation: Data | None
     scores: Scores
     num_parameters: int
     notes: tuple[str, ...] = ()

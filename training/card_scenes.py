@@ -8,7 +8,7 @@ from models.labels import IGNORE
 from models.manifest import Manifest
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell, input_words, weakest_words
 from training.datasets import Scenes
-from training.evaluate import Report, SegmentationReport
+from training.evaluate import Report, SegmentationReport, counted
 
 TAG, UNITS = "point-cloud-segmentation", "scenes"
 INTERVALS = (
@@ -31,8 +31,9 @@ def score_table(scores: Scores) -> str:
     lines = ["| split | scenes | labelled points | mIoU (95 % interval) | accuracy | mean class accuracy |", "|---|---|---|---|---|---|"]
     for title, report in scores.rows:
         found = cast(SegmentationReport, report)
-        (low, high), total = found.interval, found.total
-        shares = f"{found.miou:.2%} ({low:.1%} to {high:.1%}) | {total.accuracy:.2%} | {total.mean_accuracy:.2%}"
+        total = found.total
+        spread = " ({:.1%} to {:.1%})".format(*found.interval) if found.interval else ""
+        shares = f"{found.miou:.2%}{spread} | {total.accuracy:.2%} | {total.mean_accuracy:.2%}"
         lines.append(f"| {title} | {len(found.confusions)} | {total.num_points:,} | {shares} |")
     return "\n".join(lines if scores.rows else [*lines, "| none | 0 | 0 | not measured | | |"])
 
@@ -46,7 +47,7 @@ def data(manifest: Manifest, story: Story) -> str:
     tested = cast(SegmentationReport | None, story.scores.test)
     train = _points(cast(Scenes, story.train), len(manifest.labels))
     said = [f"{len(story.train)} to train"]
-    said += [f"{len(story.validation)} to validate"] * bool(len(story.validation))
+    said += [f"{len(story.validation)} to validate"] if story.validation is not None and len(story.validation) else []
     said += [f"{len(tested.confusions)} to test"] if tested else []
     lines = [f"{cell(manifest.provenance.dataset)}: {', '.join(said)} scenes.", *(f"- {note}" for note in story.notes), ""]
     lines += ["| class | points to train on | points to test on | test IoU |", "|---|---|---|---|"]
@@ -70,7 +71,7 @@ def limits(manifest: Manifest, story: Story) -> list[str]:
     if unseen:
         said.append(f"Never seen in training, so never to be trusted: {', '.join(unseen)}.")
     if len(story.train) < FEW_SCENES:
-        said.append(f"It learnt from {len(story.train)} scenes, which is few.")
+        said.append(f"It learnt from {counted(len(story.train), 'scene')}, which is few.")
     for column, report in story.scores.test_without.items():
         said.append(f"Without {COLUMN_NAMES[column]} its mIoU on the test scenes is {cast(SegmentationReport, report).miou:.2%}.")
     return said

@@ -8,6 +8,7 @@ from models.predictor import Predictor
 from training.augment import AugmentSpec
 from training.datasets import Clouds, Scenes
 from training.evaluate import Report, evaluate, evaluate_scenes
+from training.metrics import Absent
 from training.recipe import Recipe
 from training.samples import CloudSamples, Samples, SceneSamples
 
@@ -56,8 +57,13 @@ def columns_with_fill(recipe: Recipe) -> tuple[str, ...]:
     return tuple(column for column, features in used.items() if features and all(each.fill is not None for each in features))
 
 
+def absent_classes(miou_empty: Fidelity) -> Absent:
+    """How a mean IoU counts classes without points."""
+    return "one" if miou_empty == "reference" else "left_out"
+
+
 def report_on(predictor: Predictor, data: Data, task: Task, *, miou_empty: Fidelity = "corrected", without: tuple[str, ...] = ()) -> Report:
     """Score a model on labelled data, as the service would answer. without: columns that are taken from scenes first."""
     if task == "classify":
         return evaluate(predictor, cast(Clouds, data))
-    return evaluate_scenes(predictor, cast(Scenes, data), "one" if miou_empty == "reference" else "left_out", without=without)
+    return evaluate_scenes(predictor, cast(Scenes, data), absent_classes(miou_empty), without=without)

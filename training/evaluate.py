@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadDataset
-from models.labels import IGNORE
 from models.predictor import Predictor
 from training.datasets import Clouds, Scenes
-from training.metrics import Absent, Confusion, interval
+from training.datasets.file_scenes import naming
+from training.metrics import Absent, Confusion, interval, scored_targets
 from training.progress import progress
 
 BATCH = 32
@@ -111,15 +111,19 @@ class SegmentationReport:
         return self.total.mean_iou(self.absent)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the mIoU over draws of such scenes; see training.metrics.interval for what it is not."""
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mIoU over draws of such scenes, of two or more; see training.metrics.interval for what it is not."""
+        if sum(each.num_points > 0 for each in self.confusions) < 2:
+            return None
         return interval(self.confusions, seed=0, score=lambda total: total.mean_iou(self.absent))
 
     @property
     def numbers(self) -> dict[str, float]:
         total = self.total
-        (low, high), accuracy = self.interval, total.accuracy
-        scores = {"miou": self.miou, "miou_low": low, "miou_high": high, "accuracy": accuracy, "mean_class_accuracy": total.mean_accuracy}
+        scores = {"miou": self.miou}
+        if self.interval:
+            scores |= dict(zip(("miou_low", "miou_high"), self.interval, strict=True))
+        scores |= {"accuracy": total.accuracy, "mean_class_accuracy": total.mean_accuracy}
         return {**scores, "scenes": float(len(self.confusions)), "points": float(total.num_points)}
 
     @property
@@ -130,12 +134,18 @@ class SegmentationReport:
     def summary(self) -> str:
         total = self.total
         scores = f"mIoU {self.miou:.2%}  accuracy {total.accuracy:.2%}  mean class accuracy {total.mean_accuracy:.2%}"
-        return f"{scores}  ({total.num_points:,} labelled points of {len(self.confusions)} scenes)"
+        return f"{scores}  ({total.num_points:,} labelled points of {counted(len(self.confusions), 'scene')})"
 
     @property
     def details(self) -> dict[str, object]:
         counts = [confusion.counts.tolist() for confusion in self.confusions]
-        return {**self.numbers, "class_iou": self.class_scores, "names": list(self.names), "confusions": counts}
+        numbers = {name: value for name, value in self.numbers.items() if not math.isnan(value)}  # JSON has no NaN
+        return {**numbers, "class_iou": self.class_scores, "names": list(self.names), "confusions": counts}
+
+
+def counted(number: int, what: str) -> str:
+    """`1 scene`, `2 scenes`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def evaluate(predictor: Predictor, clouds: Clouds) -> ClassificationReport:
@@ -154,21 +164,21 @@ def evaluate_scenes(
     """Segment every scene as the service would. without: columns (`rgb`, `intensity`) to take from the clouds first.
 
     Classes that the label map does not score are left out like unlabelled points. Raises: BadDataset (the classes are not the
-    model's, in its order; no scenes), MissingFeature.
+    model's, in its order; no scenes), MissingFeature and other InputErrors, which name the scene.
     """
     labels, names = predictor.manifest.labels, scenes.label_map.names
     if names != labels:
         raise BadDataset(f"the data set names other classes than the model: {names[:3]}…, {labels[:3]}…")
     if not len(scenes):
         raise BadDataset("there are no scenes to evaluate on")
-    confusions = []
+    confusions, titles = [], scenes.titles
     for row in progress(range(len(scenes)), "evaluating, scenes", len(scenes)):
         scene = scenes.scene(row)
         rgb, intensity = (None if name in without else getattr(scene.cloud, name) for name in ("rgb", "intensity"))
-        cloud = replace(scene.cloud, rgb=rgb, intensity=intensity)
-        (found,) = predictor.segment([predictor.voxelize(cloud)])
-        counted = (scene.labels != IGNORE) & scenes.label_map.scored[scene.labels]
-        confusions.append(Confusion.of(found.labels, np.where(counted, scene.labels, IGNORE), len(names)))
+        with naming(titles[row]):
+            voxels = predictor.voxelize(replace(scene.cloud, rgb=rgb, intensity=intensity))
+        (found,) = predictor.segment([voxels])
+        confusions.append(Confusion.of(found.labels, scored_targets(scene.labels, scenes.label_map), len(names)))
     return SegmentationReport(tuple(confusions), names, absent)
 
 

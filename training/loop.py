@@ -21,7 +21,7 @@ from models.errors import BadDataset, BadRunDir, Diverged
 from models.manifest import InputSpec
 from models.sparse.backends.protocol import Engine
 from training.batches import MicroBatch, TrainBatch, plan_epoch, train_batches
-from training.data import Data, checking, learning
+from training.data import Data, absent_classes, checking, learning
 from training.datasets import Clouds
 from training.distributed import ALONE, World, parallel
 from training.engine import engine_of_run
@@ -231,10 +231,7 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
     scalars = {"loss": loss, "lr": lr}
     epoch = position.epoch + 1
     if len(trainer.validation):
-        found = validate(trainer.net, trainer.validation, world, trainer.engine)
-        scalars["val_accuracy"] = found.accuracy
-        if recipe.task == "segment":
-            scalars["val_miou"] = found.miou
+        scalars |= _validation_scores(validate(trainer.net, trainer.validation, world, trainer.engine), recipe)
     score = scalars.get("val_miou", scalars.get("val_accuracy", math.inf))
     better = score >= position.best
     margin = recipe.early_stop.min_delta if recipe.early_stop else 0.0
@@ -251,6 +248,14 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
     save_state(trainer, position)
     if world.mean([float(stop.asked)], trainer.device)[0]:
         raise KeyboardInterrupt
+
+
+def _validation_scores(found: Confusion, recipe: Recipe) -> dict[str, float]:
+    """What an epoch is judged by; nothing where no point of the validation scenes counts."""
+    if not found.num_points:
+        return {}
+    scores = {"val_accuracy": found.accuracy}
+    return {**scores, "val_miou": found.mean_iou(absent_classes(recipe.miou_empty))} if recipe.task == "segment" else scores
 
 
 def validate(net: nn.Module, samples: Samples, world: World = ALONE, engine: Engine | None = None, batch_size: int = 32) -> Confusion:

@@ -10,6 +10,7 @@ where a counted point is of it. A class with neither is absent: it has no IoU, a
   classes of which one is ignored: it reports (13 · mIoU + 1) / 14, 55.09 % where 51.64 % is meant.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,11 +18,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from models.labels import IGNORE
+from models.labels import IGNORE, LabelMap
 
 Absent = Literal["left_out", "zero", "one"]
 Score = Callable[["Confusion"], float]
 DRAWS = 1000
+
+
+def scored_targets(targets: npt.NDArray[np.int64], label_map: LabelMap) -> npt.NDArray[np.int64]:
+    """Targets (N,), IGNORE for those of classes that scores leave out."""
+    if label_map.scored.all():
+        return targets
+    return np.where((targets != IGNORE) & label_map.scored[targets], targets, IGNORE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +140,15 @@ def interval(confusions: Sequence[Confusion], seed: int, *, score: Score = lambd
     """The middle 95 % of a score (default: mIoU) over sets of D frames that are drawn, with replacement, from the D given.
 
     Points of a frame say much the same thing, so frames are drawn, not points. Successive frames of one street say much the same thing
-    too: this interval is of the frames given, and too narrow for streets in general. Raises: ValueError (no frames).
+    too: this interval is of the frames given, and too narrow for streets in general. Frames of which no point counts say nothing and
+    are not drawn; NaN where all are such. Raises: ValueError (no frames).
     """
     if not confusions:
         raise ValueError("no frames to draw from")
-    counts = np.stack([each.counts for each in confusions])  # (D, L, L)
+    telling = [each.counts for each in confusions if each.num_points]
+    if not telling:
+        return math.nan, math.nan
+    counts = np.stack(telling)  # (D, L, L)
     rng = np.random.default_rng(seed)
     times = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=DRAWS)  # (DRAWS, D): how often each frame was drawn
     scores = [score(Confusion(np.tensordot(each, counts, axes=1))) for each in times]

@@ -16,7 +16,7 @@ from models.manifest import Manifest, Provenance
 from training.card import write_card
 from training.card_parts import Scores, Story
 from training.data import Data, class_names, label_map
-from training.evaluate import Report
+from training.evaluate import Report, counted
 from training.image_weights import DOWNLOADS
 from training.recipe import Recipe
 from training.run import Start
@@ -95,7 +95,8 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     (part / "metrics.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
     plot_curve(run_dir, part / "curve.png")
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    card = write_card(manifest, Story(made.recipe, made.train, made.validation, scores, parameters, made.notes))
+    validation = None if scores.chosen_on_test else made.validation
+    card = write_card(manifest, Story(made.recipe, made.train, validation, scores, parameters, made.notes))
     manifest = save_checkpoint(part, net, manifest, card, half=made.recipe.half)
     part.replace(folder)
     return manifest
@@ -176,9 +177,11 @@ def headlines(manifest: Manifest) -> list[str]:
         name = "miou" if f"{split}_miou" in metrics else "accuracy"
         if (score := metrics.get(f"{split}_{name}")) is None:
             continue
-        low, high = metrics[f"{split}_{name}_low"], metrics[f"{split}_{name}_high"]
-        many = f"{metrics[f'{split}_clouds']:.0f} clouds" if name == "accuracy" else f"{metrics[f'{split}_scenes']:.0f} scenes"
-        title = "accuracy" if name == "accuracy" else "mIoU"
+        spread = ""
+        if f"{split}_{name}_low" in metrics:
+            spread = f" (95 % interval {metrics[f'{split}_{name}_low']:.1%} to {metrics[f'{split}_{name}_high']:.1%})"
+        unit, title = ("cloud", "accuracy") if name == "accuracy" else ("scene", "mIoU")
+        many = counted(round(metrics[f"{split}_{unit}s"]), unit)
         kept = f"after epoch {metrics['epoch']:.0f}, whose weights are kept"
-        lines.append(f"{split} {title} {score:.2%} on {many} (95 % interval {low:.1%} to {high:.1%}), {kept}")
+        lines.append(f"{split} {title} {score:.2%} on {many}{spread}, {kept}")
     return lines

@@ -23,6 +23,7 @@ from training.augment_scene import augment_scene
 from training.datasets import Clouds, Scenes
 from training.datasets.file_scenes import naming
 from training.datasets.scenes import Scene
+from training.metrics import scored_targets
 from training.pack import Array, Pack, has_pack, write_pack
 from training.progress import progress
 from training.votes import vote
@@ -162,7 +163,7 @@ class SceneSamples:
         with self._naming(row):
             voxels = voxelize(scene.cloud, self.spec)
         if self.per_point:
-            return Sample(voxels, scene.labels, len(voxels), voxels.inverse)
+            return Sample(voxels, scored_targets(scene.labels, self.scenes.label_map), len(voxels), voxels.inverse)
         targets = vote(scene.labels, voxels, self.num_classes, self.voxel_label)
         if limit is not None and rng is not None and len(voxels) > limit:
             rows = np.sort(rng.choice(len(voxels), limit, replace=False, shuffle=False))

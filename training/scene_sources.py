@@ -15,9 +15,10 @@ from training.datasets.scene_listing import list_scenes
 from training.datasets.scene_report import SceneReport
 from training.datasets.scene_scan import scan_scenes
 from training.datasets.scenes import Clipped
+from training.evaluate import counted
 from training.recipe import DataSpec, Recipe
 from training.run import training_splits
-from training.source import Derived, Source
+from training.source import Derived, Source, validation_of
 
 
 def open_scenes(data: DataSpec, root: Path, say: Callable[[object], None], *, skip_bad: bool = False) -> Source:
@@ -29,7 +30,7 @@ def open_scenes(data: DataSpec, root: Path, say: Callable[[object], None], *, sk
         return _own_folder(data, root, say, skip_bad=skip_bad)
     read = partial(read_scenes, data.kind, root, label_map=data.label_map, exclude=data.exclude, test_area=data.test_area)
     train = read("train")
-    say(f"{data.kind}: {len(train)} scenes to train on")
+    say(f"{data.kind}: {counted(len(train), 'scene')} to train on")
     for note in train.notes:
         say(note)
     return _source(data, data.kind, train, partial(read, "test"), None, train.notes)
@@ -47,7 +48,11 @@ def _own_folder(data: DataSpec, root: Path, say: Callable[[object], None], *, sk
     say(SceneReport.of(listing, scan, label_map, splits, None, len(listing)))
     for note in splits.notes:
         say(note)
-    return _source(data, printable(os.fsencode(root.resolve().name)), splits.train, lambda: splits.test, splits.validation, splits.notes)
+    parts = [splits.train, splits.validation, splits.test]
+    known = {title for part in parts if part is not None for title in part.titles}
+    train, validation, test = (part if part is None else part.without(data.exclude, known.__contains__) for part in parts)
+    assert train is not None
+    return _source(data, printable(os.fsencode(root.resolve().name)), train, lambda: test, validation, splits.notes)
 
 
 def _source(
@@ -89,7 +94,7 @@ def scenes_to_score(
         raise BadDataset("no scenes to test on: no test folder, and too few files to set some aside", where=str(root))
     if data.kind != LABELLED or recipe is None:
         return scenes, None
-    again = training_splits(recipe, source.train, source.validation).train.digest == trained_on
+    again = training_splits(recipe, source.train, validation_of(recipe, source)).train.digest == trained_on
     if again:
         return scenes, f"{len(scenes)} scenes: the {split} split of the folder that the model was trained on"
     return scenes, f"{len(scenes)} scenes of another folder than the model was trained on, or of one that has changed"

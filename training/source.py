@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from models.errors import BadDataset
 from training.data import Data
+from training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,18 @@ class Source:
     derive: Callable[[], "Derived"]
     validation: Data | None = None
     notes: tuple[str, ...] = ()
+
+
+def validation_of(recipe: Recipe, source: Source) -> Data | None:
+    """What the epochs of a run are validated on; None = a part of the training data. Raises: BadDataset (it is to be the test data, of
+    which there are none).
+    """
+    if recipe.selection != "reference":
+        return source.validation
+    test = source.test()
+    if test is None:
+        raise BadDataset("selection reference chooses the epoch on the test data, and there are none", where=source.name)
+    return test
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from models.predictor import Predictor
 from models.sparse.backends import AUTO
 from training.card_parts import Scores
 from training.data import Data, class_names, columns_with_fill, report_on, unit
-from training.evaluate import Report
+from training.evaluate import Report, counted
 from training.loop import CACHE, DEFAULT, Compute, Position, fit
 from training.publish import Made, describe, headlines, write_checkpoint
 from training.recipe import Draft, Recipe, differences, load_recipe
 from training.run import Splits, check_weights, facts, start, training_splits
 from training.runstate import BEST, claim, held, read_weights, write_text
-from training.source import Source
+from training.source import Source, validation_of
 from training.sources import open_source
 
 RECIPE, CHECKPOINT = "recipe.yaml", "checkpoint"
@@ -76,8 +76,7 @@ def _made(job: Job, source: Source) -> Made:
     recipe = job.draft.resolve(derived.values if derived else {})
     for reason in derived.reasons if derived else ():
         job.compute.world.say(reason)
-    validation = source.test() if recipe.selection == "reference" else source.validation
-    splits = training_splits(recipe, source.train, validation)
+    splits = training_splits(recipe, source.train, validation_of(recipe, source))
     if recipe.early_stop and not len(splits.validation):
         raise BadRecipe("needs validation clouds; set data.validation above 0", where="early_stop")
     beginning = start(recipe, len(class_names(splits.train, recipe)), job.weights)
@@ -101,7 +100,7 @@ def _introduce(job: Job, made: Made) -> None:
     say, policy = job.compute.world.say, made.start.policy
     trained = sum(p.numel() for name, p in made.start.net.named_parameters() if name in policy.trained)
     say(made.start.report or f"init {made.recipe.init}: random weights, seed {made.recipe.seed}")
-    samples = f"{len(made.train)} {unit(made.recipe)}s, {len(made.validation)} more to validate"
+    samples = f"{counted(len(made.train), unit(made.recipe))}, {len(made.validation):,} more to validate"
     say(f"mode {made.recipe.mode}: {trained:,} parameters trained; {samples}")
 
 
@@ -142,9 +141,10 @@ def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
         return report_on(predictor, data, recipe.task, miou_empty=recipe.miou_empty, without=without)
 
     if test is not None:
-        click.echo(f"scoring on the {len(test)} test {unit(recipe)}s, for the epoch best on validation and for the last")
+        click.echo(f"scoring on {counted(len(test), f'test {unit(recipe)}')}")
     epoch = end.best_epoch if recipe.chooses else end.epoch
-    scores = Scores(score(published, test), score(published, made.validation), recipe.chooses, epoch=epoch, epochs=end.epoch)
+    held = None if recipe.selection == "reference" else made.validation  # there the test data once more
+    scores = Scores(score(published, test), score(published, held), recipe.chooses, epoch=epoch, epochs=end.epoch)
     scores = replace(scores, chosen_on_test=recipe.selection == "reference")
     if len(made.validation) and end.best_epoch != end.epoch:
         scores = replace(scores, other_test=score(other, test))

@@ -83,6 +83,7 @@ def classes(contest: Contest, names: tuple[str, ...]) -> str:
     }
     lines = ["| | mIoU % | 95 % interval | accuracy % | mean class accuracy % |", "|---|---|---|---|---|"]
     for side, report in sides.items():
+        assert report.interval is not None  # there are five scenes
         (low, high), total = report.interval, report.total
         lines.append(
             f"| {side} | {100 * report.miou:.2f} | {100 * low:.1f} to {100 * high:.1f} | {_percent(total.accuracy, total.mean_accuracy)} |"
