@@ -66,7 +66,8 @@ def main() -> int:
     variants = [Variant(scale=scale) for scale in options.scale] + [Variant(shift_radii=radii) for radii in options.shift_radii]
     query = {"top": "1", **({"model": options.model} if options.model else {})}
     with httpx.Client(base_url=options.url, params=query, timeout=60) as client:
-        served = next(model for model in client.get("/v1/models").json()["models"] if model["default"] or model["name"] == options.model)
+        classifiers = [model for model in client.get("/v1/models").json()["models"] if model["task"] == "classify"]
+        served = next(model for model in classifiers if (model["name"] == options.model if options.model else model["default"]))
         plain = dict(labels(client, files, None))
         changed = {variant.name: dict(labels(client, files, variant)) for variant in variants}
     report = {"model": f"{served['name']}:{served['version']}", "digest": served["digest"], **summary(plain, changed)}

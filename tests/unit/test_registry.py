@@ -97,7 +97,7 @@ def test_the_registry_hides_the_bundled_model_of_the_same_name(registry: LocalRe
     assert (ours.model.version, ours.folder()) == (7, registry.root / "modelnet40" / "7")
     assert bundled.folder() != ours.folder()
     assert Catalogue(registry).default("classify") == "modelnet40"
-    assert Catalogue(registry).names() == ("modelnet40", "tiny")
+    assert Catalogue(registry).names() == (*Catalogue().names(), "tiny")
 
 
 def test_unknown_names_list_the_known(catalogue: Catalogue) -> None:
@@ -129,7 +129,7 @@ def test_damaged_aliases_are_named_and_do_not_take_other_models_with_them(
         catalogue.resolve("tiny")
     shutil.copytree(registry.root / "tiny" / "1", registry.root / "other" / "1")
     assert catalogue.resolve("other").model.version == 1
-    assert catalogue.names() == ("modelnet40", "other", "tiny")
+    assert catalogue.names() == (*Catalogue().names(), "other", "tiny")
 
 
 def test_a_folder_without_versions_is_no_model(catalogue: Catalogue, registry: LocalRegistry) -> None:

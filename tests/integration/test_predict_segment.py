@@ -1,0 +1,236 @@
+"""`fip predict` with a model that segments: what it prints, what it writes, and what it refuses to write over."""
+
+import asyncio
+import json
+import os
+import shutil
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from models.cli import run
+from models.io import read_cloud
+from models.labels import load_label_map
+from models.predictor import Predictor, Segmentation
+from models.registry.catalogue import BUNDLED
+from service.app import create_app
+from service.settings import Settings
+from tests.untrained_segmenter import save_segmenter
+
+STREETS = load_label_map("semantickitti19")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def registry(tiny_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The classifier `tiny` and the untrained segmenter `streets`, which fills a missing intensity."""
+    registry = tmp_path_factory.mktemp("models")
+    shutil.copytree(tiny_registry / "tiny", registry / "tiny")
+    save_segmenter(registry / "streets" / "1", "streets")
+    return registry
+
+
+@pytest.fixture
+def use(registry: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.delenv("FIP_MODEL", raising=False)
+    return ["predict", "--registry", str(registry), "--model", "streets"]
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    """A made-up scan: 2,000 points with intensity."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "street.bin"
+    path.write_bytes(np.column_stack([rng.uniform(-8, 8, (2000, 3)), rng.random(2000)]).astype("<f4").tobytes())
+    return path
+
+
+def answer(registry: Path, path: Path) -> Segmentation:
+    predictor = Predictor.load(registry / "streets" / "1")
+    return predictor.segment([predictor.voxelize(read_cloud(path))])[0]
+
+
+def served(registry: Path, path: Path, fmt: str) -> httpx.Response:
+    """What the service says of a KITTI file."""
+
+    async def post() -> httpx.Response:
+        app = create_app(Settings(registry=str(registry), model="streets"))
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/v1/segment", content=path.read_bytes(), params={"input_format": "bin", "format": fmt})
+
+    return asyncio.run(post()).raise_for_status()
+
+
+def test_a_line_of_shares(use: list[str], street: Path, registry: Path, capsys: Capture) -> None:
+    assert run([*use, "--top", "2", str(street)]) == 0
+    counts = np.bincount(answer(registry, street).labels)
+    first, second = np.argsort(-counts, kind="stable")[:2]
+    shares = [f"{STREETS.names[index]} {100 * (counts[index] / 2000):.1f} %" for index in (first, second)]
+    assert capsys.readouterr().out == f"{street}: 2,000 points: {', '.join(shares)}, …\n"
+    assert run([*use, "--top", "99", str(street)]) == 0
+    assert "…" not in capsys.readouterr().out
+    assert run([*use, str(street)]) == 0
+    assert capsys.readouterr().out.count("%") == 5
+
+
+def test_json_has_the_fields_and_values_of_the_service(use: list[str], street: Path, registry: Path, capsys: Capture) -> None:
+    assert run([*use, "--json", str(street)]) == 0
+    row = json.loads(capsys.readouterr().out)
+    expected = served(registry, street, "json").json()
+    assert set(row) == {"file", *expected} - {"timings_ms"}
+    assert {name: row[name] for name in set(row) - {"file", "model"}} == {
+        name: expected[name] for name in set(expected) - {"model", "timings_ms"}
+    }
+    assert row["model"] == {name: expected["model"][name] for name in ("name", "version", "digest")}
+
+
+@pytest.mark.parametrize("fmt", ["ply", "label", "npz", "raw"])
+def test_what_is_written_is_what_the_service_answers(use: list[str], street: Path, registry: Path, tmp_path: Path, fmt: str) -> None:
+    assert run([*use, "--format", fmt, "--out", str(tmp_path / "new" / "folder") + "/", str(street)]) == 0
+    [written] = (tmp_path / "new" / "folder").iterdir()  # and nothing else: no half-written file is left
+    assert written.name == f"street.{fmt}"
+    assert written.read_bytes() == served(registry, street, fmt).content
+
+
+def test_json_in_a_file(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "answer.json"
+    assert run([*use, "--json", "-o", str(out), str(street)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.pop("out") == str(out)
+    assert json.loads(out.read_text()) == printed
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "begins"),
+    [
+        ("x.ply", [], b"ply\n"),
+        ("x.npz", [], b"PK"),
+        ("x.NPZ", [], b"PK"),
+        ("x", [], b"ply\n"),
+        ("x.ply", ["--format", "npz"], b"PK"),
+        ("a/b/x.ply", [], b"ply\n"),
+    ],
+)
+def test_the_ending_says_the_format(use: list[str], street: Path, tmp_path: Path, out: str, options: list[str], begins: bytes) -> None:
+    assert run([*use, *options, "--out", str(tmp_path / out), str(street)]) == 0
+    assert (tmp_path / out).read_bytes().startswith(begins)
+
+
+def test_a_labelled_ply_is_read_again(use: list[str], street: Path, registry: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run([*use, "-o", str(tmp_path), str(street)]) == 0
+    assert capsys.readouterr().out.endswith(f" -> {tmp_path / 'street.ply'}\n")
+    again = read_cloud(tmp_path / "street.ply")
+    assert again.extra["label"].tolist() == answer(registry, street).labels.tolist()
+    assert run([*use, "-o", str(tmp_path), str(tmp_path / "street.ply")]) == 0  # beside the file that is read
+    assert {path.name for path in tmp_path.glob("*.ply")} == {"street.ply", "street.labelled.ply"}
+    table = read_cloud(tmp_path / "street.labelled.ply")
+    assert {"label", "fip_label", "fip_confidence"} <= set(table.extra)
+
+
+def test_several_files_and_one_that_is_bad(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    other, empty = tmp_path / "other.npy", tmp_path / "empty.bin"
+    np.save(other, np.random.default_rng(1).uniform(-3, 3, (300, 3)))
+    empty.touch()
+    assert run([*use, "--format", "label", "-o", str(tmp_path / "out"), str(street), str(empty), str(other)]) == 3
+    out, err = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in out.splitlines()] == [str(street), str(other)]
+    assert err.startswith(f"error [empty_file]: {empty}: ")
+    assert {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()} == {"street.label": 8000, "other.label": 1200}
+
+
+def refused(arguments: list[str], capsys: Capture) -> str:
+    """What wrong usage says; nothing is computed."""
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return " ".join(err.replace("│", " ").split())
+
+
+def test_nothing_is_written_over(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    before = street.read_bytes()
+    out = tmp_path / "street.label"
+    out.write_text("mine")
+    assert "exists; --force replaces it" in refused([*use, "-o", str(out), str(street)], capsys)
+    assert "exists" in refused([*use, "--format", "label", "-o", str(tmp_path), str(street)], capsys)
+    assert out.read_text() == "mine"
+    for path in (street, tmp_path / "x" / ".." / "street.bin"):
+        assert "is a file to read" in refused([*use, "--force", "--format", "raw", "-o", str(path), str(street)], capsys)
+    link = tmp_path / "link.ply"
+    link.symlink_to(street)
+    assert "is a file to read" in refused([*use, "--force", "-o", str(link), str(street)], capsys)
+    assert street.read_bytes() == before
+    assert run([*use, "--force", "-o", str(out), str(street)]) == 0
+    assert len(out.read_bytes()) == 8000
+
+
+def test_what_out_may_be(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "a").mkdir()
+    twin = Path(shutil.copy(street, tmp_path / "a"))
+    asked = [*use, "-o", str(tmp_path / "out")]
+    assert "2 of the files would be written to" in refused([*asked, str(street), str(twin)], capsys)
+    assert "names no format" in refused([*use, "-o", str(tmp_path / "x.las"), str(street)], capsys)
+    assert "did you mean 'label'?" in refused([*asked, "--format", "lable", str(street)], capsys)
+    assert "there is no --out" in refused([*use, "--format", "label", str(street)], capsys)
+    assert "there is no --out" in refused([*use, "--force", str(street)], capsys)
+    assert "cannot be made" in refused([*use, "-o", str(street / "x.ply"), str(street)], capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "street.bin"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_into(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert run([*use, "-o", str(tmp_path / "locked"), str(street)]) == 2
+    assert "cannot be written: Permission denied" in capsys.readouterr().err
+
+
+def test_a_classifier_has_no_answer_for_points(registry: Path, street: Path, tmp_path: Path, capsys: Capture) -> None:
+    said = refused(["predict", "--registry", str(registry), "--model", "tiny", "-o", str(tmp_path / "out"), str(street)], capsys)
+    assert "--out: tiny gives no point a class" in said
+    assert not (tmp_path / "out").exists()
+
+
+def model_of(arguments: list[str], capsys: Capture) -> str:
+    assert run(["predict", "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)["model"]["name"]
+
+
+def test_the_task_chooses_the_model(registry: Path, street: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FIP_MODEL", raising=False)
+    common = ["--registry", str(registry), str(street)]
+    segmenter = "lidar19" if (BUNDLED / "lidar19").is_dir() else "streets"
+    assert model_of(common, capsys) == "modelnet40"
+    assert model_of([*common, "--task", "classify"], capsys) == "modelnet40"
+    assert model_of([*common, "--task", "segment"], capsys) == segmenter
+    assert model_of([*common, "--task", "segment", "--model", "streets"], capsys) == "streets"
+    assert model_of([*common, "--task", "segment", "--model", str(registry / "streets" / "1")], capsys) == "streets"
+    assert run(["predict", *common, "--task", "segment", "--model", "tiny"]) == 4
+    assert "error [wrong_task]: model 'tiny' does not segment" in capsys.readouterr().err
+
+
+def test_a_model_of_the_environment_is_the_default_of_its_own_task(
+    registry: Path, street: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["--registry", str(registry), str(street)]
+    monkeypatch.setenv("FIP_MODEL", "streets")
+    assert model_of(common, capsys) == "streets"
+    assert model_of([*common, "--task", "segment"], capsys) == "streets"
+    assert model_of([*common, "--task", "classify"], capsys) == "modelnet40"
+
+
+def test_filled_features_are_told(use: list[str], tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "bare.npy"
+    np.save(path, np.random.default_rng(1).uniform(-3, 3, (300, 3)))
+    assert run([*use, "--json", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["filled"] == ["intensity"]
+
+
+@pytest.mark.data
+def test_a_scan_of_kitti(use: list[str], registry: Path, data_dir: Path, tmp_path: Path, capsys: Capture) -> None:
+    scan = data_dir / "semantickitti/sequences/08/velodyne/000000.bin"
+    assert run([*use, "-o", str(tmp_path / "000000.label"), str(scan)]) == 0
+    assert capsys.readouterr().out.startswith(f"{scan}: 123,389 points: ")
+    written = np.fromfile(tmp_path / "000000.label", "<u4")
+    assert written.tolist() == STREETS.ids_of(answer(registry, scan).labels).tolist()
