@@ -16,9 +16,11 @@ from models.io.npy import read_npy
 from models.io.npz import read_npz
 from models.io.off import read_off
 from models.io.ply import read_ply
-from models.io.raw import read_kitti, read_nuscenes
+from models.io.raw import guess_records, read_kitti, read_nuscenes
 from models.io.source import Source, opened
 from models.pointcloud import PointCloud
+
+HEAD_BYTES = 4096  # of a file, from which its format is told where nothing else says it
 
 __all__ = ["FORMATS", "Format", "choose_format", "read_cloud"]
 
@@ -54,9 +56,9 @@ def read_cloud(
     """Read a point cloud, in the units and frame of its file.
 
     `source` is a path or an open file on disk. The format is `fmt` if given, else what the name (default: the path's) or
-    the content type says, else what the first bytes show. The result has points, at most `max_points` (of a mesh neither
-    vertices nor points drawn from it); more are refused by what the header announces, before anything is allocated.
-    Whether all are finite is for `PointCloud.checked` to say.
+    the content type says, else what the first bytes show; bare float32 records are known by their values. The result has
+    points, at most `max_points` (of a mesh neither vertices nor points drawn from it); more are refused by what the header
+    announces, before anything is allocated. Whether all are finite is for `PointCloud.checked` to say.
 
     Raises: FileError and its kinds, NoPoints, TooManyPoints, and what the format's reader raises.
     """
@@ -64,7 +66,7 @@ def read_cloud(
         name = source.name
     # NaN and overflow are read as they stand: for `checked` to refuse, not for numpy to warn of
     with opened(source, max_points) as file, np.errstate(invalid="ignore", over="ignore"):
-        chosen = choose_format(fmt, name, content_type, head=file.read(0, 256))
+        chosen = choose_format(fmt, name, content_type, head=file.read(0, HEAD_BYTES))
         cloud = FORMATS[chosen].reader(file)
         file.admit(len(cloud))
     if len(cloud) == 0:
@@ -86,6 +88,8 @@ def choose_format(fmt: str | None, name: str | None, content_type: str | None, *
     by_content = [known for known, each in FORMATS.items() if start.startswith(each.magic)]
     for known in (*by_name, *by_type, *by_content):
         return known
+    if guess := guess_records(head):
+        return guess
     if start.startswith(b"plyformat"):
         raise UnsupportedFormat("a PLY file that has lost its line ends on the way; with curl use --data-binary, not -d")
     raise UnsupportedFormat(

@@ -5,6 +5,7 @@ import os
 import pickle
 import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from models.errors import (
     UnsupportedFormat,
 )
 from models.io import FORMATS, choose_format, read_cloud
+from models.io.raw import guess_records
 
 XYZ = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 PLY = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n1 2 3\n"
@@ -305,3 +307,38 @@ def test_an_absolute_limit_for_the_arrays_of_an_npz(save, monkeypatch):
     monkeypatch.setattr("models.io.npz.UNZIPPED_BYTES", 127 + XYZ.nbytes)
     with pytest.raises(BadBody):
         read_cloud(path)
+
+
+@pytest.mark.parametrize(("columns", "guess"), [(4, "bin"), (5, "nuscenes"), (6, None)])
+def test_bare_records_are_known_by_their_values(columns: int, guess: str | None) -> None:
+    """As curl --data-binary sends a scan: no name, no type, no magic."""
+    rng = np.random.default_rng(0)
+    records = np.column_stack([rng.normal(0, 20, (200, 3)), rng.random(200), rng.integers(0, 32, 200)])[:, : min(columns, 5)]
+    if columns == 6:
+        records = np.column_stack([rng.uniform(0, 5, (200, 3)), rng.integers(0, 256, (200, 3))])
+    head = records.astype("<f4").tobytes()
+    assert guess_records(head) == guess
+    assert guess_records(head[: 31 * 4 * columns]) is None
+    if guess:
+        assert choose_format(None, None, "application/x-www-form-urlencoded", head=head) == guess
+
+
+@pytest.mark.parametrize(
+    "head", [b"", bytes(4096), b"x y z\n1 2 3\n" * 400, np.arange(1024, dtype="<i4").tobytes(), b"\x89PNG\r\n\x1a\n" * 500]
+)
+def test_other_bytes_are_not_guessed_at(head: bytes) -> None:
+    assert guess_records(head) is None
+
+
+def test_noise_is_not_guessed_at() -> None:
+    rng = np.random.default_rng(0)
+    assert all(guess_records(rng.bytes(4096)) is None for _ in range(300))
+
+
+@pytest.mark.data
+def test_real_scans_are_known_by_their_values(data_dir: Path) -> None:
+    scans = [*sorted(data_dir.glob("semantickitti/sequences/*/velodyne/*.bin")), data_dir / "lidar_camera" / "kitti_000008.bin"]
+    assert [guess_records(path.read_bytes()[:4096]) for path in scans] == ["bin"] * len(scans)
+    assert guess_records((data_dir / "lidar_camera" / "nuscenes_n015.pcd.bin").read_bytes()[:4096]) == "nuscenes"
+    others = [path for path in data_dir.rglob("*") if path.is_file() and path.suffix not in (".bin", ".npz")][:300]
+    assert not any(guess_records(path.read_bytes()[:4096]) for path in others)
