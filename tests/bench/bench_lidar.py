@@ -2,8 +2,8 @@
 
     FIP_DATA=... python -m tests.bench.bench_lidar
 
-Writes docs/results/bundled-lidar19.md, and a picture of one scan into build. Both sides get the 24 scans of sequence 00 and are scored per point on
-5 of sequence 08, of which one is a full scan; both with intensity and without.
+Writes docs/results/bundled-lidar19.md, and a picture of one scan into build. Both sides get the 24 scans of sequence 00 and are
+scored per point on 5 of sequence 08, of which one is a full scan; both with intensity and without.
 """
 
 import os
