@@ -27,13 +27,13 @@ def ids(seed: int, count: int = 40, choices: np.ndarray = IDS) -> np.ndarray:
     return drawn
 
 
-def scan(base: Path, title: str, seed: int, labels: np.ndarray | None = None, count: int = 40) -> None:
+def scan(base: Path, title: str, seed: int, labels: np.ndarray | None = None, count: int = 40, xyz: np.ndarray | None = None) -> None:
     """A SemanticKITTI scan `08/000000` below `sequences`, with instances above the labels."""
     sequence, frame = title.split("/")
     velodyne, label = base / sequence / "velodyne" / f"{frame}.bin", base / sequence / "labels" / f"{frame}.label"
     for path in (velodyne, label):
         path.parent.mkdir(parents=True, exist_ok=True)
-    xyz = points(seed, count)
+    xyz = points(seed, count) if xyz is None else xyz
     np.hstack([xyz, np.linspace(0, 1, count, dtype="<f4")[:, None]]).astype("<f4").tofile(velodyne)
     values = ids(seed, count, np.array([0, 10, 40, 252])) if labels is None else labels
     (values.astype("<u4") | (np.arange(count, dtype="<u4") << 16)).astype("<u4").tofile(label)

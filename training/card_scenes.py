@@ -32,6 +32,9 @@ def score_table(scores: Scores) -> str:
     for title, report in scores.rows:
         found = cast(SegmentationReport, report)
         total = found.total
+        if not total.num_points:
+            lines.append(f"| {title} | {len(found.confusions)} | 0 | not measured: no point has a class | | |")
+            continue
         spread = " ({:.1%} to {:.1%})".format(*found.interval) if found.interval else ""
         shares = f"{found.miou:.2%}{spread} | {total.accuracy:.2%} | {total.mean_accuracy:.2%}"
         lines.append(f"| {title} | {len(found.confusions)} | {total.num_points:,} | {shares} |")
@@ -73,7 +76,9 @@ def limits(manifest: Manifest, story: Story) -> list[str]:
     if len(story.train) < FEW_SCENES:
         said.append(f"It learnt from {counted(len(story.train), 'scene')}, which is few.")
     for column, report in story.scores.test_without.items():
-        said.append(f"Without {COLUMN_NAMES[column]} its mIoU on the test scenes is {cast(SegmentationReport, report).miou:.2%}.")
+        found = cast(SegmentationReport, report)
+        if found.total.num_points:
+            said.append(f"Without {COLUMN_NAMES[column]} its mIoU on the test scenes is {found.miou:.2%}.")
     return said
 
 

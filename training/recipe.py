@@ -18,7 +18,7 @@ from models.frozen import Frozen, is_none
 from models.manifest import MODEL_NAME, Decoder, Fidelity, InputSpec, NetworkSpec, Task
 from models.resnet3d import SHAPES
 from training.augment import AugmentSpec, later
-from training.datasets.kinds import SCENE_KINDS
+from training.datasets.kinds import FOLDER, SCENE_KINDS
 from training.finetune import Init, Mode
 from training.inflate import InflateSpec
 from training.optim import OptimSpec, ScheduleSpec
@@ -34,6 +34,13 @@ STAND_INS: dict[str, object] = {  # for keys of `input` that wait for the data, 
     "features": [{"name": name, "fill": 0.0} for name in ("x", "red", "green", "blue", "intensity")],
 }
 TEST_SHARE = 0.2
+KINDS = ("modelnet40", FOLDER, *SCENE_KINDS)
+OF_SCENES = {  # keys that say nothing to a classifier, by the part of the recipe that they are in
+    "": ("blur", "lovasz", "voxel_label", "miou_empty"),
+    "input": ("devoxelize",),
+    "data": ("label_map", "exclude", "test_area", "clip", "clip_test"),
+    "augment": ("crop", "max_voxels", "mix"),
+}
 
 
 class DataSpec(Frozen):
@@ -115,11 +122,17 @@ class Recipe(Frozen):
             raise ValueError("init: random-frozen freezes the stages; say mode io, ioms or iobn")
         if not self.input.features:
             raise ValueError("input.features: names no feature; the first is usually x, y and z")
+        if self.data.kind not in KINDS:
+            raise ValueError(f"data.kind: unknown {self.data.kind!r}{nearest(self.data.kind, KINDS)}; known: {', '.join(KINDS)}")
         if (self.data.kind in SCENE_KINDS) != (self.task == "segment"):
             wants = (
                 "a class for every point: say decoder listing" if self.data.kind in SCENE_KINDS else "one class a cloud: leave out decoder"
             )
             raise ValueError(f"data.kind: {self.data.kind} has {wants}")
+        for dropped, names in (("drop_colour", ("red", "green", "blue")), ("drop_intensity", ("intensity",))):
+            unfilled = [each.name for each in self.input.features if each.name in names and each.fill is None]
+            if getattr(self.augment, dropped) and unfilled:
+                raise ValueError(f"augment.{dropped}: the feature {unfilled[0]} needs a fill value to stand in for it")
         if self.task == "classify":
             self._check_clouds()
         else:
@@ -129,11 +142,11 @@ class Recipe(Frozen):
     def _check_clouds(self) -> None:
         if self.batch_size < 2:
             raise ValueError("batch_size: batch norm of the answers needs two clouds")
-        named = [name for name in ("blur", "lovasz") if getattr(self, name)] + [
-            n for n in ("crop", "max_voxels", "mix") if getattr(self.augment, n)
-        ]
-        if named:
-            raise ValueError(f"{named[0]}: is for nets that answer for every point")
+        for place, keys in OF_SCENES.items():
+            part = getattr(self, place) if place else self
+            for key in keys:
+                if getattr(part, key) != type(part).model_fields[key].default:
+                    raise ValueError(f"{place}{'.' * bool(place)}{key}: is for nets that answer for every point; leave it out")
 
     def _check_scenes(self) -> None:
         if self.input.point_budget is not None:
@@ -142,10 +155,8 @@ class Recipe(Frozen):
             )
         if self.balance == "sampler":
             raise ValueError("balance: scenes hold many classes and cannot be drawn by class; say loss")
-        for dropped, names in (("drop_colour", ("red", "green", "blue")), ("drop_intensity", ("intensity",))):
-            unfilled = [each.name for each in self.input.features if each.name in names and each.fill is None]
-            if getattr(self.augment, dropped) and unfilled:
-                raise ValueError(f"augment.{dropped}: the feature {unfilled[0]} needs a fill value to stand in for it")
+        if self.data.clip_test == "reference" and self.data.clip is None:
+            raise ValueError("data.clip_test: says whether the test is clipped too; say data.clip as well")
 
     @property
     def chooses(self) -> bool:

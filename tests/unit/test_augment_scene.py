@@ -210,14 +210,13 @@ def test_what_came_in_is_not_changed() -> None:
     for seed in range(5):
         augment(cloud, AugmentSpec.model_validate(EVERYTHING), np.random.default_rng(seed))
     scene = identified(cloud.xyz * 9)
-    for array in (scene.cloud.xyz, scene.labels):
-        array.flags.writeable = False
+    scene.cloud.xyz.flags.writeable = scene.labels.flags.writeable = False
     spec = AugmentSpec.model_validate({**EVERYTHING, "crop": 20.0, "mix": 1.0})
     for seed in range(5):
         augment_scene(scene, spec, np.random.default_rng(seed), "z", lambda: scene)
-    for kept, array in zip(copies, (cloud.xyz, cloud.rgb, cloud.intensity), strict=True):
-        assert array is not None
-        assert np.array_equal(kept, array)
+    for kept, now in zip(copies, (cloud.xyz, cloud.rgb, cloud.intensity), strict=True):
+        assert now is not None
+        assert np.array_equal(kept, now)
 
 
 @pytest.mark.parametrize(
