@@ -11,7 +11,9 @@ from models.commands.options import engine_option, precision_option
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, FIP_HOST]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8000, FIP_PORT]")
 @click.option("--registry", metavar="DIR|URL", help="Folder of models, or URL of an MLflow server, over the bundled ones.  [FIP_REGISTRY]")
-@click.option("--model", help="Default model: NAME, NAME:VERSION or NAME@ALIAS.  [FIP_MODEL]")
+@click.option(
+    "--model", help="Default model of its task: NAME, NAME:VERSION or NAME@ALIAS; of the other task the bundled one is.  [FIP_MODEL]"
+)
 @click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
 @engine_option
 @precision_option
@@ -28,7 +30,7 @@ def serve(
 ) -> int:
     """Start the HTTP service.
 
-    Prints one line with its address and model when it is ready. SIGTERM and Ctrl-C let requests in flight finish.
+    Prints one line with its address and its default models when it is ready. SIGTERM and Ctrl-C let requests in flight finish.
     """
     from pydantic import ValidationError
 

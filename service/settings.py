@@ -30,7 +30,9 @@ class Settings(BaseSettings):
         AfterValidator(_address),
         Field(description="folder of models, or URL of an MLflow server, over the bundled models; None serves these alone"),
     ] = None
-    model: Annotated[str | None, Field(min_length=1, description="default model, NAME[:VERSION|@ALIAS]; None takes the bundled one")] = None
+    model: Annotated[
+        str | None, Field(min_length=1, description="default model of its task, NAME[:VERSION|@ALIAS]; without it the bundled one answers")
+    ] = None
     device: str = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"

@@ -20,7 +20,7 @@ async def live() -> Health:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", responses={503: {"model": Health, "description": "Loading or draining"}})
 async def ready(context: Shared, response: Response) -> Health:
-    """200 once the default model is loaded and warm; 503 before that, and from the moment the service is told to stop."""
+    """200 once the default models are loaded and warm; 503 before that, and from the moment the service is told to stop."""
     phase = context.lifecycle.phase
     if phase != "ready":
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE

@@ -52,7 +52,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     - `json`: points, share, bounds and confidence of each class that occurs, and the palette of all
     - `label`: little-endian uint32 a point, the id of its class, as SemanticKITTI has them
     - `npz`: arrays labels, ids, confidence and names
-    - `raw`: a byte a point, its class (two above 256 classes), then a float16 a point, its confidence; little-endian
+    - `raw`: the class of every point, a byte each (two above 256 classes), then the confidence of every point, a little-endian float16 each
     - `ply`: the file's own columns, and label, confidence, label_red, label_green, label_blue after them
 
     Of a mesh (`off`) the points are those that were drawn from its surface; `ply` has them too.

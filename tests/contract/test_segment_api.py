@@ -110,6 +110,13 @@ def test_label(segment_client: httpx.Client, scan: bytes, streets: Answers) -> N
     assert len(set(ids.tolist())) > 5  # so that a mixed-up order would be seen
 
 
+def test_as_curl_sends_it(segment_client: httpx.Client, scan: bytes) -> None:
+    """`curl --data-binary @street.bin '.../v1/segment?format=label'`: no file name, and a content type that says nothing."""
+    said = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "*/*"}
+    response = segment_client.post("/v1/segment?format=label", content=scan, headers=said)
+    assert response.content == ask(segment_client, scan, format="label").content
+
+
 def test_npz(segment_client: httpx.Client, scan: bytes, streets: Answers) -> None:
     arrays = np.load(io.BytesIO(ask(segment_client, scan, format="npz").content), allow_pickle=False)
     found = streets(kitti(scan))
