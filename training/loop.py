@@ -20,8 +20,9 @@ from torch import nn
 from models.errors import BadDataset, BadRunDir, Diverged
 from models.manifest import InputSpec
 from models.sparse.backends.protocol import Engine
+from models.sparse.norm import TooFewSites
 from training.batches import MicroBatch, TrainBatch, plan_epoch, train_batches
-from training.data import Data, absent_classes, checking, learning
+from training.data import Data, absent_classes, checking, learning, unit
 from training.datasets import Clouds
 from training.distributed import ALONE, World, parallel
 from training.engine import engine_of_run
@@ -205,11 +206,22 @@ def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model.require_backward_grad_sync = number == len(step)  # gradients travel once a step
         with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.recipe.precision == "bf16"):
-            loss = _loss(trainer, model(batch.inputs), batch, len(micro.rows)) * micro.share
+            try:
+                logits = model(batch.inputs)
+            except TooFewSites as error:
+                raise BadDataset(_too_small(trainer.recipe, len(micro.rows), len(batch.inputs.coords))) from error
+            loss = _loss(trainer, logits, batch, len(micro.rows)) * micro.share
         loss.backward()
         total += float(loss.detach())
     trainer.optimiser.step()
     return total
+
+
+def _too_small(recipe: Recipe, samples: int, voxels: int) -> str:
+    return (
+        f"a batch of {samples} {unit(recipe)}{'s' * (samples > 1)} has only {voxels} voxels, so close together that they are one to the "
+        f"deepest layers: say a smaller input.voxel_size than {recipe.input.voxel_size:g}, or a larger batch_size"
+    )
 
 
 def _loss(trainer: Trainer, logits: torch.Tensor, batch: TrainBatch, samples: int) -> torch.Tensor:

@@ -155,14 +155,14 @@ def _metrics(scores: Scores) -> dict[str, float]:
     metrics: dict[str, float] = {"epoch": float(scores.epoch), "epochs": float(scores.epochs)}
     for split, report in (("test", scores.test), ("validation", scores.validation)):
         if report is not None:
-            metrics |= {f"{split}_{name}": value for name, value in report.numbers.items() if not math.isnan(value)}
+            metrics |= {f"{split}_{name}": value for name, value in report.numbers.items()}
     if scores.other_test is not None:
         name, value = leading(scores.other_test)
         metrics[f"test_{name}_{scores.other_name.replace(' ', '_')}"] = value
     for column, report in scores.test_without.items():
         name, value = leading(report)
         metrics[f"test_{name}_without_{column}"] = value
-    return metrics
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}  # of scenes without classes
 
 
 def leading(report: Report) -> tuple[str, float]:

@@ -48,11 +48,18 @@ def _own_folder(data: DataSpec, root: Path, say: Callable[[object], None], *, sk
     say(SceneReport.of(listing, scan, label_map, splits, None, len(listing)))
     for note in splits.notes:
         say(note)
-    parts = [splits.train, splits.validation, splits.test]
-    known = {title for part in parts if part is not None for title in part.titles}
-    train, validation, test = (part if part is None else part.without(data.exclude, known.__contains__) for part in parts)
-    assert train is not None
+    parts = [part for part in (splits.train, splits.validation, splits.test) if part is not None]
+    known = {title for part in parts for title in part.titles}
+    train = splits.train.without(data.exclude, known.__contains__)
+    validation, test = (_rest(part, data.exclude) for part in (splits.validation, splits.test))
     return _source(data, printable(os.fsencode(root.resolve().name)), train, lambda: test, validation, splits.notes)
+
+
+def _rest(scenes: FileScenes | None, exclude: tuple[str, ...]) -> FileScenes | None:
+    """The scenes that are not excluded; None where there are none."""
+    if scenes is None or set(scenes.titles) <= set(exclude):
+        return None
+    return scenes.without(exclude, lambda _: True)
 
 
 def _source(

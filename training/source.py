@@ -1,9 +1,10 @@
 """What a run is given to learn from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 from models.errors import BadDataset
+from models.manifest import InputSpec
 from training.data import Data
 from training.recipe import Recipe
 
@@ -40,3 +41,8 @@ class Derived:
 
     values: Mapping[str, object]
     reasons: tuple[str, ...]
+
+    def reasons_of(self, keys: Container[str]) -> list[str]:
+        """The lines on these keys. A line begins with its key; what begins otherwise is on the features."""
+        begins = [(line.split()[0], line) for line in self.reasons]
+        return [line for first, line in begins if (first if first in InputSpec.model_fields else "features") in keys]

@@ -74,7 +74,7 @@ def _made(job: Job, source: Source) -> Made:
     """The resolved recipe, the clouds it takes and the net it starts from."""
     derived = source.derive() if job.draft.open_keys else None
     recipe = job.draft.resolve(derived.values if derived else {})
-    for reason in derived.reasons if derived else ():
+    for reason in derived.reasons_of(job.draft.open_keys) if derived else ():
         job.compute.world.say(reason)
     splits = training_splits(recipe, source.train, validation_of(recipe, source))
     if recipe.early_stop and not len(splits.validation):

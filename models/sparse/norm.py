@@ -29,13 +29,19 @@ class _Statistics:
     eps: float
 
 
+class TooFewSites(ValueError):
+    """One site has no spread to normalise by."""
+
+
 def batch_norm_act(
     x: torch.Tensor, norm: nn.BatchNorm1d, residual: torch.Tensor | None = None, *, relu: bool = False, output_is_kept: bool = False
 ) -> torch.Tensor:
     """relu(norm(x) + residual): x, residual (S, C) -> (S, C), with the statistics and side effects of `norm`.
 
-    output_is_kept: somebody else keeps the result for backward, so ReLU may as well. Raises: ValueError (one site, in training).
+    output_is_kept: somebody else keeps the result for backward, so ReLU may as well. Raises: TooFewSites (in training).
     """
+    if norm.training and len(x) < 2:
+        raise TooFewSites(f"batch norm in training needs two sites or more, got {tuple(x.shape)}")
     if not _fits(x, norm):
         plain = nn.BatchNorm1d.forward(norm, x)
         plain = plain if residual is None else plain + residual
@@ -43,11 +49,8 @@ def batch_norm_act(
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    if norm.training:
-        if len(x) < 2:
-            raise ValueError(f"batch norm in training needs two sites or more, got {tuple(x.shape)}")
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked += 1
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked += 1
     statistics = _Statistics(norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps)
     out: torch.Tensor = _NormAct.apply(x, norm.weight, norm.bias, residual, statistics, relu, output_is_kept)  # type: ignore[no-untyped-call]
     return out
