@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from models.manifest import NetworkSpec
 from models.zoo import build
 from tests import stored_modelnet40
+from tests.training_runs import fitted
 from training.datasets import LabelledClouds
 
 
@@ -52,6 +53,12 @@ def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "image.safetensors"
     save_file(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def whole(data: Path, image_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that was not stopped."""
+    return fitted(data, image_file, tmp_path_factory.mktemp("runs") / "whole")
 
 
 @pytest.fixture(scope="session")
