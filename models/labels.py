@@ -5,7 +5,9 @@ N points, L classes. The maps of known data sets lie in `label_maps`; a user's o
     classes:
       - {name: road, colour: [255, 0, 255], ids: [40, 60]}   # written as 40, the first
       - {name: tree, colour: [0, 175, 0], ids: [70]}
-    ignore: [0, 1]                                           # points that no loss and no score counts; 0 stands for no answer
+    ignore: [0, 1]                                           # points that no loss and no score counts
+    groups:                                                  # labels that say only that it is one of some classes
+      - {classes: [road, tree], ids: [99]}                   # trained on as such, not scored
 """
 
 from collections import Counter
@@ -23,6 +25,7 @@ from models.frozen import Frozen
 
 BUNDLED = Path(__file__).resolve().parent / "label_maps"
 IGNORE = -1  # the class of points that no loss and no score counts
+OPEN = -2  # and below: of points that are of one of some classes; OPEN - g of those of group g
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 LabelId = Annotated[int, Field(ge=0, lt=1 << 32)]
@@ -40,16 +43,24 @@ class LabelClass(Frozen):
     scored: Annotated[bool, Field(exclude_if=lambda scored: scored)] = True
 
 
+class LabelGroup(Frozen):
+    """A label that leaves open which of some classes it is: other data sets know fewer classes."""
+
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    ids: Annotated[tuple[LabelId, ...], Field(min_length=1)]
+
+
 class LabelMap(Frozen):
-    """L classes, in the order of a net's outputs, and the ids of points that have none of them."""
+    """L classes, in the order of a net's outputs, the ids of points that have none of them, and G groups of classes."""
 
     classes: Annotated[tuple[LabelClass, ...], Field(min_length=1)]
     ignore: tuple[LabelId, ...] = ()
+    groups: Annotated[tuple[LabelGroup, ...], Field(exclude_if=lambda groups: not groups)] = ()
 
     @model_validator(mode="after")
     def each_once(self) -> "LabelMap":
         names = [each.name for each in self.classes]
-        ids = [number for each in self.classes for number in each.ids] + list(self.ignore)
+        ids = self.known_ids
         for kind, counts in (("name", Counter(names)), ("id", Counter(ids))):
             twice = [each for each, times in counts.items() if times > 1]
             if twice:
@@ -58,6 +69,12 @@ class LabelMap(Frozen):
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    @property
+    def known_ids(self) -> list[int]:
+        """All ids of classes, groups and what is ignored."""
+        of_classes = [number for each in self.classes for number in each.ids]
+        return of_classes + [number for group in self.groups for number in group.ids] + list(self.ignore)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,9 +96,14 @@ class LabelMap(Frozen):
         return _frozen(np.array([each.ids[0] for each in self.classes], np.uint32))
 
     def classes_of(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """Ids of a label file (N,) -> classes (N,), IGNORE where the id is one of those. Raises: BadLabels (an id is in neither list)."""
-        known = np.array([number for each in self.classes for number in each.ids] + list(self.ignore), np.int64)
-        targets = np.concatenate([np.repeat(np.arange(len(self)), [len(each.ids) for each in self.classes]), [IGNORE] * len(self.ignore)])
+        """Ids of a label file (N,) -> classes (N,): IGNORE where the id is one of those, OPEN - g where it is of group g.
+
+        Raises: BadLabels (an id is in no list).
+        """
+        parts = [(place, each.ids) for place, each in enumerate(self.classes)]
+        parts += [(OPEN - place, each.ids) for place, each in enumerate(self.groups)] + [(IGNORE, self.ignore)]
+        known = np.array([number for _, ids in parts for number in ids], np.int64)
+        targets = np.repeat([target for target, _ in parts], [len(ids) for _, ids in parts])
         order = np.argsort(known)
         known, targets = known[order], targets[order].astype(np.int64)
         place = np.minimum(np.searchsorted(known, ids), len(known) - 1)  # much faster than finding the distinct ids first
@@ -90,6 +112,17 @@ class LabelMap(Frozen):
             first = ids[strange].min()
             raise BadLabels(f"id {first} is neither of a class nor among those to ignore", where=f"id {first}")
         return np.asarray(targets[place])
+
+    def members(self) -> npt.NDArray[np.bool_]:
+        """(G, L) which classes each group may be. Raises: BadLabels (a group names no class)."""
+        names = self.names
+        table = np.zeros((len(self.groups), len(names)), np.bool_)
+        for row, group in enumerate(self.groups):
+            for name in group.classes:
+                if name not in names:
+                    raise BadLabels(f"a group names no class {name!r}{nearest(name, names)}", where=f"groups.{row}", known=names)
+                table[row, names.index(name)] = True
+        return table
 
     def ids_of(self, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint32]:
         """Classes (N,) -> the ids that they are written with (N,)."""

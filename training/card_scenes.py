@@ -4,7 +4,6 @@ from typing import cast
 
 import numpy as np
 
-from models.labels import IGNORE
 from models.manifest import Manifest
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell, input_words, weakest_words
 from training.datasets import Scenes
@@ -87,5 +86,5 @@ def _points(scenes: Scenes, num_classes: int) -> np.ndarray:
     counts = np.zeros(num_classes, np.int64)
     for row in range(len(scenes)):
         labels = scenes.scene(row).labels
-        counts += np.bincount(labels[labels != IGNORE], minlength=num_classes)
+        counts += np.bincount(labels[labels >= 0], minlength=num_classes)
     return counts

@@ -2,6 +2,8 @@
 
 from typing import TypeVar, cast
 
+import torch
+
 from models.labels import LabelMap
 from models.manifest import Fidelity, InputSpec, Task
 from models.predictor import Predictor
@@ -24,6 +26,12 @@ def class_names(data: Data, recipe: Recipe) -> tuple[str, ...]:
 def label_map(data: Data, recipe: Recipe) -> LabelMap | None:
     """Colours and ids of the classes, where every point has one."""
     return None if recipe.task == "classify" else cast(Scenes, data).label_map
+
+
+def groups_of(data: Data, recipe: Recipe, device: torch.device) -> torch.Tensor | None:
+    """(G, L) bool: which classes each group of labels may be; None where there are none. Raises: BadLabels."""
+    classes = label_map(data, recipe)
+    return torch.from_numpy(classes.members()).to(device) if classes is not None and classes.groups else None
 
 
 def learning(data: Data, recipe: Recipe) -> Samples:

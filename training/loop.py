@@ -22,7 +22,7 @@ from models.manifest import InputSpec
 from models.sparse.backends.protocol import Engine
 from models.sparse.norm import TooFewSites
 from training.batches import MicroBatch, TrainBatch, plan_epoch, train_batches
-from training.data import Data, absent_classes, checking, learning, unit
+from training.data import Data, absent_classes, checking, groups_of, learning, unit
 from training.datasets import Clouds
 from training.distributed import ALONE, World, parallel
 from training.engine import engine_of_run
@@ -94,6 +94,7 @@ class Trainer:
     device: torch.device
     engine: Engine
     loss_weights: torch.Tensor | None
+    groups: torch.Tensor | None
 
 
 def fit(
@@ -136,6 +137,7 @@ def fit(
         with world.first_goes_first():
             learn, check = learn.cached(run_dir / CACHE), check.cached(run_dir / CACHE)
     weights = torch.from_numpy(learn.class_weights()).to(device) if recipe.balance == "loss" else None
+    groups = groups_of(train, recipe, device)
     with (
         closing(learn),
         closing(check),
@@ -143,7 +145,7 @@ def fit(
         parallel(net, policy, world, device) as model,
         stop_request() as stop,
     ):
-        trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, engine, weights)
+        trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, engine, weights, groups)
         while not _finished(recipe, position):
             loss, lr = _train_epoch(trainer, position, stop)
             _close_epoch(trainer, position, loss, lr, log, stop)
@@ -234,6 +236,7 @@ def _loss(trainer: Trainer, logits: torch.Tensor, batch: TrainBatch, samples: in
         label_smoothing=recipe.label_smoothing,
         weights=trainer.loss_weights,
         lovasz=recipe.lovasz,
+        groups=trainer.groups,
     )
 
 

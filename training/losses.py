@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from models.labels import IGNORE
+from models.labels import IGNORE, OPEN
 
 
 def batch_loss(
@@ -14,19 +14,24 @@ def batch_loss(
     label_smoothing: float = 0.0,
     weights: torch.Tensor | None = None,
     lovasz: float = 0.0,
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss of a batch of B samples, B times its mean over what counts: logits (S, L), targets (S,) with IGNORE.
 
-    Cross entropy, weights (L,) multiplying that of each class, and `lovasz` times the Lovász-softmax loss.
+    Cross entropy, weights (L,) multiplying that of each class, and `lovasz` times the Lovász-softmax loss. A target OPEN - g asks
+    for any class of group g: minus the logarithm of their summed probability; groups (G, L) bool.
     """
     logits = logits.float()
-    cross_entropy = nn.functional.cross_entropy(
-        logits, targets, weights, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction="sum"
+    exact, is_open = targets >= 0, targets <= OPEN
+    loss = nn.functional.cross_entropy(
+        logits, targets.where(exact, IGNORE), weights, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction="sum"
     )
-    counted = targets != IGNORE
-    total = cross_entropy * (samples / max(int(counted.sum()), 1))
-    if lovasz and bool(counted.any()):
-        total = total + lovasz * samples * lovasz_softmax(logits[counted].softmax(1), targets[counted])
+    if groups is not None and bool(is_open.any()):
+        allowed = groups[OPEN - targets[is_open]]  # (n, L)
+        loss = loss - logits[is_open].log_softmax(1).where(allowed, -torch.inf).logsumexp(1).sum()
+    total = loss * (samples / max(int((exact | is_open).sum()), 1))
+    if lovasz and bool(exact.any()):
+        total = total + lovasz * samples * lovasz_softmax(logits[exact].softmax(1), targets[exact])
     return total
 
 

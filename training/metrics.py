@@ -26,10 +26,8 @@ DRAWS = 1000
 
 
 def scored_targets(targets: npt.NDArray[np.int64], label_map: LabelMap) -> npt.NDArray[np.int64]:
-    """Targets (N,), IGNORE for those of classes that scores leave out."""
-    if label_map.scored.all():
-        return targets
-    return np.where((targets != IGNORE) & label_map.scored[targets], targets, IGNORE)
+    """Targets (N,), IGNORE for those of classes that scores leave out, and for those that leave their class open."""
+    return np.where((targets >= 0) & label_map.scored[np.maximum(targets, 0)], targets, IGNORE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 from models.checkpoint import save_checkpoint
+from models.labels import LabelMap
 from models.manifest import Manifest, Provenance
 from training.card import write_card
 from training.card_parts import Scores, Story
@@ -59,7 +60,7 @@ def describe(made: Made, scores: Scores | None = None) -> Manifest:
         network=made.start.spec,
         input=recipe.input,
         labels=class_names(made.train, recipe),
-        label_map=label_map(made.train, recipe),
+        label_map=_answers(label_map(made.train, recipe)),
         metrics=_metrics(scores) if scores else {},
         provenance=Provenance(
             weights_2d=image.name if image else None,
@@ -163,6 +164,11 @@ def _metrics(scores: Scores) -> dict[str, float]:
         name, value = leading(report)
         metrics[f"test_{name}_without_{column}"] = value
     return {name: value for name, value in metrics.items() if not math.isnan(value)}  # of scenes without classes
+
+
+def _answers(classes: LabelMap | None) -> LabelMap | None:
+    """The classes that a model answers with: groups of them are for training alone."""
+    return classes.model_copy(update={"groups": ()}) if classes else None
 
 
 def leading(report: Report) -> tuple[str, float]:

@@ -50,8 +50,10 @@ class DataSpec(Frozen):
     of other seeds are scored on the same clouds. licence: what the card says of the data.
 
     Of scenes: label_map: a map of the package or a YAML file instead of the data set's own; exclude: titles of scenes to leave
-    out; test_area: of S3DIS, the one that is not trained on; clip: what is more than so many metres from the middle of a scene's
-    bounding box, along any axis, is left out of training, and with clip_test `reference` out of the test too (a quirk).
+    out; extra: folders below that of the data, each of labelled clouds with a labels.yaml, whose classes and groups are some of
+    those of the data set: trained on as well, never scored; test_area: of S3DIS, the one that is not trained on; clip: what is
+    more than so many metres from the middle of a scene's bounding box, along any axis, is left out of training, and with
+    clip_test `reference` out of the test too (a quirk).
 
     (Fields that came later stay out of files and digests while they have their default: old recipes keep theirs.)
     """
@@ -64,6 +66,7 @@ class DataSpec(Frozen):
     licence: Annotated[str | None, Field(exclude_if=is_none)] = None
     label_map: Annotated[str | None, Field(exclude_if=is_none)] = None
     exclude: Annotated[tuple[str, ...], later(())] = ()
+    extra: Annotated[tuple[str, ...], later(())] = ()
     test_area: Annotated[int, Field(ge=1, le=6), later(5)] = 5
     clip: Annotated[float | None, Field(gt=0), later(None)] = None
     clip_test: Annotated[Fidelity, later("corrected")] = "corrected"

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import InputError
-from models.labels import IGNORE
 from models.manifest import Fidelity, InputSpec
 from models.pointcloud import PointCloud
 from models.voxelize import Voxels, prepare, voxelize
@@ -193,7 +192,7 @@ class SceneSamples:
         counts = np.zeros(self.num_classes, np.int64)
         for row in progress(range(len(self)), "counting classes", len(self)):
             labels = self.prepared(row).labels
-            counts += np.bincount(labels[labels != IGNORE], minlength=self.num_classes)
+            counts += np.bincount(labels[labels >= 0], minlength=self.num_classes)
         return inverse_frequency(counts, power=0.5)
 
     def cached(self, folder: Path) -> "SceneSamples":

@@ -14,7 +14,7 @@ from training.datasets.scene_defaults import derive_scene_input
 from training.datasets.scene_listing import list_scenes
 from training.datasets.scene_report import SceneReport
 from training.datasets.scene_scan import scan_scenes
-from training.datasets.scenes import Clipped
+from training.datasets.scenes import Clipped, Joined
 from training.evaluate import counted
 from training.recipe import DataSpec, Recipe
 from training.run import training_splits
@@ -33,7 +33,13 @@ def open_scenes(data: DataSpec, root: Path, say: Callable[[object], None], *, sk
     say(f"{data.kind}: {counted(len(train), 'scene')} to train on")
     for note in train.notes:
         say(note)
-    return _source(data, data.kind, train, partial(read, "test"), None, train.notes)
+    if not data.extra:
+        return _source(data, data.kind, train, partial(read, "test"), None, train.notes)
+    others = [_own_folder(DataSpec(kind=LABELLED, test=0.0), root / folder, say, skip_bad=skip_bad) for folder in data.extra]
+    joined = Joined.of(train, [cast(Scenes, other.train) for other in others])
+    more = counted(len(joined) - len(train), "further scene")
+    note = f"{more} of {', '.join(data.extra)}, trained on as well; some of their labels leave open which of several classes it is"
+    return _source(data, ", ".join([data.kind, *data.extra]), joined, partial(read, "test"), None, (*train.notes, note))
 
 
 def _own_folder(data: DataSpec, root: Path, say: Callable[[object], None], *, skip_bad: bool) -> Source:

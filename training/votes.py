@@ -19,8 +19,10 @@ def vote(labels: npt.NDArray[np.int64], voxels: Voxels, num_classes: int, rule: 
         first[voxels.inverse[::-1]] = labels[::-1]  # of the writes to one place the last one stays
         return first
     known = labels != IGNORE
-    pairs, counts = np.unique(voxels.inverse[known] * num_classes + labels[known], return_counts=True)
-    rows, classes = np.divmod(pairs, num_classes)
+    lowest = min(int(labels.min()), 0)  # groups of classes vote as classes do
+    pairs, counts = np.unique(voxels.inverse[known] * (num_classes - lowest) + labels[known] - lowest, return_counts=True)
+    rows, classes = np.divmod(pairs, num_classes - lowest)
+    classes = classes + lowest
     most = np.zeros(len(voxels), np.int64)
     np.maximum.at(most, rows, counts)
     leads = counts == most[rows]

@@ -149,7 +149,8 @@ def _classes(scan: SceneScan, label_map: LabelMap) -> tuple[PointClass, ...]:
     """Every class of the map, and last what it ignores."""
     rows = np.flatnonzero(scan.usable)
     total = max(sum(scan.counts(rows).values()), 1)
-    kinds = [(each.name, each.ids) for each in label_map.classes] + [(IGNORED, label_map.ignore)]
+    kinds = [(each.name, each.ids) for each in label_map.classes]
+    kinds += [(" or ".join(group.classes), group.ids) for group in label_map.groups] + [(IGNORED, label_map.ignore)]
     found = []
     for name, ids in kinds:
         wanted = {*ids, NO_ID} if name == IGNORED else set(ids)

@@ -74,7 +74,7 @@ def scan_scenes(listing: SceneListing, label_map: LabelMap | None) -> SceneScan:
             reason = "".join(char if char.isprintable() else " " for char in text)[:REASON_CHARS]
             files.append(SceneFile(code=error.code, reason=reason))
     if label_map is not None:
-        known = {number for each in label_map.classes for number in each.ids} | set(label_map.ignore) | {NO_ID}
+        known = {*label_map.known_ids, NO_ID}
         files = [_with_known_ids(file, known) for file in files]
     return SceneScan(tuple(_of_one_source(files)))
 

@@ -6,19 +6,20 @@ D scenes, N points of a scene, L classes.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import BadDataset
-from models.labels import LabelMap
+from models.errors import BadDataset, BadLabels
+from models.labels import OPEN, LabelMap
 from models.pointcloud import PointCloud
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A cloud of N points and the class of each: labels (N,) int64, IGNORE where it has none."""
+    """A cloud of N points and the class of each: labels (N,) int64, IGNORE where it has none, OPEN - g where it is one of group g."""
 
     cloud: PointCloud
     labels: npt.NDArray[np.int64]
@@ -75,6 +76,75 @@ def few_scenes(scenes: AnyScenes, count: int, seed: int) -> AnyScenes:
     if count > len(scenes):
         raise BadDataset(f"{count} scenes asked for, there are {len(scenes)}")
     return scenes.take(np.sort(np.random.default_rng(seed).choice(len(scenes), count, replace=False)))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Scenes of a data set and, behind them, those of others, whose classes are some of its own, or groups of them.
+
+    rows (D,): of all of them, those that are in. Raises, from `label_map`: BadLabels (another class).
+    """
+
+    main: Scenes
+    others: tuple[Scenes, ...]
+    rows: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, main: Scenes, others: Sequence[Scenes]) -> "Joined":
+        """All scenes. Raises: BadLabels (names the class that is none of the main data set's)."""
+        joined = cls(main, tuple(others), np.arange(len(main) + sum(map(len, others))))
+        joined.label_map.members()
+        _ = joined._classes
+        return joined
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def label_map(self) -> LabelMap:
+        """The main one, with the groups of all."""
+        groups = [group for part in self._parts for group in part.label_map.groups]
+        return self.main.label_map.model_copy(update={"groups": tuple(groups)})
+
+    @property
+    def titles(self) -> Sequence[str]:
+        titles = [title for part in self._parts for title in part.titles]
+        return tuple(titles[int(row)] for row in self.rows)
+
+    @cached_property
+    def digest(self) -> str:
+        digest = hashlib.sha256(" ".join(part.digest for part in self._parts).encode())
+        digest.update(np.ascontiguousarray(self.rows, "<i8").data)
+        return digest.hexdigest()
+
+    def scene(self, index: int) -> Scene:
+        number, row = 0, int(self.rows[index])
+        while row >= len(self._parts[number]):
+            row -= len(self._parts[number])
+            number += 1
+        scene = self._parts[number].scene(row)
+        first = sum(len(part.label_map.groups) for part in self._parts[:number])
+        labels = np.where(scene.labels <= OPEN, scene.labels - first, scene.labels)
+        known = scene.labels >= 0
+        labels[known] = self._classes[number][scene.labels[known]]
+        return replace(scene, labels=labels)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "Joined":
+        return replace(self, rows=self.rows[rows])
+
+    @property
+    def _parts(self) -> tuple[Scenes, ...]:
+        return (self.main, *self.others)
+
+    @cached_property
+    def _classes(self) -> list[npt.NDArray[np.int64]]:
+        """Of each part, the main data set's class of each of its own."""
+        names = self.main.label_map.names
+        for part in self.others:
+            strange = [name for name in part.label_map.names if name not in names]
+            if strange:
+                raise BadLabels(f"further scenes know a class {strange[0]!r}, the data set does not", where=part.titles[0], known=names)
+        return [np.array([names.index(name) for name in part.label_map.names], np.int64) for part in self._parts]
 
 
 @dataclass(frozen=True)
