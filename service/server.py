@@ -6,6 +6,7 @@ import socket
 import sys
 from types import FrameType
 
+import torch
 import uvicorn
 
 from models.errors import BadOption
@@ -57,6 +58,7 @@ def run(settings: Settings) -> int:
         ws="none",
     )
     _check_address(settings.host, settings.port)
+    torch.set_num_threads(settings.threads)  # before engines are timed: with more threads than there are free cores that takes a minute
     app.state.context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
     server = Server(config, app.state.context)
     # uvicorn raises the signal again after draining; by then it has been obeyed
