@@ -93,8 +93,7 @@ class Joined:
     def of(cls, main: Scenes, others: Sequence[Scenes]) -> "Joined":
         """All scenes. Raises: BadLabels (names the class that is none of the main data set's)."""
         joined = cls(main, tuple(others), np.arange(len(main) + sum(map(len, others))))
-        joined.label_map.members()
-        _ = joined._classes
+        _ = joined._classes, joined.label_map.members()  # both say what does not fit
         return joined
 
     def __len__(self) -> int:
