@@ -78,7 +78,7 @@ def test_groups_vote_as_classes_do_and_are_not_scored() -> None:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> tuple[Scenes, Scenes]:
+def parts(tmp_path: Path) -> tuple[Scenes, ...]:
     """Two data sets of the same points: one that tells road from tree, and one that does not."""
     for name, text in (("fine", None), ("coarse", YAML)):
         for number in range(3):
@@ -87,11 +87,10 @@ def parts(tmp_path: Path) -> tuple[Scenes, Scenes]:
         names = enumerate(("road", "tree", "car"), 1)
         fine = "classes:\n" + "".join(f"- {{name: {each}, colour: [1, 2, 3], ids: [{number}]}}\n" for number, each in names)
         (tmp_path / name / "labels.yaml").write_text(text or fine + "ignore: [0]\n")
-    fine, coarse = (read_scenes("labelled", tmp_path / name, "train") for name in ("fine", "coarse"))
-    return fine, coarse
+    return tuple(read_scenes("labelled", tmp_path / name, "train") for name in ("fine", "coarse"))
 
 
-def test_joined_scenes_speak_of_the_classes_of_the_first(parts: tuple[Scenes, Scenes]) -> None:
+def test_joined_scenes_speak_of_the_classes_of_the_first(parts: tuple[Scenes, ...]) -> None:
     joined = Joined.of(parts[0], [parts[1], parts[1]])
     assert len(joined) == 9
     assert joined.label_map.names == ("road", "tree", "car")
@@ -103,7 +102,7 @@ def test_joined_scenes_speak_of_the_classes_of_the_first(parts: tuple[Scenes, Sc
         assert scene.cloud.xyz.tobytes() == parts[0].scene(row).cloud.xyz.tobytes()
 
 
-def test_parts_of_joined_scenes(parts: tuple[Scenes, Scenes]) -> None:
+def test_parts_of_joined_scenes(parts: tuple[Scenes, ...]) -> None:
     joined = Joined.of(parts[0], [parts[1]])
     some = joined.take(np.array([4, 0]))
     assert some.scene(0).labels.tolist() == joined.scene(4).labels.tolist()
@@ -114,12 +113,12 @@ def test_parts_of_joined_scenes(parts: tuple[Scenes, Scenes]) -> None:
     assert (len(rest), len(held), len(few_scenes(joined, 2, 0))) == (5, 1, 2)
 
 
-def test_a_class_that_the_first_does_not_know_is_refused(parts: tuple[Scenes, Scenes]) -> None:
+def test_a_class_that_the_first_does_not_know_is_refused(parts: tuple[Scenes, ...]) -> None:
     with pytest.raises(BadLabels, match="know a class 'road'"):
         Joined.of(parts[1], [parts[0]])
 
 
-def test_open_labels_survive_a_cache(parts: tuple[Scenes, Scenes], tmp_path: Path) -> None:
+def test_open_labels_survive_a_cache(parts: tuple[Scenes, ...], tmp_path: Path) -> None:
     samples = SceneSamples(Joined.of(parts[0], [parts[1]]), InputSpec(features=(FeatureSpec(name="z"),), voxel_size=0.5))
     kept = samples.cached(tmp_path)
     for row in range(6):
