@@ -28,18 +28,19 @@ SAME_SCAN = ("08/900021",)  # a thinned copy of 08/000000
 
 @dataclass(frozen=True)
 class TreeSpec:
-    """How the trees are grown.
+    """How the trees are grown. The values were chosen on sequence 00 alone, trees of one half of its street against the other half:
+    the mean mIoU of both ways is 35.4 %, of those tried at first (10,000 points a class, weight_power 0.5, 100 rounds of 31 leaves) 32.8 %.
 
     per_class: points of a class that are drawn, of all scenes together. weight_power: a class of n points weighs n ** (1 - weight_power),
     so 0 is as it occurs and 1 all alike.
     """
 
     intensity: bool = True
-    per_class: int = 15_000
-    weight_power: float = 0.5
-    rounds: int = 100
+    per_class: int = 40_000
+    weight_power: float = 0.0
+    rounds: int = 200
     learning_rate: float = 0.1
-    leaves: int = 31
+    leaves: int = 7
     l2: float = 1.0
     seed: int = 0
 
