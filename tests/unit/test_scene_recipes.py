@@ -286,7 +286,7 @@ def kitti_map(reference: Recipe, corrected: Recipe, root: Path) -> None:
 
 
 def model_selection(reference: Recipe, corrected: Recipe, root: Path) -> None:
-    """The epoch best on the test scans, against the last; end to end in tests/integration/test_train_scenes.py."""
+    """The epoch best on the test scans, against the last; end to end in tests/integration/test_train_scans.py."""
     for seed, title in enumerate(("00/000000", "00/000001", "08/000000")):
         scan(root, title, seed)
     source = open_scenes(reference.data, root, str)
