@@ -93,7 +93,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in OURS:
             raise
-        click.echo(f"error: {error.name!r} is not installed; pip install 'fip-server[serve,train]' brings it", err=True)
+        click.echo(f"error: {error.name!r} is not installed; make install, or pip install 'fip-server[serve,train]', brings it", err=True)
         return UNEXPECTED
     return result if isinstance(result, int) else 0  # what ctx.exit() was given
 

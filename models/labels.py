@@ -148,6 +148,8 @@ def read_label_map(path: Path) -> LabelMap:
     """A map from a file. Raises: BadLabels (says what is wrong and where)."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if content is None:
+            raise BadLabels("is empty; without it `fip data inspect` prints what belongs there", where=str(path))
         return LabelMap.model_validate(content)
     except OSError as error:
         raise BadLabels(f"cannot be read: {error.strerror}", where=str(path)) from error

@@ -2,10 +2,10 @@
 
     python -m tests.stored_lidar FIP_DATA OUT
 
-OUT/sequences is SemanticKITTI's own layout: 4 full scans, and 26 that were thinned to a range image. Those are numbered from 900000;
-00/900000 to 00/900002 and 08/900021 are full scans, too. OUT/nuscenes and OUT/vlp32 are folders of labelled clouds: the training frames
-of two other sensors, labelled with fewer classes, so that most labels leave open which of SemanticKITTI's it is. They have no intensity:
-its scale differs from sensor to sensor.
+OUT/sequences is SemanticKITTI's own layout: 4 full scans, and 25 that were thinned to a range image. Those are numbered from 900000;
+00/900000 to 00/900002 are thinned copies of the full scans; that of 08/000000 is left out, so that no scan is scored twice.
+OUT/nuscenes and OUT/vlp32 are folders of labelled clouds: the training frames of two other sensors, labelled with fewer classes, so
+that most labels leave open which of SemanticKITTI's it is. They have no intensity: its scale differs from sensor to sensor.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from models.labels import load_label_map
 from tests.scene_folders import write_ply
 
 FIRST_THINNED = 900_000
-COPY = "08/900021"  # of 08/000000: counted once
+COPY = 21  # the frame of the range images that is 08/000000
 WRITTEN_AS = np.array([0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81], "<u4")  # official learning_map_inv
 
 GROUND, WALK = ("road", "parking"), ("sidewalk", "parking", "other-ground")
@@ -63,6 +63,8 @@ def write_kitti(data: Path, out: Path) -> Path:
     shutil.copytree(data / "semantickitti" / "sequences", out / "sequences", dirs_exist_ok=True)
     stored = np.load(data / "lidar_seg" / "semantickitti_range_26.npz")
     for number, split in enumerate(stored["split"]):
+        if number == COPY:
+            continue
         rows = slice(stored["offsets"][number], stored["offsets"][number + 1])
         xyz = stored["xyz"][rows].astype(np.float32) * stored["scale"]
         intensity = stored["intensity"][rows].astype(np.float32) * stored["intensity_scale"]

@@ -40,8 +40,9 @@ def data() -> None:
     help="Share of every class set aside as test clouds, where no folder is named train or test.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sample and of the test clouds.")
+@click.option("--write-labels", is_flag=True, help="Write a labels.yaml for the ids in labelled clouds, to put names into; then report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(path: Path, kind: str | None, sample: int | None, test_share: float, seed: int, as_json: bool) -> None:
+def inspect(path: Path, kind: str | None, sample: int | None, test_share: float, seed: int, write_labels: bool, as_json: bool) -> None:
     """Report what the folder PATH holds: classes, sizes, copies, unusable files, and the input options they lead to.
 
     PATH is ROOT/CLASS/FILES, ROOT/CLASS/{train,val,test}/FILES or ROOT/{train,val,test}/CLASS/FILES. Or it holds labelled clouds
@@ -52,6 +53,10 @@ def inspect(path: Path, kind: str | None, sample: int | None, test_share: float,
 
     from models.errors import BadDataset
 
+    if write_labels:
+        from training.datasets.labelled_folder import write_template
+
+        click.echo(f"written: {write_template(path)}; give its classes names of your own", err=True)
     chosen = kind or (LABELLED if (path / "labels.yaml").exists() else FOLDER)
     look = look_through_scenes if chosen == LABELLED else look_through
     try:

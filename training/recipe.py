@@ -18,7 +18,7 @@ from models.frozen import Frozen, is_none
 from models.manifest import MODEL_NAME, Decoder, Fidelity, InputSpec, NetworkSpec, Task
 from models.resnet3d import SHAPES
 from training.augment import AugmentSpec, later
-from training.datasets.kinds import FOLDER, SCENE_KINDS
+from training.datasets.kinds import FOLDER, LABELLED, SCENE_KINDS
 from training.finetune import Init, Mode
 from training.inflate import InflateSpec
 from training.optim import OptimSpec, ScheduleSpec
@@ -38,7 +38,7 @@ KINDS = ("modelnet40", FOLDER, *SCENE_KINDS)
 OF_SCENES = {  # keys that say nothing to a classifier, by the part of the recipe that they are in
     "": ("blur", "lovasz", "voxel_label", "miou_empty"),
     "input": ("devoxelize",),
-    "data": ("label_map", "exclude", "test_area", "clip", "clip_test"),
+    "data": ("label_map", "exclude", "extra", "test_area", "clip", "clip_test"),
     "augment": ("crop", "max_voxels", "mix"),
 }
 
@@ -156,6 +156,8 @@ class Recipe(Frozen):
             raise ValueError(
                 "input.point_budget: every point gets an answer, none can be left out; see augment.drop and augment.max_voxels"
             )
+        if self.data.extra and self.data.kind == LABELLED:
+            raise ValueError("data.extra: is for data sets of a known layout; put the clouds into the folder itself")
         if self.balance == "sampler":
             raise ValueError("balance: scenes hold many classes and cannot be drawn by class; say loss")
         if self.data.clip_test == "reference" and self.data.clip is None:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from models.errors import BadDataset
 from training.datasets import LABELLED, FileScenes, Scenes, find_label_map, read_scenes
 from training.datasets.labelled_folder import folder_label_map, scene_splits
@@ -81,7 +83,7 @@ def _source(
 
     def tested() -> Scenes | None:
         scenes = test()
-        return scenes if scenes is None or clip is None or data.clip_test == "corrected" else Clipped(scenes, clip)
+        return None if scenes is None else _clipped_test(scenes, data)
 
     def derived() -> Derived:
         values, reasons = derive_scene_input(train, data.split_seed)
@@ -97,17 +99,29 @@ def scenes_to_score(
 ) -> tuple[Scenes, str | None]:
     """The scenes of a split that a model is to be judged on, under the classes it was trained with, and what must be said of them.
 
-    trained_on: digest of the model's training scenes. In an own folder without splits the model is judged on those set aside when
-    it was trained. Raises: BadDataset, BadLabels.
+    trained_on: digest of the model's training scenes. In the own folder that it was trained on, they are those set aside then; in
+    another one without splits all there are. Raises: BadDataset, BadLabels.
     """
     data = recipe.data if recipe is not None and kind in (None, recipe.data.kind) else DataSpec(kind=kind or LABELLED)
-    source = open_scenes(data, root, lambda _: None, skip_bad=skip_bad)
-    scenes = cast(Scenes | None, source.test() if split == "test" else source.train)
-    if scenes is None:
-        raise BadDataset("no scenes to test on: no test folder, and too few files to set some aside", where=str(root))
-    if data.kind != LABELLED or recipe is None:
-        return scenes, None
-    again = training_splits(recipe, source.train, validation_of(recipe, source)).train.digest == trained_on
-    if again:
-        return scenes, f"{len(scenes)} scenes: the {split} split of the folder that the model was trained on"
-    return scenes, f"{len(scenes)} scenes of another folder than the model was trained on, or of one that has changed"
+    data = data.model_copy(update={"extra": ()})  # they are never scored, and need not be where the test scenes are
+    if data.kind != LABELLED:
+        scenes = read_scenes(data.kind, root, split, data.label_map, test_area=data.test_area)
+        kept = np.array([row for row, title in enumerate(scenes.titles) if title not in data.exclude], np.int64)
+        return _clipped_test(scenes.take(kept), data), None
+    if recipe is not None and recipe.data.kind == LABELLED:
+        source = open_scenes(data, root, lambda _: None, skip_bad=skip_bad)
+        if training_splits(recipe, cast(Scenes, source.train), validation_of(recipe, source)).train.digest == trained_on:
+            scenes_then = cast(Scenes | None, source.test() if split == "test" else source.train)
+            if scenes_then is None:
+                raise BadDataset("no scenes to test on: no test folder, and too few files to set some aside", where=str(root))
+            return scenes_then, f"{counted(len(scenes_then), 'scene')}: the {split} split of the folder that the model was trained on"
+    whole = open_scenes(data.model_copy(update={"test": 0.0, "exclude": ()}), root, lambda _: None, skip_bad=skip_bad)
+    given = cast(Scenes | None, whole.test()) if split == "test" else None
+    found = given if given is not None else cast(Scenes, whole.train)
+    what = f"of its {split} folder" if given is not None else "all there are"
+    return found, f"{counted(len(found), 'scene')}, {what}: another folder than the model was trained on, or one that has changed"
+
+
+def _clipped_test(scenes: Scenes, data: DataSpec) -> Scenes:
+    """Test scenes as a recipe sees them."""
+    return scenes if data.clip is None or data.clip_test == "corrected" else Clipped(scenes, data.clip)

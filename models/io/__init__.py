@@ -20,6 +20,13 @@ from models.io.raw import guess_records, read_kitti, read_nuscenes
 from models.io.source import Source, opened
 from models.pointcloud import PointCloud
 
+NOT_READ = {  # what is often sent all the same, by its first bytes
+    b"LASF": "LAS and LAZ are not read; convert the file, for example by pdal translate IN.las OUT.ply",
+    b"# .PCD": "PCD is not read; convert the file, for example by pcl_pcd2ply or Open3D, to PLY",
+    b"ASTM-E57": "E57 is not read; convert the file to PLY",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"<": "a page or XML document, not a cloud",
+}
 HEAD_BYTES = 4096  # of a file, from which its format is told where nothing else says it
 
 __all__ = ["FORMATS", "Format", "choose_format", "read_cloud"]
@@ -90,6 +97,9 @@ def choose_format(fmt: str | None, name: str | None, content_type: str | None, *
         return known
     if guess := guess_records(head):
         return guess
+    for magic, advice in NOT_READ.items():
+        if head.startswith(magic):
+            raise UnsupportedFormat(advice, known=FORMATS)
     if start.startswith(b"plyformat"):
         raise UnsupportedFormat("a PLY file that has lost its line ends on the way; with curl use --data-binary, not -d")
     raise UnsupportedFormat(

@@ -48,9 +48,11 @@ def guess_records(head: bytes) -> str | None:
 
 
 def _is_scan(records: npt.NDArray[np.float32]) -> bool:
-    """Whether records (n, 4 or 5) could be x, y, z, intensity, ring."""
-    if not np.isfinite(records).all():
+    """Whether records (n, 4 or 5) could be x, y, z, intensity, ring; some scanners write NaN where nothing came back."""
+    finite = np.isfinite(records).all(axis=1)
+    if finite.mean() < 0.5:
         return False
+    records = records[finite]
     xyz, others = np.abs(records[:, :3]), records[:, 3:]
     in_range = xyz.max() <= FARTHEST_M and others.min() >= 0 and others.max() <= MOST_INTENSITY
     whole = (records[:, 4:] == np.rint(records[:, 4:])).all() and (records[:, 4:] <= MOST_RINGS).all()

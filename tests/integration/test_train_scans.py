@@ -14,7 +14,7 @@ from models.cli import run
 from models.predictor import Predictor
 from models.registry.verify import verify
 from tests.scene_training import fip_train, made
-from tests.street_scenes import write_kitti
+from tests.street_scenes import write_kitti, write_street
 from training.recipe import load_recipe
 from training.run import start
 from training.runlog import read_scalars
@@ -112,3 +112,23 @@ def test_tied_filters(kitti: Path, image_file: Path, tmp_path: Path) -> None:
     assert all(name.startswith("layer") for name in manifest.tied_filters)
     assert "tied along y" in (tmp_path / "run" / "checkpoint" / "README.md").read_text()
     Predictor.load(tmp_path / "run" / "checkpoint")
+
+
+def test_further_scenes_are_trained_on_and_never_scored(
+    kitti: Path, image_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither at the end nor to validate; and whoever scores the model need not have them."""
+    shutil.copytree(kitti, tmp_path / "data")
+    labels = "classes: [{name: road, colour: [1, 1, 1], ids: [40]}]\nignore: [0]\ngroups: [{classes: [building, pole], ids: [50, 80]}]\n"
+    for place in range(12):
+        write_street(tmp_path / "data" / "more" / f"{place}.ply", 100 + place, 400)
+    (tmp_path / "data" / "more" / "labels.yaml").write_text(labels)
+    changes = (*KITTI, "epochs=1", "data.extra=[more]")
+    assert fip_train(tmp_path / "data", tmp_path / "run", image_file, *changes, recipe="bundled-lidar19") == 0
+    card, metrics = (tmp_path / "run" / "checkpoint" / "README.md").read_text(), made(tmp_path / "run").metrics
+    assert "16 to train, 1 to validate, 2 to test scenes" in card
+    assert "12 further scenes of more, trained on as well" in card
+    assert metrics["validation_points"] > 2000  # of a scan, where a further scene has 400 points
+    capsys.readouterr()
+    assert run(["evaluate", str(tmp_path / "run" / "checkpoint"), "--data", str(kitti), "--json", "--threads", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["miou"] == metrics["test_miou"]

@@ -100,6 +100,7 @@ def test_a_bundled_recipe_of_scenes(name: str, tmp_path: Path) -> None:
         ("s3dis-reference", {"augment.drop_colour": 0.1}, "augment.drop_colour: the feature red needs a fill value"),
         ("bundled-modelnet40", {"input.features": [{"name": "red"}], "augment.drop_colour": 0.1}, "the feature red needs a fill value"),
         ("semantickitti-resnet18", {"data.clip_test": "reference"}, "say data.clip as well"),
+        ("finetune-points", {"data.extra": ["a"]}, "put the clouds into the folder itself"),
         ("semantickitti-resnet18", {"data.clip": -1}, "greater than 0"),
         ("semantickitti-resnet18", {"lovasz": -1}, "greater than or equal to 0"),
         ("semantickitti-resnet18", {"voxel_label": "majority"}, "'reference', 'paper' or 'corrected'"),
@@ -110,7 +111,7 @@ def test_a_bundled_recipe_of_scenes(name: str, tmp_path: Path) -> None:
             for override in (
                 *({"blur": True}, {"lovasz": 1.0}, {"voxel_label": "reference"}, {"miou_empty": "reference"}, {"augment.crop": 1.0}),
                 *({"augment.max_voxels": 9}, {"augment.mix": 0.1}, {"data.clip": 4.0}, {"data.label_map": "s3dis13"}),
-                *({"data.exclude": ["a"]}, {"data.test_area": 1}, {"input.devoxelize": "trilinear"}),
+                *({"data.exclude": ["a"]}, {"data.test_area": 1}, {"data.extra": ["a"]}, {"input.devoxelize": "trilinear"}),
             )
         ),
     ],

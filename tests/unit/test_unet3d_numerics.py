@@ -198,7 +198,7 @@ def scores_and_gradients(net: nn.Module, engine: str) -> list[torch.Tensor]:
 
 def assert_near(names: list[str], expected: list[torch.Tensor], found: list[torch.Tensor]) -> None:
     for name, one, other in zip(names, expected, found, strict=False):
-        assert 0 < float(one.norm()), name
+        assert float(one.norm()) > 0, name
         assert float((other - one).norm()) <= 1e-4 * float(one.norm()), name
 
 

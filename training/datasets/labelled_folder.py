@@ -16,7 +16,7 @@ from training.datasets.file_scenes import SHA256_BYTES, FileScenes, listed
 from training.datasets.listing import Split
 from training.datasets.point_labels import ids_of
 from training.datasets.scene_listing import LABELS_YAML, SceneListing, list_scenes
-from training.datasets.scene_scan import SceneScan, missing_map, refuse_unusable, scan_scenes
+from training.datasets.scene_scan import MANY_IDS, SceneScan, missing_map, refuse_unusable, scan_scenes, template
 
 TEST_SHARE = 0.2
 SPLITS = {"train": Split.TRAIN, "val": Split.VALIDATION, "test": Split.TEST}
@@ -70,6 +70,23 @@ def folder_label_map(listing: SceneListing) -> LabelMap:
     if not path.exists():
         raise missing_map(listing, scan_scenes(listing, None))
     return read_label_map(path)
+
+
+def write_template(root: Path) -> Path:
+    """Write a labels.yaml for the ids that the files of a folder have. Returns its path. Raises: BadDataset (there is one; no labels)."""
+    path = root / LABELS_YAML
+    if path.exists() and path.stat().st_size:
+        raise BadDataset("is there already; remove it to have another written", where=str(path))
+    listing = list_scenes(root)
+    scan = scan_scenes(listing, None)
+    counts = scan.counts(range(len(listing)))
+    if not counts or len(counts) > MANY_IDS:
+        raise missing_map(listing, scan)
+    try:
+        path.write_text(template(counts), encoding="utf-8")
+    except OSError as error:
+        raise BadDataset(f"cannot be written: {error.strerror}", where=str(path)) from error
+    return path
 
 
 def scene_splits(

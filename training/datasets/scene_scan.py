@@ -96,7 +96,10 @@ def missing_map(listing: SceneListing, scan: SceneScan) -> BadDataset:
     if len(counts) > MANY_IDS:
         text = f"no labels.yaml, and {len(counts):,} ids in the files, which are no classes: {listed([str(number) for number in counts])}"
         return BadDataset(text, where=str(listing.root))
-    head = f"no labels.yaml in it: what are the ids of its points called? Put this there, with names of your own, as {LABELS_YAML}:"
+    head = (
+        f"no labels.yaml in it: what are the ids of its points called? Put this there, with names of your own, as {LABELS_YAML} "
+        "(`fip data inspect DIR --write-labels` does):"
+    )
     return BadDataset("\n".join([head, "", template(counts)]), where=str(listing.root))
 
 

@@ -62,13 +62,22 @@ AnyScenes = TypeVar("AnyScenes", bound=Scenes)
 def hold_out_scenes(scenes: AnyScenes, share: float, seed: int) -> tuple[AnyScenes, AnyScenes]:
     """(rest, held out): a share of the scenes, at least one of two or more; a run of successive ones, drawn by the seed.
 
-    Successive scans of one street are all but the same: drawn one by one, their neighbours would give the answers away.
+    Successive scans of one street are all but the same: drawn one by one, their neighbours would give the answers away. Of joined
+    scenes only those of the main data set are held out.
     """
-    count = min(max(1, round(share * len(scenes))), len(scenes) - 1) if share and len(scenes) > 1 else 0
-    first = int(np.random.default_rng(seed).integers(len(scenes) - count + 1))
+    own = _own(scenes)
+    count = min(max(1, round(share * own)), own - 1) if share and own > 1 else 0
+    first = int(np.random.default_rng(seed).integers(own - count + 1))
     rows = np.arange(len(scenes))
     held = (rows >= first) & (rows < first + count)
     return scenes.take(rows[~held]), scenes.take(rows[held])
+
+
+def _own(scenes: Scenes) -> int:
+    """How many of the scenes, the first ones, are of the main data set."""
+    if isinstance(scenes, Clipped):
+        return _own(scenes.scenes)
+    return int((scenes.rows < len(scenes.main)).sum()) if isinstance(scenes, Joined) else len(scenes)
 
 
 def few_scenes(scenes: AnyScenes, count: int, seed: int) -> AnyScenes:

@@ -1,29 +1,21 @@
 """What boosted trees make of a labelled scan, point by point, from hand-made features: a bar that a net has to pass.
 
-    python -m tests.bench.lidar.trees KITTI    # KITTI: sequences/00 to train on, 08 to test on
-
 N points, L classes, F features.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from models.labels import IGNORE, LabelMap, load_label_map
+from models.labels import IGNORE
 from models.pointcloud import PointCloud
 from tests.bench.lidar.features import point_features
 from training.datasets.scenes import Scene, Scenes
-from training.datasets.semantickitti import LABEL_MAP, read_semantickitti
-from training.metrics import Confusion, interval
-
-SAME_SCAN = ("08/900021",)  # a thinned copy of 08/000000
+from training.metrics import Confusion
 
 
 @dataclass(frozen=True)
@@ -95,34 +87,5 @@ def _draw(labels: Sequence[npt.NDArray[np.int64]], num_classes: int, spec: TreeS
     return [taken[(taken >= start) & (taken < stop)] - start for start, stop in pairwise(starts)]
 
 
-def table(confusions: Sequence[Confusion], label_map: LabelMap) -> str:
-    """Scores of all frames together, in lines for people."""
-    total = sum(confusions, Confusion.none(len(label_map)))
-    low, high = interval(confusions, seed=0)
-    truth = total.iou[total.ground_truth].mean()
-    lines = [f"{name:<16}{100 * iou:6.2f}" for name, iou in zip(label_map.names, total.iou, strict=True) if not np.isnan(iou)]
-    head = (
-        f"mIoU {100 * total.miou:.2f} ({100 * low:.2f} to {100 * high:.2f} over frames; {100 * truth:.2f} over classes with ground truth)"
-    )
-    return "\n".join([f"{head}, accuracy {100 * total.accuracy:.2f}, mean accuracy {100 * total.mean_accuracy:.2f}", *lines])
-
-
 def read(scenes: Scenes) -> list[Scene]:
     return [scenes.scene(index) for index in range(len(scenes))]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kitti", type=Path)
-    arguments = parser.parse_args()
-    label_map = load_label_map(LABEL_MAP)
-    train = read(read_semantickitti(arguments.kitti, "train", label_map))
-    test = read(read_semantickitti(arguments.kitti, "val", label_map, exclude=SAME_SCAN))
-    for intensity in (True, False):
-        spec = replace(TreeSpec(), intensity=intensity)
-        sys.stdout.write(f"{spec}\n{table(baseline(train, test, len(label_map), spec), label_map)}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
