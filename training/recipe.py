@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from models.errors import BadRecipe, nearest
 from models.frozen import Frozen, is_none
-from models.manifest import MODEL_NAME, Decoder, Fidelity, InputSpec, NetworkSpec, Task
+from models.manifest import MODEL_NAME, Decoder, InputSpec, NetworkSpec, Quirk, Task
 from models.resnet3d import SHAPES
 from training.augment import AugmentSpec, later
 from training.datasets.kinds import FOLDER, LABELLED, SCENE_KINDS
@@ -69,11 +69,11 @@ class DataSpec(Frozen):
     extra: Annotated[tuple[str, ...], later(())] = ()
     test_area: Annotated[int, Field(ge=1, le=6), later(5)] = 5
     clip: Annotated[float | None, Field(gt=0), later(None)] = None
-    clip_test: Annotated[Fidelity, later("corrected")] = "corrected"
+    clip_test: Annotated[Quirk, later("corrected")] = "corrected"
 
 
 class EarlyStop(Frozen):
-    """Stop once `patience` epochs have brought validation accuracy no further than `min_delta` above the best before them."""
+    """Stop once `patience` epochs have brought validation accuracy, or mIoU, no further than `min_delta` above the best before them."""
 
     patience: Positive = 10
     min_delta: Annotated[float, Field(ge=0)] = 0.0
@@ -111,9 +111,9 @@ class Recipe(Frozen):
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, later(False)] = False
     lovasz: Annotated[float, Field(ge=0), later(0.0)] = 0.0
-    voxel_label: Annotated[Fidelity, later("corrected")] = "corrected"
-    miou_empty: Annotated[Fidelity, later("corrected")] = "corrected"
-    selection: Annotated[Fidelity, later("corrected")] = "corrected"
+    voxel_label: Annotated[Quirk, later("corrected")] = "corrected"
+    miou_empty: Annotated[Quirk, later("corrected")] = "corrected"
+    selection: Annotated[Quirk, later("corrected")] = "corrected"
 
     @model_validator(mode="after")
     def fits_together(self) -> "Recipe":
@@ -152,6 +152,8 @@ class Recipe(Frozen):
                     raise ValueError(f"{place}{'.' * bool(place)}{key}: is for nets that answer for every point; leave it out")
 
     def _check_scenes(self) -> None:
+        if self.data.extra and self.data.kind == LABELLED:
+            raise ValueError("data.extra: is for data sets of a known kind; put your own scenes into one folder")
         if self.input.point_budget is not None:
             raise ValueError(
                 "input.point_budget: every point gets an answer, none can be left out; see augment.drop and augment.max_voxels"
