@@ -28,7 +28,7 @@ IGNORE = -1  # the class of points that no loss and no score counts
 OPEN = -2  # and below: of points that are of one of some classes; OPEN - g of those of group g
 
 Byte = Annotated[int, Field(ge=0, le=255)]
-LabelId = Annotated[int, Field(ge=0, lt=1 << 32)]
+LabelId = Annotated[int, Field(ge=0, lt=1 << 16)]  # the upper half of what a label file has for a point is its object's number
 
 
 class LabelClass(Frozen):

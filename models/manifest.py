@@ -17,6 +17,7 @@ Axis = Literal["x", "y", "z"]
 Axes = Literal["x", "y", "z", "xy", "xz", "yz", "xyz"]
 Task = Literal["classify", "segment"]
 Fidelity = Literal["reference", "paper", "corrected"]
+Quirk = Literal["reference", "corrected"]
 Precision = Literal["fp32", "bf16"]  # of the factors of products, where a net runs; not part of a checkpoint
 Decoder = Literal["listing", "reference"]
 Devoxelize = Literal["nearest", "trilinear"]
@@ -102,7 +103,8 @@ class Manifest(Frozen):
 
     files: sha256 of every other file of the artefact. tied_filters: weights whose filters repeat themselves, with the axes, as
     found in the stored tensors when they were saved and checked when they are loaded; None in manifests from before the record.
-    label_map: colours of the classes and the ids that label files call them by, where every point gets one.
+    label_map: colours of the classes and the ids that label files call them by, where every point gets one. largest_intensity: in
+    the training data, where the net reads intensities: files of another range are brought to its (models.ranges).
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -116,6 +118,7 @@ class Manifest(Frozen):
     files: dict[str, str] = Field(default_factory=dict)
     tied_filters: Annotated[dict[str, Axes] | None, Field(exclude_if=is_none)] = None
     label_map: Annotated[LabelMap | None, Field(exclude_if=is_none)] = None
+    largest_intensity: Annotated[float | None, Field(ge=0, exclude_if=is_none)] = None
 
     @model_validator(mode="after")
     def sizes_agree(self) -> "Manifest":

@@ -4,7 +4,7 @@ B clouds, L classes, N points and M voxels of a cloud, S = ΣM.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from models.checkpoint import load_checkpoint
-from models.devoxelize import trilinear
-from models.errors import WrongTask
+from models.devoxelize import nearest, trilinear
+from models.errors import NonFinite, WrongTask
 from models.manifest import Axis, Manifest, Precision, Task
 from models.pointcloud import PointCloud
+from models.ranges import in_range
 from models.sparse.backends import engine_for
 from models.sparse.nn import prepare_inference
 from models.sparse.tensor import SparseTensor, collate
@@ -47,6 +48,7 @@ class Segmentation:
     confidence: npt.NDArray[np.float32]
     num_voxels: int
     filled: tuple[str, ...]
+    scaled: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -86,7 +88,10 @@ class Predictor:
 
     def voxelize(self, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None) -> Voxels:
         """Prepare and voxelize one cloud as the manifest says. Raises: CloudError, BadOption (see models.voxelize)."""
-        return voxelize(prepare(cloud, self.manifest.input, up=up, unit=unit), self.manifest.input)
+        cloud, scaled = prepare(cloud, self.manifest.input, up=up, unit=unit), False
+        if self.manifest.largest_intensity is not None:
+            cloud, scaled = in_range(cloud, self.manifest.largest_intensity)
+        return replace(voxelize(cloud, self.manifest.input), scaled=("intensity",) if scaled else ())
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
@@ -99,7 +104,7 @@ class Predictor:
     def classify(self, batch: Sequence[Voxels]) -> list[Classification]:
         """One Classification per voxelized cloud, in order. Raises: WrongTask."""
         self.require("classify")
-        logits = self.forward(batch).cpu()  # (B, L)
+        logits = finite(self.forward(batch).cpu())  # (B, L)
         scores = logits.softmax(dim=1)
         ranking = scores.argsort(dim=1, descending=True, stable=True)
         return [
@@ -122,8 +127,15 @@ class Predictor:
         """From the logits of the voxels (M, L) to the answers of the points."""
         if voxels.grid is not None:
             logits = torch.from_numpy(trilinear(logits.cpu().numpy(), voxels))  # (N, L)
-        confidence, labels = logits.softmax(dim=1).max(dim=1)
+        confidence, labels = finite(logits).softmax(dim=1).max(dim=1)
         best, sure = labels.cpu().numpy().astype(np.uint16), confidence.cpu().numpy()
         if voxels.grid is None:
-            best, sure = best[voxels.inverse], sure[voxels.inverse]  # (M,) -> (N,)
-        return Segmentation(best, sure, len(voxels), voxels.filled)
+            best, sure = nearest(best, voxels), nearest(sure, voxels)  # (M,) -> (N,)
+        return Segmentation(best, sure, len(voxels), voxels.filled, voxels.scaled)
+
+
+def finite(logits: torch.Tensor) -> torch.Tensor:
+    """The logits. Raises: NonFinite (the net overflowed: NaN has no class)."""
+    if not bool(logits.isfinite().all()):
+        raise NonFinite("numbers in the net overflow: coordinates or intensities are far outside what it was trained on; check the unit")
+    return logits

@@ -30,7 +30,8 @@ class Voxels:
 
     `inverse[i]` is the voxel of prepared point i. `filled` names features that the file lacked. Rows are in ascending
     (x, y, z) order of their cells, so they do not depend on the order of the points. `grid`, (n, 3) float32 where the spec says
-    trilinear, is where the points lie, in cells: a cell of coords c has its centre at c.
+    trilinear, is where the points lie, in cells: a cell of coords c has its centre at c. `scaled` names features that were
+    brought from the file's range to the model's.
     """
 
     coords: npt.NDArray[np.int32]
@@ -38,6 +39,7 @@ class Voxels:
     inverse: npt.NDArray[np.int64]
     filled: tuple[str, ...] = ()
     grid: npt.NDArray[np.float32] | None = None
+    scaled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.coords)

@@ -144,6 +144,7 @@ class SegmentAnswer(Shape):
     num_points: Annotated[int, Field(description="points of the file, each of which got a class")]
     num_voxels: int
     filled: Annotated[tuple[str, ...], Field(description="features the file lacks, filled with the model's own values")]
+    scaled: Annotated[tuple[str, ...], Field(description="features brought from the file's range (1, 255, 65535) to the model's")]
     timings_ms: dict[str, float]
     classes: Annotated[tuple[ClassSummary, ...], Field(description="those that occur, by index")]
     palette: Annotated[tuple[PaletteEntry, ...], Field(description="all that the model knows, by index")]

@@ -2,6 +2,7 @@
 
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
 
 from models.labels import LabelMap
@@ -15,6 +16,7 @@ from training.recipe import Recipe
 from training.samples import CloudSamples, Samples, SceneSamples
 
 Data = Clouds | Scenes  # which of the two follows from the task of the recipe
+LOOKED_AT = 64  # scenes whose intensities are looked at
 AnyData = TypeVar("AnyData", bound=Data)
 
 
@@ -32,6 +34,16 @@ def groups_of(data: Data, recipe: Recipe, device: torch.device) -> torch.Tensor 
     """(G, L) bool: which classes each group of labels may be; None where there are none. Raises: BadLabels."""
     classes = label_map(data, recipe)
     return torch.from_numpy(classes.members()).to(device) if classes is not None and classes.groups else None
+
+
+def largest_intensity(data: Data, recipe: Recipe) -> float | None:
+    """Of up to 64 training scenes, evenly spread; None where the net reads none, or no scene has any."""
+    if recipe.task == "classify" or not any(feature.name == "intensity" for feature in recipe.input.features):
+        return None
+    scenes = cast(Scenes, data)
+    rows = np.unique(np.linspace(0, len(scenes) - 1, min(len(scenes), LOOKED_AT)).astype(np.int64))
+    columns = [scenes.scene(int(row)).cloud.intensity for row in rows]
+    return max((float(column.max()) for column in columns if column is not None), default=None)
 
 
 def learning(data: Data, recipe: Recipe) -> Samples:

@@ -16,7 +16,7 @@ from models.labels import LabelMap
 from models.manifest import Manifest, Provenance
 from training.card import write_card
 from training.card_parts import Scores, Story
-from training.data import Data, class_names, label_map
+from training.data import Data, class_names, label_map, largest_intensity
 from training.evaluate import Report, counted
 from training.image_weights import DOWNLOADS
 from training.recipe import Recipe
@@ -89,6 +89,7 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     manifest, net = describe(made, scores), made.start.net
+    manifest = manifest.model_copy(update={"largest_intensity": largest_intensity(made.train, made.recipe)})
     (part / "recipe.yaml").write_text(made.recipe.to_yaml(), encoding="utf-8")
     report = scores.test or scores.validation
     kind = "class_accuracy" if manifest.task == "classify" else "class_iou"

@@ -158,8 +158,6 @@ class Recipe(Frozen):
             raise ValueError(
                 "input.point_budget: every point gets an answer, none can be left out; see augment.drop and augment.max_voxels"
             )
-        if self.data.extra and self.data.kind == LABELLED:
-            raise ValueError("data.extra: is for data sets of a known layout; put the clouds into the folder itself")
         if self.balance == "sampler":
             raise ValueError("balance: scenes hold many classes and cannot be drawn by class; say loss")
         if self.data.clip_test == "reference" and self.data.clip is None:

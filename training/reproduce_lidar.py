@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from models.artefact import read_manifest
+from training.datasets import read_scenes
+from training.image_weights import load_image_weights
 from training.loop import Compute
 from training.recipe import load_recipe, read_draft
 from training.runstate import write_text
@@ -39,6 +41,7 @@ class Cell:
     recipe_sha256: str
     data_sha256: str
     code: str
+    weights_sha256: str | None = None
 
 
 def lidar(
@@ -64,7 +67,8 @@ def _cell(arm: str, seed: int, data: Path, weights: str, cells: Path, runs: Path
     path = cells / f"{arm}-seed{seed}.json"
     if path.is_file():
         found = Cell(**json.loads(path.read_text(encoding="utf-8")))
-        if found.recipe_sha256 == draft.preview.digest:
+        inputs = draft.preview.digest, read_scenes(draft.preview.data.kind, data, "train").digest, _weights(arm, weights)
+        if (found.recipe_sha256, found.data_sha256, found.weights_sha256) == inputs:
             return found
     click.echo(f"{arm}, seed {seed}")
     folder = train(Job(draft, data, weights, runs / f"lidar-{arm}-seed{seed}", device=device, compute=Compute()))
@@ -72,10 +76,16 @@ def _cell(arm: str, seed: int, data: Path, weights: str, cells: Path, runs: Path
     manifest, _ = read_manifest(folder)
     details = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     made = manifest.provenance
-    cell = Cell(arm, seed, manifest.metrics, details["class_iou"], made.recipe_sha256, made.dataset_sha256, made.code_version)
+    digests = made.recipe_sha256, made.dataset_sha256
+    cell = Cell(arm, seed, manifest.metrics, details["class_iou"], *digests, made.code_version, _weights(arm, weights))
     cells.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(asdict(cell), indent=1) + "\n")
     return cell
+
+
+def _weights(arm: str, weights: str) -> str | None:
+    """sha256 of the 2D weights that an arm starts from."""
+    return load_image_weights(weights).sha256 if ARMS[arm]["init"] == "image" else None
 
 
 def _page(cells: list[Cell], overrides: dict[str, object]) -> str:

@@ -32,7 +32,7 @@ class Target:
 
 
 def plan(files: Sequence[Path], out: str | None, fmt: str | None, *, force: bool) -> list[Target | None]:
-    """A target for each file; None for all without `out`, which is a folder where there are several files.
+    """A target for each file; None for all without `out`, which is a folder unless it has an ending and there is a single file.
 
     Raises: UsageError, BadParameter (a format that is not known, a target that is a file to read, that exists, or that two files share).
     """
@@ -42,7 +42,9 @@ def plan(files: Sequence[Path], out: str | None, fmt: str | None, *, force: bool
         if fmt is not None or force:
             raise click.UsageError(f"{'--format' if fmt else '--force'} is about what --out writes, and there is no --out")
         return [None] * len(files)
-    if len(files) > 1 or out.endswith("/") or Path(out).is_dir():
+    if len(files) > 1 and Path(out).suffix and not Path(out).is_dir() and not out.endswith("/"):
+        raise _refused(f"{out!r} is the name of one file, and there are {len(files)} to write; name a folder, or end it with /", "--out")
+    if len(files) > 1 or not Path(out).suffix or out.endswith("/") or Path(out).is_dir():
         folder, fmt = Path(out), fmt or DEFAULT
         targets = [Target(folder / answer_name(path.name, fmt), fmt) for path in files]
     else:
@@ -62,8 +64,6 @@ def make_folders(targets: Sequence[Target | None]) -> None:
 
 def _by_ending(path: Path) -> str:
     """Raises: BadParameter."""
-    if not path.suffix:
-        return DEFAULT
     found = next((name for name, extension in FORMATS.items() if path.suffix.lower() == extension), None)
     if found is None:
         raise _refused(f"the ending of {path.name!r} names no format; say it with --format (known: {', '.join(FORMATS)})", "--out")
@@ -79,6 +79,8 @@ def _check(files: Sequence[Path], targets: Sequence[Target], force: bool) -> Non
             raise _refused(f"{path} is a file to read; give another folder or name", "--out")
         if path.is_dir():
             raise _refused(f"{path} is a folder", "--out")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise _refused(f"{path} is no plain file, and is not replaced", "--out")
         if path.exists() and not force:
             raise _refused(f"{path} exists; --force replaces it", "--out")
     path, times = Counter(paths).most_common(1)[0]

@@ -53,6 +53,7 @@ def segment_file(predictor: Predictor, ref: Row, path: Path, options: Options, t
     (found,) = predictor.segment([predictor.voxelize(cloud, up=options.up, unit=options.unit)])
     classes = summary(cloud.xyz, found.labels, found.confidence, label_map)
     row: Row = {"file": str(path), "model": ref, "num_points": len(cloud), "num_voxels": found.num_voxels, "filled": list(found.filled)}
+    row["scaled"] = list(found.scaled)
     row |= {"classes": [asdict(each) for each in classes], "palette": [asdict(each) for each in palette(label_map)]}
     text = f"{path}: {len(cloud):,} points: {shares(classes, options.top or TOP_OF_POINTS)}"
     if target is None:

@@ -27,7 +27,7 @@ NOT_READ = {  # what is often sent all the same, by its first bytes
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"<": "a page or XML document, not a cloud",
 }
-HEAD_BYTES = 4096  # of a file, from which its format is told where nothing else says it
+HEAD_BYTES = 1 << 16  # of a file, from which its format is told where nothing else says it
 
 __all__ = ["FORMATS", "Format", "choose_format", "read_cloud"]
 

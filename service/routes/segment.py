@@ -31,6 +31,7 @@ PIECE = 1 << 20
 HEADERS = ANSWER_HEADERS | {
     "X-Num-Points": {"description": "points of the file, and classes in the answer", "schema": {"type": "integer"}},
     "X-Filled": {"description": "features that the file lacks, filled with the model's own values; absent if there are none", **TEXT},
+    "X-Scaled": {"description": "features brought from the file's range of values to the model's; absent if there are none", **TEXT},
     "Content-Disposition": {"description": "a name for the answer, made from that of the file", **TEXT},
 }
 BINARIES = {each.media_type: BINARY for each in ANSWERS.values()}
@@ -72,6 +73,8 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     }
     if found.filled:
         headers["X-Filled"] = ", ".join(found.filled)
+    if found.scaled:
+        headers["X-Scaled"] = ", ".join(found.scaled)
     return InPieces(body, headers=headers, media_type=MEDIA_TYPES[fmt])
 
 
@@ -105,6 +108,7 @@ def _encode(fmt: str, model: Live, read: Read, found: Segmentation, timings: Tim
             num_points=len(read.cloud),
             num_voxels=found.num_voxels,
             filled=found.filled,
+            scaled=found.scaled,
             timings_ms={stage: round(value, 3) for stage, value in timings.ms.items()},
             classes=summary(read.cloud.xyz, found.labels, found.confidence, label_map),
             palette=palette(label_map),

@@ -22,7 +22,7 @@ from models.errors import (
     TruncatedFile,
     UnsupportedFormat,
 )
-from models.io import FORMATS, choose_format, read_cloud
+from models.io import FORMATS, HEAD_BYTES, choose_format, read_cloud
 from models.io.raw import guess_records
 
 XYZ = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -309,18 +309,29 @@ def test_an_absolute_limit_for_the_arrays_of_an_npz(save, monkeypatch):
         read_cloud(path)
 
 
-@pytest.mark.parametrize(("columns", "guess"), [(4, "bin"), (5, "nuscenes"), (6, None)])
-def test_bare_records_are_known_by_their_values(columns: int, guess: str | None) -> None:
+def sweep(columns: int, count: int = 2000) -> np.ndarray:
+    """Records as a scanner writes them: round and round itself, ring after ring."""
+    rng, angle = np.random.default_rng(0), np.linspace(0, 12 * np.pi, count)
+    distance = 10 + 3 * np.sin(5 * angle) + rng.normal(0, 0.02, count)
+    xyz = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0.1 * angle + rng.normal(0, 0.02, count)])
+    further = {3: [], 4: [rng.random(count)], 5: [rng.random(count), angle // (2 * np.pi)], 8: [rng.random((count, 5))]}
+    colours = [rng.integers(0, 256, (count, 3))]
+    return np.column_stack([xyz, *further.get(columns, colours)]).astype("<f4")
+
+
+@pytest.mark.parametrize(("columns", "guess"), [(3, None), (4, "bin"), (5, "nuscenes"), (6, None), (8, None)])
+def test_bare_records_of_a_scan_are_known_by_their_values(columns: int, guess: str | None) -> None:
     """As curl --data-binary sends a scan: no name, no type, no magic."""
-    rng = np.random.default_rng(0)
-    records = np.column_stack([rng.normal(0, 20, (200, 3)), rng.random(200), rng.integers(0, 32, 200)])[:, : min(columns, 5)]
-    if columns == 6:
-        records = np.column_stack([rng.uniform(0, 5, (200, 3)), rng.integers(0, 256, (200, 3))])
-    head = records.astype("<f4").tobytes()
+    records = sweep(columns)
+    head = records.tobytes()
     assert guess_records(head) == guess
     assert guess_records(head[: 31 * 4 * columns]) is None
+    assert guess_records(np.random.default_rng(0).permutation(records).tobytes()) is None
+    assert guess_records((records + np.float32(1000)).tobytes()) is None
     if guess:
         assert choose_format(None, None, "application/x-www-form-urlencoded", head=head) == guess
+        records[::7, :3] = np.nan
+        assert guess_records(records.tobytes()) == guess
 
 
 @pytest.mark.parametrize(
@@ -338,7 +349,10 @@ def test_noise_is_not_guessed_at() -> None:
 @pytest.mark.data
 def test_real_scans_are_known_by_their_values(data_dir: Path) -> None:
     scans = [*sorted(data_dir.glob("semantickitti/sequences/*/velodyne/*.bin")), data_dir / "lidar_camera" / "kitti_000008.bin"]
-    assert [guess_records(path.read_bytes()[:4096]) for path in scans] == ["bin"] * len(scans)
-    assert guess_records((data_dir / "lidar_camera" / "nuscenes_n015.pcd.bin").read_bytes()[:4096]) == "nuscenes"
+    assert [guess_records(path.read_bytes()[:HEAD_BYTES]) for path in scans] == ["bin"] * len(scans)
+    assert guess_records((data_dir / "lidar_camera" / "nuscenes_n015.pcd.bin").read_bytes()[:HEAD_BYTES]) == "nuscenes"
     others = [path for path in data_dir.rglob("*") if path.is_file() and path.suffix not in (".bin", ".npz")][:300]
-    assert not any(guess_records(path.read_bytes()[:4096]) for path in others)
+    assert not any(guess_records(path.read_bytes()[:HEAD_BYTES]) for path in others)
+    rooms, scene = np.load(data_dir / "s3dis" / "room_labelled_xyz.npz"), np.load(data_dir / "scannet" / "scene0000_00_unlabelled.npz")
+    tables = [rooms["xyz"] * rooms["scale"], scene["xyz"], np.column_stack([scene["xyz"], scene["rgb"] / 255])]
+    assert not any(guess_records(table.astype("<f4").tobytes()[:HEAD_BYTES]) for table in tables)

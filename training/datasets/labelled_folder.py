@@ -12,7 +12,7 @@ import numpy.typing as npt
 from models.errors import BadDataset
 from models.labels import LabelMap, read_label_map
 from training.datasets.duplicates import group_ids
-from training.datasets.file_scenes import SHA256_BYTES, FileScenes, listed
+from training.datasets.file_scenes import NO_ID, SHA256_BYTES, FileScenes, listed
 from training.datasets.listing import Split
 from training.datasets.point_labels import ids_of
 from training.datasets.scene_listing import LABELS_YAML, SceneListing, list_scenes
@@ -108,6 +108,8 @@ def scene_splits(
     if held_out:
         test = draw_test(_class_counts(scan, scenes), scenes.sha256, test_share, seed)
         train = np.setdiff1d(train, test)
+    if len(train) and not scan.counts(scenes.rows[train]).keys() - {*label_map.ignore, NO_ID}:
+        raise BadDataset("no point of the files to train on has a class: all are ignored", where=str(listing.root))
     if not len(train):
         place = "in its train folder" if listing.has_splits else "in it"
         raise BadDataset(f"no file {place} can be trained on", where=str(listing.root))

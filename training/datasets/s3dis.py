@@ -105,6 +105,11 @@ def prepare_s3dis(source: Path, target: Path) -> int:
     if not rooms:
         raise BadDataset("needs Area_N/ROOM/Annotations/CLASS_NUMBER.txt (S3DIS)", where=str(source))
     refuse(source, "rooms without annotations:", problems)
+    titles = {room.title for room in rooms}
+    there = [
+        f"{folder.name}/{path.stem}" for folder, _ in (area_folders(target) if target.is_dir() else []) for path in folder.glob("*.npz")
+    ]
+    refuse(target, "rooms that are not in the source; remove them, or choose another folder:", sorted(set(there) - titles))
     write_rooms(rooms, [target / f"{room.title}.npz" for room in rooms])
     shutil.copyfile(BUNDLED / f"{LABEL_MAP}.yaml", target / LABELS_YAML)
     return len(rooms)

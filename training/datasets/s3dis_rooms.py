@@ -1,7 +1,7 @@
 """Rooms of S3DIS as one file each: read once from their annotations, and then as fast as any other cloud.
 
-A room is an `.npz` with xyz (N, 3) float32 metres, rgb (N, 3) uint8, label (N,) uint8 into NAMES, and how many bytes of its text
-were `repaired`. It depends on the text alone, so that the same room has the same bytes on every machine.
+A room is an `.npz` with xyz (N, 3) float32 metres, rgb (N, 3) uint8, label (N,) uint8 into NAMES, how many bytes of its text
+were `repaired`, and which `files` it is of. It depends on the text alone, so that the same room has the same bytes on every machine.
 """
 
 import hashlib
@@ -43,6 +43,12 @@ class Room:
     def key(self) -> str:
         """A digest of the names, sizes and times of its files: another one says that they may have changed, without reading them."""
         return hashlib.sha256(repr((VERSION, self.title, self.files)).encode()).hexdigest()[:16]
+
+    @property
+    def sizes(self) -> int:
+        """A digest of the names and sizes of its files, which are the same on every machine."""
+        sizes = [file[:2] for file in self.files]
+        return int(hashlib.sha256(repr((VERSION, self.title, sizes)).encode()).hexdigest()[:15], 16)
 
     @property
     def changed(self) -> int:
@@ -124,8 +130,8 @@ def write_rooms(rooms: Sequence[Room], paths: Sequence[Path]) -> None:
 
 
 def _is_done(room: Room, path: Path) -> bool:
-    """Whether the room is there, whole, and made of text of the same time."""
-    return repaired_bytes(path) is not None and path.stat().st_mtime_ns == room.changed
+    """Whether the room is there, whole, and made of files of the same names, sizes and last change."""
+    return _number(path, "files") == room.sizes and path.stat().st_mtime_ns == room.changed
 
 
 def _write_room(room: Room, path: Path) -> None:
@@ -141,15 +147,19 @@ def _write_room(room: Room, path: Path) -> None:
         raise BadDataset("the room has no points", where=f"{room.title}/Annotations")
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        np.savez(file, xyz=xyz, rgb=rgb, label=np.concatenate(labels), repaired=np.uint32(repaired))
+        np.savez(file, xyz=xyz, rgb=rgb, label=np.concatenate(labels), repaired=np.uint32(repaired), files=np.int64(room.sizes))
     os.utime(part, ns=(room.changed, room.changed))
     part.replace(path)
 
 
 def repaired_bytes(path: Path) -> int | None:
     """How many bytes were repaired in a room; None where there is no whole file."""
+    return _number(path, "repaired")
+
+
+def _number(path: Path, name: str) -> int | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return int(stored["repaired"])
+            return int(stored[name])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None

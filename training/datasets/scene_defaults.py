@@ -21,6 +21,7 @@ from training.datasets.scenes import Scenes
 SAMPLED = 16  # scenes that are looked at
 QUERIES = 256  # points of a scene whose nearest neighbour is looked for
 SPACINGS = 4  # a voxel is at least so many times as wide as points are apart: of finer ones a net sees too little around each
+FEWEST_ACROSS = 32  # voxels along the widest side of a scene
 MOST_VOXELS = 100_000  # of a median scene; a scan of SemanticKITTI has 92,000 at 0.05 m, the size that the reference uses
 _NICE = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # and these times powers of ten
 HIGH = 95  # percentile of a feature that is scaled to 1
@@ -102,11 +103,14 @@ def _nearest(places: npt.NDArray[np.float64], along: npt.NDArray[np.float64], ro
 
 
 def voxel_size(sample: Sample) -> tuple[float, float]:
-    """(the smallest round number from 1.5 spacings on at which a median scene has no more than 100,000 voxels; how many it has).
+    """(the smallest round number from 4 spacings on at which a median scene has no more than 100,000 voxels; how many it has).
+
+    Never so large that the smallest scene is less than 32 voxels wide: coarser levels of a net would be left with one.
 
     Raises: ExtentTooLarge, naming the scene.
     """
-    for size in nice_sizes(SPACINGS * sample.spacing):
+    widest = min(float(np.ptp(cloud.xyz, axis=0).max()) for cloud in sample.clouds)
+    for size in nice_sizes(min(SPACINGS * sample.spacing, max(widest / FEWEST_ACROSS, sample.spacing))):
         voxels = float(np.median([_voxels(*each, size) for each in zip(sample.titles, sample.clouds, strict=True)]))
         if voxels <= MOST_VOXELS:
             break
