@@ -51,7 +51,7 @@ def _table(head: bytes, columns: int) -> npt.NDArray[np.float32]:
     """The finite records (n, columns): some scanners write NaN where nothing came back."""
     count = len(head) // (4 * columns)
     records = np.frombuffer(head, "<f4", count * columns).reshape(-1, columns)
-    return records[np.isfinite(records).all(axis=1)]
+    return np.asarray(records[np.isfinite(records).all(axis=1)])
 
 
 def _change(head: bytes, columns: int) -> float:

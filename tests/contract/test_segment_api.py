@@ -21,6 +21,7 @@ from models.predictor import Predictor, Segmentation
 from service.app import create_app
 from service.routes.segment import PIECE, accepted, safe_name
 from service.settings import Settings
+from tests.sweep import sweep
 
 Answers = Callable[..., Segmentation]
 Ball = Callable[[int], bytes]
@@ -84,7 +85,7 @@ def test_json(segment_client: httpx.Client, scan: bytes, streets: Answers, segme
     response = ask(segment_client, scan)
     assert response.headers["content-type"] == "application/json"
     answer = response.json()
-    assert set(answer) == {"model", "num_points", "num_voxels", "filled", "timings_ms", "classes", "palette"}
+    assert set(answer) == {"model", "num_points", "num_voxels", "filled", "scaled", "timings_ms", "classes", "palette"}
     digest = read_manifest(segment_registry / "streets" / "1")[1]
     assert answer["model"] == {"name": "streets", "version": "1", "digest": digest, "alias": None}
     found, cloud = streets(kitti(scan)), kitti(scan)
@@ -110,10 +111,12 @@ def test_label(segment_client: httpx.Client, scan: bytes, streets: Answers) -> N
     assert len(set(ids.tolist())) > 5  # so that a mixed-up order would be seen
 
 
-def test_as_curl_sends_it(segment_client: httpx.Client, scan: bytes) -> None:
+def test_as_curl_sends_it(segment_client: httpx.Client) -> None:
     """`curl --data-binary @street.bin '.../v1/segment?format=label'`: no file name, and a content type that says nothing."""
     said = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "*/*"}
+    scan = sweep(4).tobytes()
     response = segment_client.post("/v1/segment?format=label", content=scan, headers=said)
+    assert len(response.content) == 4 * 2000
     assert response.content == ask(segment_client, scan, format="label").content
 
 
@@ -320,7 +323,7 @@ def test_openapi_describes_the_answers(segment_client: httpx.Client) -> None:
     assert answers["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/SegmentAnswer"}
     for media_type in set(answers["content"]) - {"application/json"}:
         assert answers["content"][media_type]["schema"] == {"type": "string", "format": "binary"}
-    assert set(answers["headers"]) == {"X-Model", "X-Num-Points", "X-Filled", "Server-Timing", "Content-Disposition"}
+    assert set(answers["headers"]) == {"X-Model", "X-Num-Points", "X-Filled", "X-Scaled", "Server-Timing", "Content-Disposition"}
     assert {each["name"] for each in operation["parameters"]} == {"model", "format", "up", "unit", "input_format", "X-Filename"}
     [formats] = [each for each in operation["parameters"] if each["name"] == "format"]
     assert formats["schema"]["enum"] == ["json", "ply", "label", "npz", "raw"]

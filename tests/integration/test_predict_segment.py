@@ -109,7 +109,7 @@ def test_json_in_a_file(use: list[str], street: Path, tmp_path: Path, capsys: Ca
         ("x.ply", [], b"ply\n"),
         ("x.npz", [], b"PK"),
         ("x.NPZ", [], b"PK"),
-        ("x", [], b"ply\n"),
+        ("x/street.ply", [], b"ply\n"),
         ("x.ply", ["--format", "npz"], b"PK"),
         ("a/b/x.ply", [], b"ply\n"),
     ],
@@ -117,6 +117,29 @@ def test_json_in_a_file(use: list[str], street: Path, tmp_path: Path, capsys: Ca
 def test_the_ending_says_the_format(use: list[str], street: Path, tmp_path: Path, out: str, options: list[str], begins: bytes) -> None:
     assert run([*use, *options, "--out", str(tmp_path / out), str(street)]) == 0
     assert (tmp_path / out).read_bytes().startswith(begins)
+
+
+def test_without_an_ending_it_is_a_folder(use: list[str], street: Path, tmp_path: Path) -> None:
+    assert run([*use, "--out", str(tmp_path / "x"), str(street)]) == 0
+    assert (tmp_path / "x" / "street.ply").read_bytes().startswith(b"ply\n")
+
+
+def test_one_name_is_not_for_two_files(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    other = tmp_path / "other.bin"
+    other.write_bytes(street.read_bytes())
+    assert run([*use, "--out", str(tmp_path / "x.ply"), str(street), str(other)]) == 2
+    assert "is the name of one file, and there are 2 to write" in capsys.readouterr().err
+    assert not (tmp_path / "x.ply").exists()
+
+
+def test_links_and_pipes_are_not_replaced(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe.ply")
+    (tmp_path / "link.ply").symlink_to(tmp_path / "elsewhere.ply")
+    for name in ("pipe.ply", "link.ply"):
+        assert run([*use, "--force", "--out", str(tmp_path / name), str(street)]) == 2
+        assert "is no plain file, and is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "pipe.ply").is_fifo()
+    assert (tmp_path / "link.ply").is_symlink()
 
 
 def test_a_labelled_ply_is_read_again(use: list[str], street: Path, registry: Path, tmp_path: Path, capsys: Capture) -> None:

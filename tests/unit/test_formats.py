@@ -24,6 +24,7 @@ from models.errors import (
 )
 from models.io import FORMATS, HEAD_BYTES, choose_format, read_cloud
 from models.io.raw import guess_records
+from tests.sweep import sweep
 
 XYZ = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
 PLY = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n1 2 3\n"
@@ -307,16 +308,6 @@ def test_an_absolute_limit_for_the_arrays_of_an_npz(save, monkeypatch):
     monkeypatch.setattr("models.io.npz.UNZIPPED_BYTES", 127 + XYZ.nbytes)
     with pytest.raises(BadBody):
         read_cloud(path)
-
-
-def sweep(columns: int, count: int = 2000) -> np.ndarray:
-    """Records as a scanner writes them: round and round itself, ring after ring."""
-    rng, angle = np.random.default_rng(0), np.linspace(0, 12 * np.pi, count)
-    distance = 10 + 3 * np.sin(5 * angle) + rng.normal(0, 0.02, count)
-    xyz = np.column_stack([distance * np.cos(angle), distance * np.sin(angle), 0.1 * angle + rng.normal(0, 0.02, count)])
-    further = {3: [], 4: [rng.random(count)], 5: [rng.random(count), angle // (2 * np.pi)], 8: [rng.random((count, 5))]}
-    colours = [rng.integers(0, 256, (count, 3))]
-    return np.column_stack([xyz, *further.get(columns, colours)]).astype("<f4")
 
 
 @pytest.mark.parametrize(("columns", "guess"), [(3, None), (4, "bin"), (5, "nuscenes"), (6, None), (8, None)])
