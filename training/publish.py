@@ -16,7 +16,7 @@ from models.labels import LabelMap
 from models.manifest import Manifest, Provenance
 from training.card import write_card
 from training.card_parts import Scores, Story
-from training.data import Data, class_names, label_map, largest_intensity
+from training.data import Data, class_names, label_map
 from training.evaluate import Report, counted
 from training.image_weights import DOWNLOADS
 from training.recipe import Recipe
@@ -39,7 +39,10 @@ WEIGHT_LICENCES = {
 
 @dataclass(frozen=True)
 class Made:
-    """What a run was made from. name: of the model; dataset: of the data; engine: what it was computed on, if that is known."""
+    """What a run was made from. name: of the model; dataset: of the data; engine: what it was computed on, if that is known.
+
+    largest_intensity: of the training scenes, where the net reads intensities.
+    """
 
     name: str
     recipe: Recipe
@@ -49,6 +52,7 @@ class Made:
     dataset: str
     notes: tuple[str, ...] = ()
     engine: str | None = None
+    largest_intensity: float | None = None
 
 
 def describe(made: Made, scores: Scores | None = None) -> Manifest:
@@ -61,6 +65,7 @@ def describe(made: Made, scores: Scores | None = None) -> Manifest:
         input=recipe.input,
         labels=class_names(made.train, recipe),
         label_map=_answers(label_map(made.train, recipe)),
+        largest_intensity=made.largest_intensity,
         metrics=_metrics(scores) if scores else {},
         provenance=Provenance(
             weights_2d=image.name if image else None,
@@ -89,7 +94,6 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     manifest, net = describe(made, scores), made.start.net
-    manifest = manifest.model_copy(update={"largest_intensity": largest_intensity(made.train, made.recipe)})
     (part / "recipe.yaml").write_text(made.recipe.to_yaml(), encoding="utf-8")
     report = scores.test or scores.validation
     kind = "class_accuracy" if manifest.task == "classify" else "class_iou"

@@ -13,7 +13,7 @@ from models.errors import BadDataset, BadRecipe, BadRunDir
 from models.predictor import Predictor
 from models.sparse.backends import AUTO
 from training.card_parts import Scores
-from training.data import Data, class_names, columns_with_fill, report_on, unit
+from training.data import Data, class_names, columns_with_fill, largest_intensity, report_on, unit
 from training.evaluate import Report, counted
 from training.loop import CACHE, DEFAULT, Compute, Position, fit
 from training.publish import Made, describe, headlines, write_checkpoint
@@ -110,6 +110,7 @@ def _finish(job: Job, made: Made, source: Source, end: Position) -> Path:
     if (folder / MANIFEST).is_file():
         manifest, _ = read_manifest(folder)
     else:
+        made = replace(made, largest_intensity=largest_intensity(made.train, made.recipe))  # scored as it will be served
         manifest = write_checkpoint(folder, job.run_dir, made, _score(made, source, job, end))
         shutil.rmtree(job.run_dir / CACHE, ignore_errors=True)
     for line in headlines(manifest):

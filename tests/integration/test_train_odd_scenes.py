@@ -4,13 +4,17 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from models.cli import run
+from models.io import read_cloud
+from models.predictor import Predictor
 from models.registry.verify import verify
+from tests.scene_folders import write_ply
 from tests.scene_training import fip_train, made
-from tests.street_scenes import LABELS_YAML, write_street, write_streets
+from tests.street_scenes import IDS, LABELS_YAML, street, write_street, write_streets
 from training.runlog import read_scalars
 from training.runstate import STATE, read_state
 
@@ -80,6 +84,24 @@ def test_validation_and_test_without_classes(tmp_path: Path, capsys: pytest.Capt
     card = (tmp_path / "blind" / "checkpoint" / "README.md").read_text()
     assert "| 2 | 0 | not measured: no point has a class | | |" in card
     assert "nan%" not in card
+
+
+def test_test_scenes_with_intensities_of_another_range_are_scored_as_they_are_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_streets(tmp_path / "data", "train/a.ply", "train/b.ply", "test/a.ply", count=1500)
+    xyz, _, intensity, classes = street(0, 1500)
+    columns = {"x": xyz[:, 0], "y": xyz[:, 1], "z": xyz[:, 2], "intensity": 255 * intensity, "label": IDS[classes].astype(np.uint8)}
+    write_ply(data / "test" / "a.ply", columns)
+    changes = ("epochs=8", "batch_size=1", "data.validation=0", "input.features=[{name: intensity}]")
+    assert fip_train(data, tmp_path / "run", None, *changes, "augment.drop_intensity=0") == 0
+    manifest, predictor = made(tmp_path / "run"), Predictor.load(tmp_path / "run" / "checkpoint")
+    assert predictor.voxelize(read_cloud(data / "test" / "a.ply")).scaled == ("intensity",)
+    capsys.readouterr()
+    assert run(["evaluate", str(tmp_path / "run" / "checkpoint"), "--data", str(data), "--json", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["miou"] == manifest.metrics["test_miou"]
+    assert len(np.flatnonzero(np.array(found["confusions"]).sum(axis=(0, 1)))) > 1  # not one answer for all
 
 
 def test_selection_on_test_scenes_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

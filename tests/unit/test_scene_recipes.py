@@ -100,10 +100,10 @@ def test_a_bundled_recipe_of_scenes(name: str, tmp_path: Path) -> None:
         ("s3dis-reference", {"augment.drop_colour": 0.1}, "augment.drop_colour: the feature red needs a fill value"),
         ("bundled-modelnet40", {"input.features": [{"name": "red"}], "augment.drop_colour": 0.1}, "the feature red needs a fill value"),
         ("semantickitti-resnet18", {"data.clip_test": "reference"}, "say data.clip as well"),
-        ("finetune-points", {"data.extra": ["a"]}, "put the clouds into the folder itself"),
+        ("finetune-points", {"data.extra": ["a"]}, "put your own scenes into one folder"),
         ("semantickitti-resnet18", {"data.clip": -1}, "greater than 0"),
         ("semantickitti-resnet18", {"lovasz": -1}, "greater than or equal to 0"),
-        ("semantickitti-resnet18", {"voxel_label": "majority"}, "'reference', 'paper' or 'corrected'"),
+        ("semantickitti-resnet18", {"voxel_label": "majority"}, "'reference' or 'corrected'"),
         ("semantickitti-resnet18", {"augment.mix": 2}, "less than or equal to 1"),
         ("semantickitti-resnet18", {"data.exlude": ["08/000000"]}, "unknown key; did you mean 'exclude'"),
         *(
