@@ -99,7 +99,8 @@ def _page(cells: list[Cell], overrides: dict[str, object]) -> str:
         f"{recipe.network} as a U-Net, {recipe.epochs} epochs over the {recipe.data.kind} scans of sequence 00 that there were (all of one "
         f"street), scored once, after the last epoch, per point on {first['test_scenes']:.0f} scans of sequence 08 "
         f"({first['test_points']:,.0f} labelled points). Both arms have the same recipe (`{RECIPE}`), learning rate ({recipe.optim.lr:g}, "
-        f"not chosen for either), budget and {len(seeds)} seeds ({', '.join(map(str, seeds))}); the spread is over seeds.",
+        f"not chosen for either), budget and {len(seeds)} seeds ({', '.join(map(str, seeds))}); the spread is over seeds. Voxel size, "
+        "augmentation and losses were chosen with image weights, on a half of the street that was held out.",
         "",
         "| arm | mIoU %, mean ± std | accuracy %, mean ± std | mIoU % without intensity | each seed's mIoU % |",
         "|---|---|---|---|---|",
