@@ -32,7 +32,15 @@ from training.run import training_splits
 from training.scene_sources import open_scenes
 from training.source import Source, validation_of
 
-SCENES = ("bundled-lidar19", "finetune-points", "s3dis-reference", "s3dis-resnet18", "semantickitti-reference", "semantickitti-resnet18")
+SCENES = (
+    "bundled-lidar19",
+    "paired-lidar19",
+    "finetune-points",
+    "s3dis-reference",
+    "s3dis-resnet18",
+    "semantickitti-reference",
+    "semantickitti-resnet18",
+)
 BEFORE = {  # digests of the recipes that there were before there were scenes, and of one with what was added until then
     "bundled-modelnet40": "67f31757131dd7616f4d338d675f89f2f6978a279645b85fbfcc3ceafcf968b7",
     "finetune-cifar20": "25a6a53f70511f233ff6c4af94a60505670239c270e2ed936b47c849f180e26c",

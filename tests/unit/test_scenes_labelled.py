@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from models.errors import BadDataset, BadLabels
+from models.io import read_cloud
 from models.labels import IGNORE, read_label_map
 from tests.scene_folders import expected, ids, labelled, labelled_bin, labelled_ply, points, write_ply
 from training.datasets import FileScenes, read_scenes
-from training.datasets.labelled_folder import draw_test, open_labelled
+from training.datasets.labelled_folder import draw_test, open_labelled, write_template
 from training.datasets.scene_scan import wheel_colour
 
 
@@ -285,3 +286,26 @@ def test_colours_of_a_template_are_told_apart() -> None:
     colours = np.array([wheel_colour(place) for place in range(12)], int)
     distances = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(12, dtype=int)
     assert distances.min() > 60
+
+
+def test_a_labels_yaml_is_written_to_begin_with(tmp_path: Path) -> None:
+    root = labelled(tmp_path, "a.ply", "b.ply")
+    (root / "labels.yaml").write_text("")  # as a redirected command leaves it
+    path = write_template(root)
+    found = read_label_map(path)
+    assert {number for each in found.classes for number in each.ids} == set(expected_ids(root))
+    assert len(open_labelled(root).train) == 1
+    with pytest.raises(BadDataset, match="is there already"):
+        write_template(root)
+
+
+def test_a_folder_in_which_all_is_ignored_is_refused(tmp_path: Path) -> None:
+    root = labelled(tmp_path, "a.ply", "b.ply")
+    numbers = sorted(expected_ids(root))
+    (root / "labels.yaml").write_text(f"classes: [{{name: other, colour: [1, 2, 3], ids: [999]}}]\nignore: {numbers}\n")
+    with pytest.raises(BadDataset, match="no point of the files to train on has a class"):
+        open_labelled(root)
+
+
+def expected_ids(root: Path) -> set[int]:
+    return {int(number) for path in root.glob("*.ply") for number in read_cloud(path).extra["label"]}
