@@ -86,6 +86,8 @@ class Recipe(Frozen):
     batch_size: clouds that go through the net at once, over all processes; accumulate: such batches an optimiser step.
     balance: against classes of unequal size, weigh the loss or draw classes equally often. With early_stop the published
     weights are those of the epoch best on validation, without it those of the last.
+
+    notes: what the card of the model has to say beside the facts of the run.
     """
 
     name: Annotated[str, Field(pattern=MODEL_NAME)]
@@ -108,6 +110,7 @@ class Recipe(Frozen):
     accumulate: Annotated[int, Field(gt=0, exclude_if=lambda count: count == 1)] = 1
     balance: Annotated[Balance, Field(exclude_if=lambda kind: kind == "none")] = "none"
     early_stop: Annotated[EarlyStop | None, Field(exclude_if=is_none)] = None
+    notes: Annotated[tuple[str, ...], later(())] = ()
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, later(False)] = False
     lovasz: Annotated[float, Field(ge=0), later(0.0)] = 0.0

@@ -80,7 +80,7 @@ def _made(job: Job, source: Source) -> Made:
     if recipe.early_stop and not len(splits.validation):
         raise BadRecipe("needs validation clouds; set data.validation above 0", where="early_stop")
     beginning = start(recipe, len(class_names(splits.train, recipe)), job.weights)
-    return Made(job.name or recipe.name, recipe, beginning, splits.train, splits.validation, source.name, source.notes)
+    return Made(job.name or recipe.name, recipe, beginning, splits.train, splits.validation, source.name, (*source.notes, *recipe.notes))
 
 
 def _claim(run_dir: Path, made: Made) -> None:
