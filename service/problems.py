@@ -186,7 +186,9 @@ async def on_bad_option(request: Request, error: Exception) -> Response:
     context = first.get("ctx")
     known = context.get("known", ()) if isinstance(context, Mapping) else ()
     request.state.problem_code = errors.BadOption.code
-    return problem(STATUSES[errors.BadOption], errors.BadOption.code, str(first.get("msg")), where=where, known=known)
+    strange = first.get("type") == "extra_forbidden"
+    detail = "this route has no such option; /docs lists those it has" if strange else str(first.get("msg"))
+    return problem(STATUSES[errors.BadOption], errors.BadOption.code, detail, where=where, known=known)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
