@@ -58,12 +58,20 @@ def names(values: dict[str, object]) -> list[str]:
 
 
 def test_the_voxel_size_follows_the_spacing() -> None:
-    values, reasons = derive_scene_input(InMemory((floor(step=0.02), floor(step=0.02))))
-    assert values["voxel_size"] == 0.03  # 1.5 times 0.02
+    wide = floor(side=200, step=0.02)
+    values, reasons = derive_scene_input(InMemory((wide, wide)))
+    assert values["voxel_size"] == 0.08  # 4 times 0.02
     assert (values["normalise"], values["point_budget"]) == ("none", None)
-    assert reasons[0].startswith("voxel_size 0.03: points are 0.02 apart (median)")
+    assert reasons[0].startswith("voxel_size 0.08: points are 0.02 apart (median)")
     for factor in (0.1, 1000):  # in another unit the same
-        assert derive_scene_input(InMemory((floor(step=0.02 * factor),)))[0]["voxel_size"] == pytest.approx(0.03 * factor)
+        scenes = InMemory((floor(side=200, step=0.02 * factor),))
+        assert derive_scene_input(scenes)[0]["voxel_size"] == pytest.approx(0.08 * factor)
+
+
+def test_a_small_scene_keeps_voxels_for_the_coarser_levels() -> None:
+    size = derive_scene_input(InMemory((floor(side=40, step=0.02),)))[0]["voxel_size"]
+    assert isinstance(size, float)
+    assert 0.02 <= size < 0.04
 
 
 def test_a_dense_scene_gets_larger_voxels() -> None:
@@ -74,7 +82,7 @@ def test_a_dense_scene_gets_larger_voxels() -> None:
     spec = InputSpec.model_validate({"features": [{"name": "x"}], "voxel_size": size})
     assert len(voxelize(dense, spec)) <= MOST_VOXELS
     smaller = max(each for each, _ in zip(nice_sizes(0.001), range(60), strict=False) if each < size)
-    assert smaller < 0.015 or len(voxelize(dense, spec.model_copy(update={"voxel_size": smaller}))) > MOST_VOXELS
+    assert smaller < 0.04 or len(voxelize(dense, spec.model_copy(update={"voxel_size": smaller}))) > MOST_VOXELS
 
 
 def test_what_is_derived_is_an_input_of_a_model() -> None:
