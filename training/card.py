@@ -106,8 +106,7 @@ def _choices(scores: Scores, units: str, num_validation: int) -> str:
     if scores.chosen_on_test:
         return f"**The published epoch was chosen on the test {units}, as the reference code does: its test score is flattered.**"
     tested = (
-        f"The test {units} were scored after training, for this table alone; before, they were at most looked through for damage and "
-        "copies."
+        f"The test {units} were scored once by this run, after training; before, it at most looked through them for damage and copies."
         if scores.test
         else f"There were no test {units}."
     )

@@ -2,10 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
 
 from models.manifest import InputSpec
 from training.data import Data
+from training.datasets import Scenes
 from training.evaluate import Report
+from training.progress import progress
 from training.recipe import Recipe
 
 CLASSES_SHOWN = 100
@@ -55,6 +62,16 @@ class Story:
     scores: Scores
     num_parameters: int
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def train_points(self) -> npt.NDArray[np.int64]:
+        """(L,) labelled points of every class in the training scenes, all of which are read for it, once."""
+        scenes = cast(Scenes, self.train)
+        counts = np.zeros(len(scenes.label_map), np.int64)
+        for row in progress(range(len(scenes)), "counting points for the card, scenes", len(scenes)):
+            labels = scenes.scene(row).labels
+            counts += np.bincount(labels[labels >= 0], minlength=len(counts))
+        return counts
 
 
 def input_words(spec: InputSpec) -> str:

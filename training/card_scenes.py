@@ -6,7 +6,6 @@ import numpy as np
 
 from models.manifest import Manifest
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell, input_words, weakest_words
-from training.datasets import Scenes
 from training.evaluate import Report, SegmentationReport, counted
 
 TAG, UNITS = "point-cloud-segmentation", "scenes"
@@ -47,7 +46,7 @@ def weakest(report: Report | None) -> str:
 def data(manifest: Manifest, story: Story) -> str:
     """The split, and the points and the score of every class."""
     tested = cast(SegmentationReport | None, story.scores.test)
-    train = _points(cast(Scenes, story.train), len(manifest.labels))
+    train = story.train_points
     said = [f"{len(story.train)} to train"]
     said += [f"{len(story.validation)} to validate"] if story.validation is not None and len(story.validation) else []
     said += [f"{len(tested.confusions)} to test"] if tested else []
@@ -62,7 +61,7 @@ def data(manifest: Manifest, story: Story) -> str:
 
 
 def limits(manifest: Manifest, story: Story) -> list[str]:
-    train = _points(cast(Scenes, story.train), len(manifest.labels))
+    train = story.train_points
     unseen = [cell(name) for name, count in zip(manifest.labels, train, strict=True) if not count]
     said = [
         "It knows no other answer than its classes: every point gets one of them, whatever it belongs to.",
@@ -79,12 +78,3 @@ def limits(manifest: Manifest, story: Story) -> list[str]:
         if found.total.num_points:
             said.append(f"Without {COLUMN_NAMES[column]} its mIoU on the test scenes is {found.miou:.2%}.")
     return said
-
-
-def _points(scenes: Scenes, num_classes: int) -> np.ndarray:
-    """(L,) labelled points of every class."""
-    counts = np.zeros(num_classes, np.int64)
-    for row in range(len(scenes)):
-        labels = scenes.scene(row).labels
-        counts += np.bincount(labels[labels >= 0], minlength=num_classes)
-    return counts

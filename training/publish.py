@@ -115,10 +115,10 @@ def plot_curve(run_dir: Path, path: Path) -> None:
 
     rows = read_scalars(run_dir)
     epochs = [row["epoch"] for row in rows]
+    scores = [key for key in ("val_miou", "val_accuracy") if any(key in row for row in rows)]
     figure = Figure(figsize=(7, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    score = "val_miou" if any("val_miou" in row for row in rows) else "val_accuracy"
-    for axes, key in ((left, "loss"), (right, score)):
+    keys = ["loss", *scores[:1]]  # where nothing was held out there is no score to draw
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         axes.plot(epochs, [row.get(key, math.nan) for row in rows])
         axes.set_xlabel("epoch")
         axes.set_title(key.replace("_", " "))

@@ -21,7 +21,7 @@ BODY_LIMIT = 32 << 20
 
 @dataclass(frozen=True)
 class Case:
-    """A request to POST /v1/classify, and the status and code of its answer."""
+    """A request with a file, and the status, code and perhaps the place of its answer."""
 
     name: str
     body: bytes
@@ -29,6 +29,7 @@ class Case:
     code: str
     query: dict[str, str] | list[tuple[str, str]] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    where: str | None = None
 
 
 def ply(rows: list[tuple[float, float, float]], count: int | None = None, names: str = "xyz") -> bytes:

@@ -7,7 +7,6 @@ import socket
 import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -17,22 +16,10 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
+from tests.contract.test_bad_input import Case
 
 Ball = Callable[[int], bytes]
 Serve = Callable[[FastAPI], AbstractContextManager[httpx.Client]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A request to POST /v1/segment, and the status, code and place of its answer."""
-
-    name: str
-    body: bytes
-    status: int
-    code: str
-    where: str | None = None
-    query: dict[str, str] | list[tuple[str, str]] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
 
 
 def points(*rows: tuple[float, ...]) -> bytes:
@@ -52,31 +39,31 @@ BIN = {"input_format": "bin"}
 CASES = [
     Case("empty", b"", 400, "empty_file", query=BIN),
     Case("truncated", GOOD[:-3], 400, "truncated_file", query=BIN),
-    Case("nan", GOOD + points((float("nan"), 0, 0, 0)), 422, "non_finite", "point 4", query=BIN),
-    Case("nan_intensity", GOOD + points((0, 0, 0, float("nan"))), 422, "non_finite", "point 4", query=BIN),
+    Case("nan", GOOD + points((float("nan"), 0, 0, 0)), 422, "non_finite", where="point 4", query=BIN),
+    Case("nan_intensity", GOOD + points((0, 0, 0, float("nan"))), 422, "non_finite", where="point 4", query=BIN),
     Case("too_wide", GOOD + points((1e9, 0, 0, 0)), 422, "extent", query=BIN),
     Case("wrong_unit", GOOD + points((3e5, 0, 0, 0)), 422, "extent", query=BIN),
     Case("wrong_format", b"\xff\xd8\xff\xe0 JFIF" * 100, 415, "unsupported_format"),
     Case("not_the_format_of_its_name", b"\xff\xd8\xff\xe0 JFIF" * 100, 400, "bad_header", headers={"X-Filename": "a.ply"}),
-    Case("unknown_answer", GOOD, 422, "bad_option", "format", query=BIN | {"format": "las"}),
-    Case("answer_in_capitals", GOOD, 422, "bad_option", "format", query=BIN | {"format": "PLY"}),
-    Case("answer_given_twice", GOOD, 422, "bad_option", "format", query=[("format", "ply"), ("format", "label"), *BIN.items()]),
-    Case("unknown_input", GOOD, 422, "bad_option", "input_format", query={"input_format": "docx"}),
-    Case("unknown_up", GOOD, 422, "bad_option", "up", query=BIN | {"up": "w"}),
-    Case("unknown_unit", GOOD, 422, "bad_option", "unit", query=BIN | {"unit": "parsec"}),
-    Case("option_of_the_other_task", GOOD, 422, "bad_option", "top", query=BIN | {"top": "3"}),
-    Case("unknown_model", GOOD, 404, "unknown_model", "model", query=BIN | {"model": "street"}),
+    Case("unknown_answer", GOOD, 422, "bad_option", where="format", query=BIN | {"format": "las"}),
+    Case("answer_in_capitals", GOOD, 422, "bad_option", where="format", query=BIN | {"format": "PLY"}),
+    Case("answer_given_twice", GOOD, 422, "bad_option", where="format", query=[("format", "ply"), ("format", "label"), *BIN.items()]),
+    Case("unknown_input", GOOD, 422, "bad_option", where="input_format", query={"input_format": "docx"}),
+    Case("unknown_up", GOOD, 422, "bad_option", where="up", query=BIN | {"up": "w"}),
+    Case("unknown_unit", GOOD, 422, "bad_option", where="unit", query=BIN | {"unit": "parsec"}),
+    Case("option_of_the_other_task", GOOD, 422, "bad_option", where="top", query=BIN | {"top": "3"}),
+    Case("unknown_model", GOOD, 404, "unknown_model", where="model", query=BIN | {"model": "street"}),
     Case("path_traversal", GOOD, 422, "bad_model_name", query=BIN | {"model": "../../etc"}),
-    Case("wrong_task", GOOD, 422, "wrong_task", "model", query=BIN | {"model": "tiny"}),
+    Case("wrong_task", GOOD, 422, "wrong_task", where="model", query=BIN | {"model": "tiny"}),
     Case(
         "no_intensity_and_none_to_fill_in",
         b"OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0",
         422,
         "missing_feature",
-        "intensity",
+        where="intensity",
         query={"model": "strict"},
     ),
-    Case("a_column_that_ply_cannot_hold", wide_npz(), 422, "bad_option", "format", query={"format": "ply"}),
+    Case("a_column_that_ply_cannot_hold", wide_npz(), 422, "bad_option", where="format", query={"format": "ply"}),
     Case("compressed_body", GOOD, 415, "unsupported_encoding", query=BIN, headers={"Content-Encoding": "gzip"}),
     Case("form_without_a_boundary", GOOD, 400, "bad_multipart", headers={"Content-Type": "multipart/form-data"}),
 ]
