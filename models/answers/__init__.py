@@ -1,61 +1,90 @@
-"""A label for every point, as bytes of a file. `encode` is the only door; one file of this package a format.
+"""A label for every point, as a file. `write_answer` is the only door; one file of this package a format.
 
-To add a format: write `encode_NAME(answer: Labelled) -> bytes` in a file of its own, and add a line to ANSWERS.
+To add a format: write `write_NAME(answer: Labelled, out: BinaryIO) -> None` in a file of its own, and where it cannot hold everything
+`check_NAME(file: CloudFile, label_map: LabelMap) -> None`, and add a line to ANSWERS. `out` is a file on disk or in memory, empty, that
+can be sought and read; what is written there is written a block of rows at a time. Answers in the format of the file itself read
+the file again (`answer.file.source`) and copy what is not a point.
+
 What a JSON answer says of a labelled cloud is `summary`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
-
-from models.answers.label import encode_label
+from models.answers.label import write_label
 from models.answers.labelled import Labelled
-from models.answers.npz import encode_npz
-from models.answers.ply import encode_ply
-from models.answers.raw import encode_raw
+from models.answers.npz import write_npz
+from models.answers.ply import check_ply, write_ply
+from models.answers.raw import write_raw
 from models.answers.summary import Bounds, ClassSummary, summary
 from models.errors import BadOption, nearest
+from models.io import CloudFile
 from models.labels import LabelMap
-from models.pointcloud import PointCloud
 
-__all__ = ["ANSWERS", "AnswerFormat", "Bounds", "ClassSummary", "Labelled", "answer_format", "encode", "summary"]
+__all__ = [
+    "ANSWERS",
+    "SAME",
+    "AnswerFormat",
+    "Bounds",
+    "ClassSummary",
+    "Labelled",
+    "answer_format",
+    "check_answer",
+    "summary",
+    "write_answer",
+]
+
+
+def _holds_all(file: CloudFile, label_map: LabelMap) -> None:
+    """Of a format that has room for whatever a file and a map may have."""
 
 
 @dataclass(frozen=True)
 class AnswerFormat:
-    """How an answer is written, and what its file and its body are called."""
+    """How an answer is written, and what its file and its body are called.
 
-    encode: Callable[[Labelled], bytes]
+    check: raises BadOption where the format cannot hold a column of the file, or the classes of a map; called before anything is computed.
+    """
+
+    write: Callable[[Labelled, BinaryIO], None]
     extension: str
     media_type: str
+    check: Callable[[CloudFile, LabelMap], None] = _holds_all
 
 
 ANSWERS: dict[str, AnswerFormat] = {
-    "ply": AnswerFormat(encode_ply, ".ply", "application/ply"),
-    "label": AnswerFormat(encode_label, ".label", "application/octet-stream"),
-    "npz": AnswerFormat(encode_npz, ".npz", "application/x-npz"),
-    "raw": AnswerFormat(encode_raw, ".raw", "application/octet-stream"),
+    "ply": AnswerFormat(write_ply, ".ply", "application/ply", check_ply),
+    "label": AnswerFormat(write_label, ".label", "application/octet-stream"),
+    "npz": AnswerFormat(write_npz, ".npz", "application/x-npz"),
+    "raw": AnswerFormat(write_raw, ".raw", "application/octet-stream"),
 }
+SAME = "same"  # the name that stands for the format of the file itself
 
 
-def answer_format(name: str) -> AnswerFormat:
-    """The format of that name. Raises: BadOption (unknown; lists the known ones)."""
-    if name not in ANSWERS:
-        raise BadOption(f"unknown answer format {name!r}{nearest(name, ANSWERS)}", where="format", known=ANSWERS)
-    return ANSWERS[name]
+def answer_format(name: str, file: CloudFile) -> str:
+    """The name of ANSWERS that is meant for a file: for `same` how data sets give labels to files of its kind.
 
-
-def encode(
-    fmt: str,
-    cloud: PointCloud,
-    labels: npt.NDArray[np.integer],
-    confidence: npt.NDArray[np.float32],
-    label_map: LabelMap,
-) -> bytes:
-    """The file that answers with a class (N,) and a confidence (N,) for every point of a cloud.
-
-    Raises: BadOption (unknown format, or one that cannot hold a column of this cloud).
+    Raises: BadOption (unknown, lists the known ones; or a kind of file that labels cannot be added to).
     """
-    return answer_format(fmt).encode(Labelled(cloud, labels, confidence, label_map))
+    if name != SAME:
+        if name not in ANSWERS:
+            raise BadOption(f"unknown answer format {name!r}{nearest(name, (*ANSWERS, SAME))}", where="format", known=(*ANSWERS, SAME))
+        return name
+    found = OWN.get(file.fmt, file.fmt)
+    if found not in ANSWERS:
+        raise BadOption(f"labels cannot be added to {file.fmt} files; ask for another format", where="format", known=ANSWERS)
+    return found
+
+
+OWN = {"bin": "label"}  # what carries the labels of a kind of file, where that is not a file of its own kind
+
+
+def check_answer(name: str, file: CloudFile, label_map: LabelMap) -> None:
+    """Whether a format can hold the answer for a file, said before anything is computed. Raises: BadOption."""
+    ANSWERS[answer_format(name, file)].check(file, label_map)
+
+
+def write_answer(name: str, answer: Labelled, out: BinaryIO) -> None:
+    """Write the answer into an empty file. Raises: BadOption, and what reading the file again raises; OSError."""
+    ANSWERS[answer_format(name, answer.file)].write(answer, out)

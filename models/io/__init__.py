@@ -1,10 +1,11 @@
-"""Files to clouds. `read_cloud` is the only door; one file of this package a format.
+"""Files to clouds. `open_cloud` and `read_cloud` are the only doors; one file of this package a format.
 
-To add a format: write `read_NAME(source: Source) -> PointCloud` in a file of its own, check what its header announces
+To add a format: write `read_NAME(source: Source) -> Records` in a file of its own, check what its header announces
 against `source.size` and `source.admit` before allocating, and add a line to FORMATS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -12,11 +13,13 @@ from typing import BinaryIO
 import numpy as np
 
 from models.errors import NoPoints, UnsupportedFormat, nearest
+from models.io.columns import cloud_of
 from models.io.npy import read_npy
 from models.io.npz import read_npz
 from models.io.off import read_off
 from models.io.ply import read_ply
 from models.io.raw import guess_records, read_kitti, read_nuscenes
+from models.io.records import Records
 from models.io.source import Source, opened
 from models.pointcloud import PointCloud
 
@@ -29,14 +32,14 @@ NOT_READ = {  # what is often sent all the same, by its first bytes
 }
 HEAD_BYTES = 1 << 16  # of a file, from which its format is told where nothing else says it
 
-__all__ = ["FORMATS", "Format", "choose_format", "read_cloud"]
+__all__ = ["FORMATS", "CloudFile", "Format", "choose_format", "open_cloud", "read_cloud"]
 
 
 @dataclass(frozen=True)
 class Format:
     """How a kind of file is read and recognised. `magic` are its first bytes; a format without one has to be said."""
 
-    reader: Callable[[Source], PointCloud]
+    reader: Callable[[Source], Records]
     extensions: tuple[str, ...]
     content_types: tuple[str, ...]
     magic: tuple[bytes, ...] = ()
@@ -52,6 +55,53 @@ FORMATS: dict[str, Format] = {
 }
 
 
+@dataclass(frozen=True)
+class CloudFile:
+    """A file that was recognised and whose header is read. fmt: a name of FORMATS; records: its rows, read when they are asked for."""
+
+    source: Source
+    fmt: str
+    records: Records
+
+    def cloud(self, *, extra: bool = True) -> PointCloud:
+        """The points, in the units and frame of the file; `extra` says whether with the columns that mean nothing here.
+
+        Raises: what the reader raises at what is in the file, BadBody and NonFinite (colours).
+        """
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and overflow stand as they are: for `checked` to refuse
+            return cloud_of(self.records, extra=extra)
+
+
+@contextmanager
+def open_cloud(
+    source: Path | BinaryIO,
+    fmt: str | None = None,
+    *,
+    name: str | None = None,
+    content_type: str | None = None,
+    max_points: int | None = None,
+) -> Iterator[CloudFile]:
+    """Open a file and read its header.
+
+    `source` is a path or an open file on disk. The format is `fmt` if given, else what the name (default: the path's) or
+    the content type says, else what the first bytes show; bare float32 records are known by their values. The file has
+    points, at most `max_points` (of a mesh neither vertices nor points drawn from it); more are refused by what the header
+    announces, before anything is allocated.
+
+    Raises: FileError and its kinds, NoPoints, TooManyPoints, and what the format's reader raises.
+    """
+    if name is None and isinstance(source, Path):
+        name = source.name
+    with opened(source, max_points) as file:
+        chosen = choose_format(fmt, name, content_type, head=file.read(0, HEAD_BYTES))
+        with np.errstate(invalid="ignore", over="ignore"):
+            records = FORMATS[chosen].reader(file)
+        file.admit(records.count)
+        if records.count == 0:
+            raise NoPoints("the file has no points")
+        yield CloudFile(file, chosen, records)
+
+
 def read_cloud(
     source: Path | BinaryIO,
     fmt: str | None = None,
@@ -59,26 +109,11 @@ def read_cloud(
     name: str | None = None,
     content_type: str | None = None,
     max_points: int | None = None,
+    extra: bool = True,
 ) -> PointCloud:
-    """Read a point cloud, in the units and frame of its file.
-
-    `source` is a path or an open file on disk. The format is `fmt` if given, else what the name (default: the path's) or
-    the content type says, else what the first bytes show; bare float32 records are known by their values. The result has
-    points, at most `max_points` (of a mesh neither vertices nor points drawn from it); more are refused by what the header
-    announces, before anything is allocated. Whether all are finite is for `PointCloud.checked` to say.
-
-    Raises: FileError and its kinds, NoPoints, TooManyPoints, and what the format's reader raises.
-    """
-    if name is None and isinstance(source, Path):
-        name = source.name
-    # NaN and overflow are read as they stand: for `checked` to refuse, not for numpy to warn of
-    with opened(source, max_points) as file, np.errstate(invalid="ignore", over="ignore"):
-        chosen = choose_format(fmt, name, content_type, head=file.read(0, HEAD_BYTES))
-        cloud = FORMATS[chosen].reader(file)
-        file.admit(len(cloud))
-    if len(cloud) == 0:
-        raise NoPoints("the file has no points")
-    return cloud
+    """Read a point cloud; as `open_cloud`, then `CloudFile.cloud`. Whether all numbers are finite is for `PointCloud.checked` to say."""
+    with open_cloud(source, fmt, name=name, content_type=content_type, max_points=max_points) as file:
+        return file.cloud(extra=extra)
 
 
 def choose_format(fmt: str | None, name: str | None, content_type: str | None, *, head: bytes) -> str:

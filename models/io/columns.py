@@ -4,19 +4,37 @@ N points. Names are compared in lower case; the columns that mean nothing here a
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadBody, MissingCoordinates, NonFinite
+from models.io.records import BLOCK_ROWS, Records, Table
 from models.pointcloud import PointCloud
 
 COORDINATES = ("x", "y", "z")
 COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
+SPLAT_COLOUR = ("f_dc_0", "f_dc_1", "f_dc_2")  # of a Gaussian splat: the constant term of its spherical harmonics
+SPLAT_SCALE = 0.28209479177387814  # 1 / (2 sqrt(pi)), the value of that harmonic
 INTENSITIES = ("intensity", "scalar_intensity", "reflectance", "scalar_reflectance", "remission", "scalar_remission")
 
-Table = npt.NDArray[np.void]  # (N,) structured: one named field a column
+Generic = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns of a file are coordinates, colour and intensity, under the names of the file; `extra` are all others."""
+
+    xyz: tuple[str, str, str]
+    rgb: tuple[str, ...]
+    intensity: str | None
+    extra: tuple[str, ...]
+
+    @property
+    def is_splat(self) -> bool:
+        return tuple(name.lower() for name in self.rgb) == SPLAT_COLOUR
 
 
 def require_coordinates(names: Iterable[str]) -> None:
@@ -32,35 +50,54 @@ def require_coordinates(names: Iterable[str]) -> None:
     raise MissingCoordinates(f"no {', '.join(missing)} among the columns ({', '.join(found[:16]) or 'none'})", where=missing[0])
 
 
-def cloud_from_table(table: Table) -> PointCloud:
-    """The cloud of a table of N rows. xyz is float64 where a coordinate is double or a 32-bit integer, else float32.
-
-    Raises: MissingCoordinates, BadBody (a colour outside its range), NonFinite (a colour that is not a number).
-    """
-    columns = table.dtype.names or ()
+def roles_of(columns: tuple[str, ...]) -> Roles:
+    """Raises: MissingCoordinates."""
     require_coordinates(columns)
     names = {name.lower(): name for name in reversed(columns)}  # the first one of a kind wins
-    xyz_names = tuple(names[axis] for axis in COORDINATES)
-    rgb_names = next((tuple(names[name] for name in triple) for triple in COLOURS if all(name in names for name in triple)), ())
+    x, y, z = (names[axis] for axis in COORDINATES)
+    rgb = next((tuple(names[name] for name in triple) for triple in (*COLOURS, SPLAT_COLOUR) if all(name in names for name in triple)), ())
     intensity = next((names[name] for name in INTENSITIES if name in names), None)
-    extra = {name: _native(table[name]) for name in columns if name not in (*xyz_names, *rgb_names, intensity)}
-    return PointCloud(
-        xyz=as_xyz(_gather(table, xyz_names)),
-        rgb=as_rgb(_gather(table, rgb_names)) if rgb_names else None,
-        intensity=None if intensity is None else as_float32(table[intensity]),
-        extra=MappingProxyType(extra),
-    )
+    roles = Roles((x, y, z), rgb, intensity, ())
+    used = (x, y, z, intensity, *(() if roles.is_splat else rgb))  # a splat's harmonics are more than its colour
+    return Roles((x, y, z), rgb, intensity, tuple(name for name in columns if name not in used))
 
 
-def as_xyz(values: npt.NDArray[np.generic]) -> npt.NDArray[np.floating]:
-    """Coordinates (N, 3) of any real type as contiguous float32 where that loses nothing, else float64."""
-    small = (values.dtype.kind == "f" and values.dtype.itemsize <= 4) or values.dtype.itemsize <= 2
-    return np.ascontiguousarray(values, np.float32 if small else np.float64)
+def cloud_of(records: Records, *, extra: bool = True) -> PointCloud:
+    """The cloud of N rows, with its `extra` columns or without. xyz is float64 where a coordinate is double or an integer of 32 bits or
+    more, else float32.
+
+    Raises: MissingCoordinates, BadBody (a colour outside its range), NonFinite (a colour that is not a number), what reading raises.
+    """
+    roles, n = roles_of(records.names), records.count
+    xyz = np.empty((n, 3), xyz_type(records.dtype[name] for name in roles.xyz))
+    rgb = np.empty((n, 3), np.result_type(*(records.dtype[name] for name in roles.rgb)).newbyteorder("=")) if roles.rgb else None
+    intensity = None if roles.intensity is None else np.empty(n, np.float32)
+    others = {name: np.empty(n, records.dtype[name].newbyteorder("=")) for name in (roles.extra if extra else ())}
+    for rows, table in records.blocks():
+        _gather(table, roles.xyz, xyz[rows])
+        if rgb is not None:
+            _gather(table, roles.rgb, rgb[rows])
+        if intensity is not None:
+            intensity[rows] = table[roles.intensity]
+        for name, column in others.items():
+            column[rows] = table[name]
+    if rgb is not None:
+        rgb = as_rgb(splat_colour(rgb) if roles.is_splat else rgb)
+    return PointCloud(xyz, rgb, intensity, MappingProxyType(others))
 
 
-def as_float32(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """A column (N,) as contiguous float32; what is too large becomes infinite, and `checked()` refuses it."""
-    return np.ascontiguousarray(values, np.float32)
+def xyz_type(types: Iterable[np.dtype[np.generic]]) -> type[np.float32] | type[np.float64]:
+    """float32 where it holds the values of all three coordinates without loss, else float64."""
+    small = all((each.kind == "f" and each.itemsize <= 4) or each.itemsize <= 2 for each in types)
+    return np.float32 if small else np.float64
+
+
+def splat_colour(harmonics: Generic) -> npt.NDArray[np.floating]:
+    """The colour (N, 3), 0..1, of constant harmonics (N, 3). Source: Kerbl et al., 3D Gaussian Splatting, 2023: 0.5 + Y00 · f_dc."""
+    colour = harmonics.astype(np.float32)
+    colour *= np.float32(SPLAT_SCALE)
+    colour += np.float32(0.5)
+    return np.clip(colour, 0, 1, out=colour)
 
 
 def as_rgb(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
@@ -70,29 +107,29 @@ def as_rgb(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     """
     if values.dtype == np.uint8 or values.size == 0:
         return np.ascontiguousarray(values, np.uint8)
-    wide = values.astype(np.float64)
-    low, high = float(wide.min()), float(wide.max())
+    low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise NonFinite("a colour is not a finite number", where="red, green, blue")
     full = (1.0, 255.0) if values.dtype.kind == "f" else (255.0, 65535.0)
     scale = next((255.0 / top for top in full if high <= top * 1.0001), None)
     if scale is None or low < 0:
         raise BadBody(f"colours must lie in 0..{full[0]:g} or 0..{full[1]:g}, found {low:g}..{high:g}", where="red, green, blue")
-    return np.minimum(np.rint(wide * scale), 255.0).astype(np.uint8)
+    rgb = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        rgb[block] = np.minimum(np.rint(values[block].astype(np.float64) * scale), 255.0)
+    return rgb
 
 
-def _gather(table: Table, names: tuple[str, ...]) -> npt.NDArray[np.generic]:
-    """Three columns as (N, 3). Neighbours of one type move as one block, three times faster than column by column."""
+def _gather(table: Table, names: tuple[str, ...], out: Generic) -> None:
+    """Three columns into (n, 3). Neighbours of one type move as one block, three times faster than column by column."""
     places = table.dtype.fields
     assert places is not None
     fields = [(places[name][0], places[name][1]) for name in names]
     dtype, start = fields[0]
     if fields == [(dtype, start + i * dtype.itemsize) for i in range(3)]:
-        block = np.dtype({"names": ["xyz"], "formats": [f"V{3 * dtype.itemsize}"], "offsets": [start], "itemsize": table.dtype.itemsize})
-        return np.ascontiguousarray(table.view(block)["xyz"]).view(dtype).reshape(-1, 3)
-    return np.stack([table[name] for name in names], axis=1)
-
-
-def _native(column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """The column in this machine's byte order; a view where it is so already."""
-    return column.astype(column.dtype.newbyteorder("="), copy=False)
+        block = np.dtype({"names": ["xyz"], "formats": [(dtype, (3,))], "offsets": [start], "itemsize": table.dtype.itemsize})
+        out[:] = table.view(block)["xyz"]
+        return
+    for column, name in enumerate(names):
+        out[:, column] = table[name]

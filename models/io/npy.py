@@ -6,15 +6,13 @@ The header is matched, not evaluated: it has three known keys. Source: numpy.lib
 import math
 import re
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadBody, BadHeader, HeaderTooLarge, MissingCoordinates, TruncatedFile
-from models.io.columns import as_float32, as_xyz
+from models.io.records import Records, packed_records, records_of_columns
 from models.io.source import Source
-from models.pointcloud import PointCloud
 
 Array = npt.NDArray[np.generic]
 
@@ -38,17 +36,19 @@ class Layout:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_npy(source: Source) -> PointCloud:
+def read_npy(source: Source) -> Records:
     """One array (N, 3 ≤ C ≤ 256): x, y, z; with C = 4 the last is the intensity, with more they are kept as `column_3`, …
 
     Raises: BadHeader, HeaderTooLarge (more columns), TruncatedFile, MissingCoordinates, BadBody, TooManyPoints.
     """
     layout = checked_coordinates(parse_layout(source.read(0, HEADER_BYTES), source.size, "array"), source, "array")
-    values = array_of(source.read(layout.offset, layout.size), layout)
-    xyz = as_xyz(values[:, :3])
-    if values.shape[1] == 4:
-        return PointCloud(xyz, intensity=as_float32(values[:, 3]))
-    return PointCloud(xyz, extra=MappingProxyType({f"column_{i}": values[:, i] for i in range(3, values.shape[1])}))
+    count, width = layout.shape
+    others = ("intensity",) if width == 4 else tuple(f"column_{i}" for i in range(3, width))
+    names = ("x", "y", "z", *others)
+    if layout.fortran:
+        return records_of_columns(dict(zip(names, array_of(source.read(layout.offset, layout.size), layout).T, strict=True)))
+    row = np.dtype([(name, layout.dtype) for name in names])
+    return packed_records(source, layout.offset, count, row)
 
 
 def checked_coordinates(layout: Layout, source: Source, name: str) -> Layout:

@@ -3,13 +3,11 @@
 import struct
 import zipfile
 import zlib
-from types import MappingProxyType
 
 from models.errors import BadBody, BadHeader, FileError, HeaderTooLarge, MissingCoordinates, UnsupportedFormat
-from models.io.columns import as_float32, as_rgb, as_xyz
 from models.io.npy import HEADER_BYTES, Array, Layout, array_of, checked_coordinates, parse_layout
+from models.io.records import Records, records_of_columns
 from models.io.source import Source
-from models.pointcloud import PointCloud
 
 XYZ_KEYS = ("xyz", "points", "pos")
 RGB_KEYS = ("rgb", "colors", "colours")
@@ -25,7 +23,7 @@ _COMMENT = 65535
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError, OverflowError)
 
 
-def read_npz(source: Source) -> PointCloud:
+def read_npz(source: Source) -> Records:
     """Arrays `xyz` (or `points`, `pos`) (N, 3 or more), optional `rgb` (or `colors`) (N, 3) and `intensity` (N,).
 
     Other numeric arrays (N,) are kept under their names.
@@ -69,7 +67,7 @@ def _array_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.Zip
     return members
 
 
-def _read_members(source: Source, archive: zipfile.ZipFile) -> PointCloud:
+def _read_members(source: Source, archive: zipfile.ZipFile) -> Records:
     members = _array_members(archive, source.size)
 
     def layout_of(name: str) -> Layout:
@@ -95,19 +93,18 @@ def _read_members(source: Source, archive: zipfile.ZipFile) -> PointCloud:
             f"no array named {' or '.join(XYZ_KEYS)} among {', '.join(sorted(members)[:16]) or 'none'}", known=XYZ_KEYS
         )
     layout = checked_coordinates(layout_of(xyz_key), source, xyz_key)
-    xyz = as_xyz(load(xyz_key, layout)[:, :3])
-    rgb, intensity = column(rgb_key, (len(xyz), 3)), column(intensity_key, (len(xyz),))
-    extra: dict[str, Array] = {}
+    columns = dict(zip(("x", "y", "z"), load(xyz_key, layout)[:, :3].T, strict=True))
+    count = layout.shape[0]
+    rgb, intensity = column(rgb_key, (count, 3)), column(intensity_key, (count,))
+    if rgb is not None:
+        columns |= dict(zip(("red", "green", "blue"), rgb.T, strict=True))
+    if intensity is not None:
+        columns["intensity"] = intensity
     for name in sorted(members.keys() - {xyz_key, rgb_key, intensity_key}):
         try:
             layout = layout_of(name)
-            if layout.shape == (len(xyz),):
-                extra[name] = load(name, layout)
+            if layout.shape == (count,) and name.lower() not in columns:
+                columns[name] = load(name, layout)
         except FileError:  # text, objects, half a download: not a column, and not asked for
             continue
-    return PointCloud(
-        xyz,
-        rgb=None if rgb is None else as_rgb(rgb),
-        intensity=None if intensity is None else as_float32(intensity),
-        extra=MappingProxyType(extra),
-    )
+    return records_of_columns(columns)

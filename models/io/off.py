@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from models.errors import BadBody, BadHeader, DegenerateCloud, NoPoints, TruncatedFile, UnsupportedFormat
 from models.io.decimals import plain_decimals
+from models.io.records import Records, records_of_columns
 from models.io.source import ROWS_AT_A_TIME, Source, parse_count, take, text_rows
 from models.pointcloud import PointCloud
 
@@ -24,7 +25,7 @@ Triangles = npt.NDArray[np.int64]
 _MAGIC = re.compile(rb"(ST)?C?N?OFF(?![A-Za-z])")
 
 
-def read_off(source: Source) -> PointCloud:
+def read_off(source: Source) -> Records:
     """SURFACE_POINTS points of the surface, or the vertices themselves where there are no faces; float64.
 
     Raises: BadHeader, UnsupportedFormat (binary, 4D), TruncatedFile, BadBody, NoPoints, NonFinite, DegenerateCloud,
@@ -48,10 +49,14 @@ def read_off(source: Source) -> PointCloud:
     source.admit(num_vertices)
     vertices = _vertices(rows, num_vertices)
     if num_faces == 0:
-        return PointCloud(vertices)
+        return _points(vertices)
     PointCloud(vertices).checked()
     triangles = _triangles(rows, num_faces, num_vertices)
-    return PointCloud(sample_surface(vertices, triangles, SURFACE_POINTS, np.random.default_rng(SURFACE_SEED)))
+    return _points(sample_surface(vertices, triangles, SURFACE_POINTS, np.random.default_rng(SURFACE_SEED)))
+
+
+def _points(xyz: Vertices) -> Records:
+    return records_of_columns(dict(zip(("x", "y", "z"), xyz.T, strict=True)))
 
 
 def sample_surface(vertices: Vertices, triangles: Triangles, count: int, rng: np.random.Generator) -> Vertices:

@@ -1,19 +1,20 @@
 """The body of an ascii PLY file: one line a row."""
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
 
 from models.errors import BadBody, TruncatedFile
-from models.io.columns import Table
 from models.io.decimals import plain_decimals
 from models.io.ply_header import Element, Header
+from models.io.records import Table
 from models.io.source import ROWS_AT_A_TIME, Source, take, text_rows
 
 
-def read_ascii(source: Source, header: Header) -> Table:
-    """The scalar columns of the vertex element. Further columns of a line are ignored, lists are passed over.
+def read_ascii(source: Source, header: Header) -> Iterator[Table]:
+    """The scalar columns of the vertex element, a block of rows at a time. Further columns of a line are ignored, lists are passed over.
 
     Raises: TruncatedFile, BadBody (names the vertex).
     """
@@ -21,14 +22,15 @@ def read_ascii(source: Source, header: Header) -> Table:
     rows = text_rows(source, header.offset)
     before = sum(element.count for element in header.elements[: header.vertex] if element.properties)
     deque(islice(rows, before), maxlen=0)
-    table = np.empty(vertex.count, [(each.name, each.code) for each in vertex.properties if not each.length_code])
+    dtype = np.dtype([(each.name, each.code) for each in vertex.properties if not each.length_code])
     for start in range(0, vertex.count, ROWS_AT_A_TIME):
         wanted = min(ROWS_AT_A_TIME, vertex.count - start)
         lines = take(rows, wanted)
         if len(lines) < wanted:
             raise TruncatedFile(f"the header announces {vertex.count} vertices, the body has {start + len(lines)}")
-        _parse_lines(lines, vertex, table[start : start + wanted], start)
-    return table
+        table = np.empty(wanted, dtype)
+        _parse_lines(lines, vertex, table, start)
+        yield table
 
 
 def _parse_lines(lines: list[bytes], vertex: Element, out: Table, start: int) -> None:

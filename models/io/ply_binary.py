@@ -5,20 +5,21 @@ rows of equal lengths (triangles) are still taken at once, others are walked one
 """
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 
 from models.errors import BadBody, TruncatedFile
-from models.io.columns import Table
 from models.io.ply_header import Element, Header
+from models.io.records import BLOCK_ROWS, Table
 from models.io.source import ROWS_AT_A_TIME, Source
 
 WALKED_VALUES = 4_000_000  # in one file, about 2 s: rows with lists of differing lengths are read one after the other
 _STRUCT = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f4": "f", "f8": "d"}
 
 
-def read_binary(source: Source, header: Header) -> Table:
-    """The scalar columns (N,) of the vertex element. What follows it in the file is not read.
+def read_binary(source: Source, header: Header) -> Iterator[Table]:
+    """The scalar columns of the vertex element, a block of rows at a time. What follows it in the file is not read.
 
     Raises: TruncatedFile, BadBody (a list of negative length, too many rows of differing lengths).
     """
@@ -31,23 +32,26 @@ def read_binary(source: Source, header: Header) -> Table:
         for element in before:
             place, walked = _skip(body, place, element, header.byte_order, walked)
         if vertex.has_lists:
-            return _read_lists(body, place, vertex, header.byte_order, walked)
+            yield from _read_lists(body, place, vertex, header.byte_order, walked)
+            return
         offset += place
     else:
         offset += sum(element.least_bytes(False) for element in before)
-    return _read_fixed(source, offset, vertex, header.byte_order)
+    yield from _read_fixed(source, offset, vertex, header.byte_order)
 
 
-def _read_fixed(source: Source, offset: int, element: Element, byte_order: str) -> Table:
+def _read_fixed(source: Source, offset: int, element: Element, byte_order: str) -> Iterator[Table]:
     """All rows of an element without lists."""
     row = np.dtype([(each.name, byte_order + each.code) for each in element.properties])
     if offset + element.count * row.itemsize > source.size:
         raise _truncated(element, source.size - offset)
-    source.file.seek(offset)
-    table = np.fromfile(source.file, row, element.count)
-    if len(table) < element.count:
-        raise _truncated(element, table.nbytes)
-    return table
+    for start in range(0, element.count, BLOCK_ROWS):
+        wanted = min(BLOCK_ROWS, element.count - start)
+        source.file.seek(offset + start * row.itemsize)
+        table = np.fromfile(source.file, row, wanted)
+        if len(table) < wanted:
+            raise _truncated(element, start * row.itemsize + table.nbytes)
+        yield table
 
 
 def _truncated(element: Element, present: int) -> TruncatedFile:
@@ -65,16 +69,19 @@ def _skip(body: bytes, place: int, element: Element, byte_order: str, walked: in
     return _walk(body, place, element, byte_order, None), walked
 
 
-def _read_lists(body: bytes, place: int, element: Element, byte_order: str, walked: int) -> Table:
+def _read_lists(body: bytes, place: int, element: Element, byte_order: str, walked: int) -> Iterator[Table]:
     """The scalar columns of an element with lists that begins at `place`."""
-    scalars = [each for each in element.properties if not each.length_code]
+    dtype = np.dtype([(each.name, byte_order + each.code) for each in element.properties if not each.length_code])
     rows = _equal_rows(body, place, element, byte_order)
-    if rows is not None:
-        return rows[[each.name for each in scalars]]
-    _checked_walk(element, walked)
-    table = np.empty(element.count, [(each.name, each.code) for each in scalars])
-    _walk(body, place, element, byte_order, table)
-    return table
+    if rows is None:
+        _checked_walk(element, walked)
+        rows = np.empty(element.count, dtype)
+        _walk(body, place, element, byte_order, rows)
+    for start in range(0, element.count, BLOCK_ROWS):
+        table = np.empty(min(BLOCK_ROWS, element.count - start), dtype)
+        for name in dtype.names or ():
+            table[name] = rows[name][start : start + BLOCK_ROWS]
+        yield table
 
 
 def _equal_rows(body: bytes, start: int, element: Element, byte_order: str) -> Table | None:

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import TruncatedFile
+from models.io.records import Records, packed_records
 from models.io.source import Source
-from models.pointcloud import PointCloud
 
 FEWEST_TO_GUESS = 32  # records
 FARTHEST_M, LEAST_M = 1e4, 1e-3  # coordinates that a scan has
@@ -15,20 +15,20 @@ MOST_INTENSITY, MOST_RINGS = 255, 255
 CLEARLY = 0.5  # of the change at any other number of columns
 
 
-def read_kitti(source: Source) -> PointCloud:
+def read_kitti(source: Source) -> Records:
     """N records of x, y, z, intensity (float32 × 4, little endian), metres; the intensity (N,) as the scanner gave it.
 
     Raises: TruncatedFile (no whole number of records), TooManyPoints.
     """
-    return _cloud(_records(source, 4))
+    return _records(source, ("x", "y", "z", "intensity"))
 
 
-def read_nuscenes(source: Source) -> PointCloud:
+def read_nuscenes(source: Source) -> Records:
     """N records of x, y, z, intensity, ring (float32 × 5, little endian), metres; `ring` (N,) is kept as a further column.
 
     Raises: TruncatedFile (no whole number of records), TooManyPoints.
     """
-    return _cloud(_records(source, 5))
+    return _records(source, ("x", "y", "z", "intensity", "ring"))
 
 
 def guess_records(head: bytes) -> str | None:
@@ -74,20 +74,11 @@ def _is_scan(records: npt.NDArray[np.float32]) -> bool:
     return bool(around and in_range and whole and (np.abs(xyz) > LEAST_M).mean() > 0.5)
 
 
-def _records(source: Source, columns: int) -> npt.NDArray[np.float32]:
-    record = 4 * columns
-    if source.size % record:
+def _records(source: Source, columns: tuple[str, ...]) -> Records:
+    row = np.dtype([(name, "<f4") for name in columns])
+    count, rest = divmod(source.size, row.itemsize)
+    if rest:
         hint = next((f"; {n} values a record would fit" for n in (4, 5) if source.size % (4 * n) == 0), "")
-        raise TruncatedFile(f"{source.size} bytes are no whole number of records of {columns} float32{hint}")
-    source.admit(source.size // record)
-    source.file.seek(0)
-    return np.fromfile(source.file, "<f4").reshape(-1, columns).astype(np.float32, copy=False)
-
-
-def _cloud(records: npt.NDArray[np.float32]) -> PointCloud:
-    names = ("ring",)
-    return PointCloud(
-        xyz=np.ascontiguousarray(records[:, :3]),
-        intensity=np.ascontiguousarray(records[:, 3]),
-        extra={name: records[:, 4 + i] for i, name in enumerate(names[: records.shape[1] - 4])},
-    )
+        raise TruncatedFile(f"{source.size} bytes are no whole number of records of {len(columns)} float32{hint}")
+    source.admit(count)
+    return packed_records(source, 0, count, row)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from models.errors import BadBody, BadHeader, EmptyFile, FileError, TooManyPoints
+from models.errors import BadBody, BadHeader, EmptyFile, FileError, TooManyPoints, TruncatedFile
 
 BLOCK_BYTES = 1 << 18  # text is split into lines a block at a time; no line may be longer than a block
 ROWS_AT_A_TIME = 1 << 15  # rows of a text, or of Python objects, that are turned into numbers at once
@@ -33,6 +33,13 @@ class Source:
         """Up to `count` bytes from `offset` on."""
         self.file.seek(offset)
         return self.file.read(count)
+
+    def read_all(self, offset: int, count: int) -> bytes:
+        """`count` bytes from `offset` on. Raises: TruncatedFile."""
+        found = self.read(offset, count)
+        if len(found) < count:
+            raise TruncatedFile(f"the file ends {count - len(found)} bytes early")
+        return found
 
 
 @contextmanager
