@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import load_checkpoint
-from models.devoxelize import nearest, trilinear
+from models.devoxelize import Surroundings, nearest, pieces
 from models.errors import NonFinite, WrongTask
 from models.manifest import Axis, Manifest, Precision, Task
 from models.pointcloud import PointCloud
@@ -21,6 +21,8 @@ from models.ranges import in_range
 from models.sparse.backends import engine_for
 from models.sparse.nn import prepare_inference
 from models.sparse.tensor import SparseTensor, collate
+from models.tiling import Reach
+from models.unet3d import UNet3d, reach_of
 from models.voxelize import Voxels, prepare, voxelize
 from models.zoo import build
 
@@ -42,13 +44,20 @@ class Classification:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Classes of one cloud. labels (N,) uint16, and confidence (N,) float32, the softmax value of that class; num_voxels M."""
+    """Classes of one cloud. labels (N,) uint16, and confidence (N,) float32, the softmax value of that class; num_voxels M.
+
+    tiles: forward passes that it took; of more than one, halo is the margin around each in voxels, and full_halo how far the net sees:
+    with less than that the answer is not quite that of the whole cloud.
+    """
 
     labels: npt.NDArray[np.uint16]
     confidence: npt.NDArray[np.float32]
     num_voxels: int
     filled: tuple[str, ...]
     scaled: tuple[str, ...] = ()
+    tiles: int = 1
+    halo: int = 0
+    full_halo: int = 0
 
 
 class Predictor:
@@ -101,6 +110,17 @@ class Predictor:
             logits: torch.Tensor = self._net(tensor)
         return logits.float()
 
+    def logits(self, voxels: Voxels) -> torch.Tensor:
+        """Logits of one cloud or tile, on the CPU: (1, L) of a classifier, else (M, L)."""
+        return self.forward([voxels]).cpu()
+
+    @property
+    def reach(self) -> Reach:
+        """How far the net sees. Raises: WrongTask (a classifier sees the whole cloud)."""
+        self.require("segment")
+        assert isinstance(self._net, UNet3d)
+        return reach_of(self._net)
+
     def classify(self, batch: Sequence[Voxels]) -> list[Classification]:
         """One Classification per voxelized cloud, in order. Raises: WrongTask."""
         self.require("classify")
@@ -125,13 +145,19 @@ class Predictor:
 
     def answers_of_points(self, voxels: Voxels, logits: torch.Tensor) -> Segmentation:
         """From the logits of the voxels (M, L) to the answers of the points."""
-        if voxels.grid is not None:
-            logits = torch.from_numpy(trilinear(logits.cpu().numpy(), voxels))  # (N, L)
-        confidence, labels = finite(logits).softmax(dim=1).max(dim=1)
-        best, sure = labels.cpu().numpy().astype(np.uint16), confidence.cpu().numpy()
         if voxels.grid is None:
-            best, sure = nearest(best, voxels), nearest(sure, voxels)  # (M,) -> (N,)
-        return Segmentation(best, sure, len(voxels), voxels.filled, voxels.scaled)
+            labels, confidence = (nearest(each, voxels) for each in best_of(logits))  # (M,) -> (N,)
+        else:
+            table, around = logits.cpu(), Surroundings(voxels.coords)
+            parts = [best_of(around.interpolate(table, *part)) for part in pieces(voxels.grid, voxels.inverse)]
+            labels, confidence = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Segmentation(labels, confidence, len(voxels), voxels.filled, voxels.scaled)
+
+
+def best_of(logits: torch.Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+    """The class of each row (n, L) with the largest logit, and its softmax: (n,), (n,). Raises: NonFinite."""
+    confidence, labels = finite(logits).softmax(dim=1).max(dim=1)
+    return labels.cpu().numpy().astype(np.uint16), confidence.cpu().numpy()
 
 
 def finite(logits: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ Source: Image2Point Listing 2 and its public code. S sites, C channels, L classe
 what the encoder had on them beside it, two residual blocks. The way up goes through the encoder's own kernel maps.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from models.resnet3d import Block, ResNetShape, make_stages
 from models.sparse.blur import ParentBlur
 from models.sparse.nn import ConvNorm, SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, SparseReLU, conv_norm
 from models.sparse.tensor import SparseTensor
+from models.tiling import Reach
 
 DROPOUT = 0.3
 
@@ -106,6 +108,40 @@ class UNet3d(nn.Module):
         for number in range(1, self.num_stages + 1):
             x = self.get_submodule(f"up{number}")(x, left.pop())
         return x.feats
+
+
+def reach_of(net: UNet3d) -> Reach:
+    """How far a net sees, at most: every convolution of three taps looks one cell of its level further, and so does a change of level."""
+    radius, level = 2, 2  # conv1, conv2
+    left = [radius]
+    radius += 1  # down
+    for stage in range(1, net.num_stages + 1):
+        if hasattr(net, f"ds{stage - 1}"):
+            radius, level = radius + level, 2 * level
+        for conv in convolutions(net.get_submodule(f"layer{stage}")):
+            radius += level * (conv.kernel_size // 2)
+            level *= conv.stride
+        left.append(radius)
+    left.pop()
+    stride = level
+    if not isinstance(net.blur, nn.Identity):
+        radius += 2 * level  # the site that follows, and all cells of its own
+    for number in range(1, net.num_stages + 1):
+        level //= 2
+        radius = max(radius + level, left.pop())
+        blocks = net.get_submodule(f"up{number}").get_submodule("blocks")
+        radius += level * sum(conv.kernel_size // 2 for conv in convolutions(blocks))
+    return Reach(stride, radius)
+
+
+def convolutions(stage: nn.Module) -> Iterator[SparseConv3d]:
+    """Those that residual blocks have one after the other; a shortcut looks no further."""
+    for block in stage.children():
+        assert isinstance(block, Block)
+        for i in range(1, block.depth + 1):
+            conv = block.get_submodule(f"conv{i}")
+            assert isinstance(conv, SparseConv3d)
+            yield conv
 
 
 class FeatsDropout(nn.Dropout):

@@ -3,6 +3,7 @@
 N points of the file, n after the point budget, M voxels, C features.
 prepare():  unit → up axis → point budget → normalisation      PointCloud (N) -> PointCloud (n)
 voxelize(): grid cells → mean of the features in each cell     PointCloud (n) -> Voxels (M)
+What they are made of is here for models.tiling, too, which does the same to a cloud piece by piece.
 Training augments between the two; serving does not.
 """
 
@@ -52,22 +53,32 @@ def prepare(cloud: PointCloud, spec: InputSpec, *, up: Axis | None = None, unit:
     cloud above `spec.point_budget` are sampled without replacement, the same ones every time. A normalised
     cloud comes out as float32, others keep the file's precision. Raises: BadOption, NoPoints, NonFinite, DegenerateCloud.
     """
-    if up is not None and up not in _AXES:
-        raise BadOption(f"unknown up axis {up!r}", where="up", known=_AXES)
-    if unit is not None and unit not in UNITS_M:
-        raise BadOption(f"unknown unit {unit!r}", where="unit", known=UNITS_M)
+    check_options(up, unit)
     cloud = cloud.checked()
     if spec.point_budget is not None and len(cloud) > spec.point_budget:
         rows = np.random.default_rng(BUDGET_SEED).choice(len(cloud), spec.point_budget, replace=False, shuffle=False)
         cloud = cloud.take(np.sort(rows))
-    xyz = cloud.xyz
+    cloud = replace(cloud, xyz=placed(cloud.xyz, spec, up=up, unit=unit))
+    if spec.normalise == "unit_sphere":
+        return replace(cloud, xyz=_unit_sphere(cloud.xyz).astype(np.float32))
+    return cloud
+
+
+def check_options(up: Axis | None, unit: str | None) -> None:
+    """Raises: BadOption."""
+    if up is not None and up not in _AXES:
+        raise BadOption(f"unknown up axis {up!r}", where="up", known=_AXES)
+    if unit is not None and unit not in UNITS_M:
+        raise BadOption(f"unknown unit {unit!r}", where="unit", known=UNITS_M)
+
+
+def placed(xyz: npt.NDArray[np.floating], spec: InputSpec, *, up: Axis | None, unit: str | None) -> npt.NDArray[np.floating]:
+    """Coordinates (n, 3) in metres with the model's axis up, each point for itself."""
     if unit is not None:
         xyz = xyz * UNITS_M[unit]
     if up is not None and up != spec.up:
         xyz = _upright(xyz, _AXES[up], _AXES[spec.up])
-    if spec.normalise == "unit_sphere":
-        xyz = _unit_sphere(xyz).astype(np.float32)
-    return replace(cloud, xyz=xyz)
+    return xyz
 
 
 def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
@@ -77,19 +88,29 @@ def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
     """
     if len(cloud) == 0:
         raise NoPoints("the cloud has no points")
-    feats, filled = _features(cloud, spec.features)  # (n, C)
-    (x, y, z), shape = _cells(cloud.xyz, spec)  # (n,) each
-    unique, inverse = _group((x * shape[1] + y) * shape[2] + z, math.prod(shape))  # (M,), (n,)
+    feats, filled = features(cloud, spec.features)  # (n, C)
+    grid = grid_of(*corners(cloud.xyz), spec)
+    (x, y, z), shape = grid.cells(cloud.xyz), grid.shape  # (n,) each
+    unique, inverse = group((x * shape[1] + y) * shape[2] + z, math.prod(shape))  # (M,), (n,)
     coords = np.stack(np.unravel_index(unique, shape), axis=1).astype(np.int32)  # (M, 3)
     if spec.voxel_feature == "reference":
-        first = np.empty(len(unique), np.int64)
-        first[inverse[::-1]] = np.arange(len(cloud))[::-1]  # of the writes to one place the last one stays
-        pooled = feats[first]
+        pooled = feats[first_of(inverse, len(unique))]
     else:
         counts = np.bincount(inverse, minlength=len(unique))
-        sums = [np.bincount(inverse, weights=column, minlength=len(unique)) for column in feats.T]
-        pooled = (np.stack(sums, axis=1) / counts[:, None]).astype(np.float32)
-    return Voxels(coords, pooled, inverse, filled, _grid(cloud.xyz, spec) if spec.devoxelize == "trilinear" else None)
+        pooled = (sums_of(feats, inverse, len(unique)) / counts[:, None]).astype(np.float32)
+    return Voxels(coords, pooled, inverse, filled, grid.positions(cloud.xyz) if spec.devoxelize == "trilinear" else None)
+
+
+def first_of(inverse: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """The first of the rows (n,) in each of `count` groups: (count,)."""
+    first = np.empty(count, np.int64)
+    first[inverse[::-1]] = np.arange(len(inverse))[::-1]  # of the writes to one place the last one stays
+    return first
+
+
+def sums_of(feats: npt.NDArray[np.floating], inverse: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.float64]:
+    """Sums (count, C) of the rows (n, C) in each group."""
+    return np.stack([np.bincount(inverse, weights=column, minlength=count) for column in feats.T], axis=1)
 
 
 def _upright(xyz: npt.NDArray[np.floating], source: int, target: int) -> npt.NDArray[np.floating]:
@@ -100,14 +121,14 @@ def _upright(xyz: npt.NDArray[np.floating], source: int, target: int) -> npt.NDA
     return turned
 
 
-def _corners(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
+def corners(xyz: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
     """Minimum and maximum corner (3,) of the bounding box; column by column, which is 20 times faster than axis=0."""
     return np.array([column.min() for column in xyz.T]), np.array([column.max() for column in xyz.T])
 
 
 def _unit_sphere(xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Centre on the mean of the points, farthest point at radius 1."""
-    low, high = _corners(xyz)
+    low, high = corners(xyz)
     centred: npt.NDArray[np.float64] = xyz - np.array([column.mean(dtype=np.float64) for column in xyz.T])
     radius = math.sqrt(np.einsum("ij,ij->i", centred, centred).max())
     if not (high > low).any() or not radius > 0:
@@ -116,34 +137,44 @@ def _unit_sphere(xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return centred
 
 
-def _cells(xyz: npt.NDArray[np.floating], spec: InputSpec) -> tuple[list[npt.NDArray[np.int64]], tuple[int, ...]]:
-    """Grid cell of every point along each axis, three (n,) with minimum 0, and the shape of the grid."""
-    size = np.float32(spec.voxel_size)
-    low, high = _corners(xyz)
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a cloud whose minimum corner is `low` (3,), in the type of its coordinates; `shape` is how many there are."""
+
+    low: npt.NDArray[np.floating]
+    shape: tuple[int, ...]
+    size: np.float32
+    reference: bool
+
+    def cells(self, xyz: npt.NDArray[np.floating]) -> list[npt.NDArray[np.int64]]:
+        """Grid cell of every point along each axis, three (n,) with minimum 0."""
+        if self.reference:
+            cells = [np.rint(column / self.size) - np.rint(start / self.size) for column, start in zip(xyz.T, self.low, strict=True)]
+        else:
+            cells = [(column - start) / self.size for column, start in zip(xyz.T, self.low, strict=True)]  # ≥ 0: the cast takes the floor
+        return [column.astype(np.int64) for column in cells]
+
+    def positions(self, xyz: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Where the points lie, (n, 3), in cells from the centre of the first one."""
+        if self.reference:
+            return np.asarray(xyz / self.size - np.rint(self.low / self.size), np.float32)
+        return np.asarray((xyz - self.low) / self.size - 0.5, np.float32)
+
+
+def grid_of(low: npt.NDArray[np.floating], high: npt.NDArray[np.floating], spec: InputSpec) -> Grid:
+    """The grid of a cloud with these corners. Raises: ExtentTooLarge."""
+    size, reference = np.float32(spec.voxel_size), spec.rounding == "reference"
     with np.errstate(over="ignore"):
-        widths = np.rint(high / size) - np.rint(low / size) if spec.rounding == "reference" else (high - low) / size
+        widths = np.rint(high / size) - np.rint(low / size) if reference else (high - low) / size
     widest = float(widths.max())
     if not widest < CELLS_PER_AXIS:
         raise ExtentTooLarge(
             f"the cloud spans {widest + 1:.0f} voxels of {spec.voxel_size:g} along one axis, the limit is {CELLS_PER_AXIS}; check its unit"
         )
-    if spec.rounding == "reference":
-        cells = [np.rint(column / size) - np.rint(start / size) for column, start in zip(xyz.T, low, strict=True)]
-    else:
-        cells = [(column - start) / size for column, start in zip(xyz.T, low, strict=True)]  # ≥ 0: the cast takes the floor
-    return [column.astype(np.int64) for column in cells], tuple(int(width) + 1 for width in widths)
+    return Grid(low, tuple(int(width) + 1 for width in widths), size, reference)
 
 
-def _grid(xyz: npt.NDArray[np.floating], spec: InputSpec) -> npt.NDArray[np.float32]:
-    """Where the points lie, (n, 3), in cells from the centre of the first one."""
-    size = np.float32(spec.voxel_size)
-    low = _corners(xyz)[0]
-    if spec.rounding == "reference":
-        return np.asarray(xyz / size - np.rint(low / size), np.float32)
-    return np.asarray((xyz - low) / size - 0.5, np.float32)
-
-
-def _group(key: npt.NDArray[np.int64], span: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def group(key: npt.NDArray[np.int64], span: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """np.unique(key, return_inverse=True) for keys in [0, span), several times faster.
 
     A table of all cells where the grid is about as large as the cloud (a room), else a radix sort, 16 bits a pass.
@@ -165,7 +196,7 @@ def _group(key: npt.NDArray[np.int64], span: int) -> tuple[npt.NDArray[np.int64]
     return ordered[starts], inverse
 
 
-def _features(cloud: PointCloud, specs: tuple[FeatureSpec, ...]) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+def features(cloud: PointCloud, specs: tuple[FeatureSpec, ...]) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
     """Input channels (n, C) float32, and the names of those that were filled."""
     feats = np.empty((len(cloud), len(specs)), np.float32)
     filled = []

@@ -1,0 +1,129 @@
+"""One cloud on its way to a class for every point, in as many forward passes as its size asks for.
+
+N points, M voxels, L classes. `segmenting` decides; the service and `fip predict` go through the parts.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from models.devoxelize import Surroundings
+from models.manifest import Axis
+from models.pointcloud import PointCloud
+from models.predictor import Predictor, Segmentation, best_of
+from models.ranges import factor_for
+from models.tiling import TiledCloud, TileSize
+from models.voxelize import Voxels
+
+POINTS_AT_ONCE = 1 << 18  # clouds of more points are voxelized piece by piece, even where one forward pass does
+TILE = TileSize(1_000_000)
+
+
+class Segmenting(Protocol):
+    """Each of the `parts` is `voxelize`, then `Predictor.logits`, then `take`; after all of them there is a `result`.
+
+    Parts may be voxelized ahead and taken in any order, each once.
+    """
+
+    parts: int
+
+    def voxelize(self, part: int) -> Voxels: ...
+
+    def num_points(self, part: int) -> int:
+        """Points that get their answer from a part."""
+
+    def take(self, part: int, voxels: Voxels, logits: torch.Tensor) -> None:
+        """Keep what the net said of the voxels of a part: (M, L), on the CPU. Raises: NonFinite."""
+
+    def result(self) -> Segmentation: ...
+
+
+def segmenting(
+    predictor: Predictor, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None, tile: TileSize = TILE
+) -> Segmenting:
+    """Raises: WrongTask, BadOption, CloudError (see models.voxelize and models.tiling)."""
+    predictor.require("segment")
+    if len(cloud) <= POINTS_AT_ONCE:
+        voxels = predictor.voxelize(cloud, up=up, unit=unit)
+        if len(voxels) <= tile.voxels:
+            return InOne(predictor, voxels)
+    largest = predictor.manifest.largest_intensity
+    factor = 1.0 if largest is None else factor_for(cloud, largest)
+    tiled = TiledCloud(cloud, predictor.manifest.input, predictor.reach, tile, up=up, unit=unit, intensity_factor=factor)
+    return InTiles(tiled, ("intensity",) if factor != 1 else ())
+
+
+def segment_cloud(
+    predictor: Predictor,
+    cloud: PointCloud,
+    *,
+    up: Axis | None = None,
+    unit: str | None = None,
+    tile: TileSize = TILE,
+    progress: Callable[[int, int], None] = lambda _done, _parts: None,
+) -> Segmentation:
+    """All parts one after the other. progress: called with the number of parts done and of all. Raises: as `segmenting`, NonFinite."""
+    work = segmenting(predictor, cloud, up=up, unit=unit, tile=tile)
+    for part in range(work.parts):
+        progress(part, work.parts)
+        voxels = work.voxelize(part)
+        work.take(part, voxels, predictor.logits(voxels))
+    progress(work.parts, work.parts)
+    return work.result()
+
+
+class InOne:
+    """A cloud that is one forward pass."""
+
+    parts = 1
+
+    def __init__(self, predictor: Predictor, voxels: Voxels) -> None:
+        self._predictor, self._voxels = predictor, voxels
+        self._found: Segmentation | None = None
+
+    def voxelize(self, part: int) -> Voxels:
+        return self._voxels
+
+    def num_points(self, part: int) -> int:
+        return len(self._voxels.inverse)
+
+    def take(self, part: int, voxels: Voxels, logits: torch.Tensor) -> None:
+        self._found = self._predictor.answers_of_points(voxels, logits)
+
+    def result(self) -> Segmentation:
+        assert self._found is not None
+        return self._found
+
+
+class InTiles:
+    """A cloud in tiles, which may be a single one."""
+
+    def __init__(self, tiled: TiledCloud, scaled: tuple[str, ...]) -> None:
+        self._tiled, self._scaled = tiled, scaled
+        self.parts = len(tiled.tiles)
+        self._labels, self._confidence = np.empty(len(tiled), np.uint16), np.empty(len(tiled), np.float32)
+
+    def voxelize(self, part: int) -> Voxels:
+        return self._tiled.voxelize(self._tiled.tiles[part])
+
+    def num_points(self, part: int) -> int:
+        return self._tiled.tiles[part].num_points
+
+    def take(self, part: int, voxels: Voxels, logits: torch.Tensor) -> None:
+        around: Surroundings | None = None
+        best = best_of(logits)  # (M,) each
+        for rows, grid, inverse in self._tiled.points(self._tiled.tiles[part], voxels):
+            if grid is None:
+                labels, confidence = (each.take(inverse) for each in best)
+            else:
+                around = around or Surroundings(voxels.coords)
+                labels, confidence = best_of(around.interpolate(logits, grid, inverse))
+            self._labels[rows], self._confidence[rows] = labels, confidence
+
+    def result(self) -> Segmentation:
+        tiled = self._tiled
+        return Segmentation(
+            self._labels, self._confidence, tiled.num_voxels, tiled.filled, self._scaled, self.parts, tiled.halo, tiled.needed_halo
+        )
