@@ -17,6 +17,7 @@ from models.io.columns import cloud_of
 from models.io.npy import read_npy
 from models.io.npz import read_npz
 from models.io.off import read_off
+from models.io.pcd import read_pcd
 from models.io.ply import read_ply
 from models.io.raw import guess_records, read_kitti, read_nuscenes
 from models.io.records import Records
@@ -25,7 +26,6 @@ from models.pointcloud import PointCloud
 
 NOT_READ = {  # what is often sent all the same, by its first bytes
     b"LASF": "LAS and LAZ are not read; convert the file, for example by pdal translate IN.las OUT.ply",
-    b"# .PCD": "PCD is not read; convert the file, for example by pcl_pcd2ply or Open3D, to PLY",
     b"ASTM-E57": "E57 is not read; convert the file to PLY",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"<": "a page or XML document, not a cloud",
@@ -50,6 +50,7 @@ FORMATS: dict[str, Format] = {
     "off": Format(read_off, (".off",), ("application/off", "model/off"), (b"OFF", b"COFF", b"NOFF", b"CNOFF", b"STOFF", b"STCOFF")),
     "npy": Format(read_npy, (".npy",), ("application/x-npy",), (b"\x93NUMPY",)),
     "npz": Format(read_npz, (".npz",), ("application/x-npz",), (b"PK\x03\x04",)),
+    "pcd": Format(read_pcd, (".pcd",), ("application/pcd", "application/x-pcd"), (b"# .PCD", b"#.PCD", b"VERSION ", b"FIELDS ")),
     "nuscenes": Format(read_nuscenes, (".pcd.bin",), ("application/x-nuscenes",)),
     "bin": Format(read_kitti, (".bin",), ("application/x-kitti",)),
 }

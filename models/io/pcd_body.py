@@ -1,0 +1,162 @@
+"""The body of a PCD file: N points as text, as packed rows, or column after column and compressed."""
+
+from collections.abc import Callable, Iterator
+
+import lzf
+import numpy as np
+
+from models.errors import BadBody, TruncatedFile
+from models.io.decimals import plain_decimals
+from models.io.pcd_header import LZF_RATIO, SIZES_BYTES, Header, row_type
+from models.io.records import BLOCK_ROWS, Table
+from models.io.source import ROWS_AT_A_TIME, Source, take, text_rows
+
+BLOCK_BYTES = 1 << 22
+
+ColumnType = np.dtype[np.void]
+
+
+def read_ascii(source: Source, header: Header, columns: ColumnType) -> Iterator[Table]:
+    """A line a point. Raises: TruncatedFile, BadBody (names the point)."""
+    rows = text_rows(source, header.offset)
+    at_a_time = _rows_at_a_time(header, ROWS_AT_A_TIME)
+    row = row_type(header)
+    for start in range(0, header.points, at_a_time):
+        wanted = min(at_a_time, header.points - start)
+        lines = take(rows, wanted)
+        if len(lines) < wanted:
+            raise TruncatedFile(f"the header announces {header.points} points, the body has {start + len(lines)}")
+        table = np.zeros(wanted, row)
+        if not (_parse_plain(lines, table) or _parse_numbers(lines, table)):
+            _parse_carefully(lines, header, table, start)
+        yield table.view(columns)
+
+
+def read_binary(source: Source, header: Header, columns: ColumnType) -> Iterator[Table]:
+    """A packed row a point. Raises: TruncatedFile."""
+    at_a_time = _rows_at_a_time(header, BLOCK_ROWS)
+    for start in range(0, header.points, at_a_time):
+        wanted = min(at_a_time, header.points - start)
+        source.file.seek(header.offset + start * columns.itemsize)
+        table = np.fromfile(source.file, columns, wanted)
+        if len(table) < wanted:
+            raise TruncatedFile(f"the header announces {header.points} points, the body has {start + len(table)}")
+        yield table
+
+
+def read_compressed(source: Source, header: Header, columns: ColumnType) -> Iterator[Table]:
+    """All values of the first field, then all of the second, ...: one LZF stream. Raises: TruncatedFile, BadBody."""
+    values, padded = decompressed(source, header)
+    at_a_time = _rows_at_a_time(header, BLOCK_ROWS)
+    for start in range(0, header.points, at_a_time):
+        wanted = min(at_a_time, header.points - start)
+        table = np.zeros((wanted, columns.itemsize), np.uint8)
+        place = behind = 0  # in a row; in the stream
+        for field in header.fields:
+            stored = padded or not field.is_padding
+            if stored:
+                block = np.frombuffer(values, np.uint8, wanted * field.nbytes, behind + start * field.nbytes)
+                part = np.dtype((np.void, field.nbytes))
+                table[:, place : place + field.nbytes] = block.view(part).view(np.uint8).reshape(wanted, field.nbytes)
+                behind += header.points * field.nbytes
+            place += field.nbytes
+        yield table.reshape(-1).view(columns)
+
+
+def decompressed(source: Source, header: Header) -> tuple[bytes, bool]:
+    """The columns of a compressed file one after another, and whether those of padding are there: the library leaves them out.
+
+    Raises: TruncatedFile, BadBody.
+    """
+    packed_bytes, plain_bytes = compressed_sizes(source, header)
+    full = header.points * header.row_bytes
+    try:
+        values = lzf.decompress(source.read_all(header.offset + SIZES_BYTES, packed_bytes), plain_bytes)
+    except ValueError as error:
+        raise BadBody("the compressed data is damaged", where="body") from error
+    if values is None or len(values) != plain_bytes:
+        raise BadBody(f"the compressed data does not hold the {plain_bytes} bytes that it announces", where="body")
+    return values, plain_bytes == full
+
+
+def compressed_sizes(source: Source, header: Header) -> tuple[int, int]:
+    """The bytes of the body compressed and not compressed, as announced there and possible. Raises: TruncatedFile, BadBody."""
+    packed_bytes, plain_bytes = np.frombuffer(source.read_all(header.offset, SIZES_BYTES), "<u4").tolist()
+    present = source.size - header.offset - SIZES_BYTES
+    if packed_bytes > present:
+        raise TruncatedFile(f"{packed_bytes} bytes of compressed data are announced, the body has {present}", where="body")
+    full = header.points * header.row_bytes
+    bare = header.points * sum(field.nbytes for field in header.fields if not field.is_padding)
+    if plain_bytes not in (full, bare):
+        raise BadBody(f"{header.points} points take {full} bytes, the compressed data announces {plain_bytes}", where="body")
+    if plain_bytes > packed_bytes * LZF_RATIO:
+        raise BadBody(f"{packed_bytes} bytes of compressed data cannot hold {plain_bytes}", where="body")
+    return packed_bytes, plain_bytes
+
+
+READERS: dict[str, Callable[[Source, Header, ColumnType], Iterator[Table]]] = {
+    "ascii": read_ascii,
+    "binary": read_binary,
+    "binary_compressed": read_compressed,
+}
+
+
+def _rows_at_a_time(header: Header, most: int) -> int:
+    """Fewer than usual where a point has very many values."""
+    return max(1, min(most, BLOCK_BYTES // header.row_bytes))
+
+
+def _parse_plain(lines: list[bytes], out: Table) -> bool:
+    """Plain decimals, as many as announced."""
+    names = out.dtype.names or ()
+    values = plain_decimals(b"".join(lines), len(names))
+    if values is None or len(values) != len(lines):
+        return False
+    for name, column in zip(names, values.T, strict=True):
+        out[name] = column
+        if out.dtype[name].kind in "iu" and (out[name] != column).any():  # 256 or 0.5 in a column of bytes
+            return False
+    return True
+
+
+def _parse_numbers(lines: list[bytes], out: Table) -> bool:
+    """Whatever numpy reads: exponents, NaN."""
+    if not lines[0].decode("latin-1").strip():  # numpy warns instead of raising when a text has no data at all
+        return False
+    try:
+        values = np.loadtxt(lines, out.dtype, comments=None, ndmin=1, encoding="ascii")
+    except ValueError:
+        return False
+    if len(values) == len(lines):
+        out[:] = values
+    return len(values) == len(lines)
+
+
+def _parse_carefully(lines: list[bytes], header: Header, out: Table, start: int) -> None:
+    """Line by line: takes whole numbers written as `255.0` and anything for padding, and names the point of an error."""
+    codes = [field.code if not field.is_padding else "" for field in header.fields for _ in range(field.count)]
+    for row, line in enumerate(lines):
+        words = line.split()
+        try:
+            if len(words) != len(codes):
+                raise ValueError(f"{len(words)} values where {len(codes)} are announced")
+            out[row] = tuple(_number(word, code) for word, code in zip(words, codes, strict=True))
+        except (ValueError, OverflowError) as error:
+            text = line[:80].decode("latin-1").strip()
+            raise BadBody(f"cannot be read: {str(error)[:120]}: {text!r}", where=f"point {start + row}") from error
+
+
+def _number(word: bytes, code: str) -> float:
+    if not code:
+        return 0
+    if b"_" in word:  # Python reads 1_000, files do not
+        raise ValueError(f"not a number: {word[:20].decode('latin-1')!r}")
+    if code[0] == "f":
+        return float(word)
+    try:
+        return int(word)
+    except ValueError:
+        value = float(word)
+        if not value.is_integer():
+            raise
+        return int(value)
