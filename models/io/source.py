@@ -79,7 +79,12 @@ def text_rows(source: Source, offset: int) -> Iterator[bytes]:
     """The lines from `offset` on that are not blank, whichever way they end (LF, CR LF, CR); nothing is read ahead of need
     but one block. Raises: BadBody (a line is longer than a block).
     """
-    return filter(bytes.strip, itertools.chain.from_iterable(_line_blocks(source, offset)))
+    return filter(bytes.strip, text_lines(source, offset))
+
+
+def text_lines(source: Source, offset: int) -> Iterator[bytes]:
+    """All lines from `offset` on, blank ones too, with their ends. Raises: BadBody, as `text_rows`."""
+    return itertools.chain.from_iterable(_line_blocks(source, offset))
 
 
 def take(rows: Iterator[bytes], count: int) -> list[bytes]:

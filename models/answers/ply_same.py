@@ -1,0 +1,154 @@
+"""A PLY file as it came, and behind the columns of its points the answer: format, header, every row and every other element stay.
+
+Into the header go five properties behind the last one of the vertex element, and before its end comments that list the classes; each
+ends as the line before it does. Behind the bytes of each vertex go its added values. All else is copied byte for byte.
+
+In an ascii row they go directly behind the values that the header announces. Some writers leave further words there, which readers
+pass over; they stay, and behind the added values they shift nothing.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from models.answers.copying import copy_bytes
+from models.answers.labelled import Labelled, added_names, added_types
+from models.answers.ply_lines import added_lines, checked_header, class_comments
+from models.errors import BadBody, TruncatedFile
+from models.io.ply_binary import Rows, vertex_rows
+from models.io.ply_header import Element, Header, read_header
+from models.io.source import ROWS_AT_A_TIME, Source, text_lines
+from models.labels import LabelMap
+
+
+def write_same_ply(answer: Labelled, out: BinaryIO) -> None:
+    """The file, labelled. A later element that is cut off stays as it is. Raises: what reading the file raises."""
+    source = answer.file.source
+    header = read_header(source)
+    out.write(labelled_header(source, header, answer.label_map))
+    end = _write_binary(answer, header, out) if header.byte_order else _write_ascii(answer, header, out)
+    copy_bytes(source, end, source.size, out)
+
+
+def labelled_header(source: Source, header: Header, label_map: LabelMap) -> bytes:
+    """The header of the file with what is added. Raises: BadOption (too large for our own reader)."""
+    vertex = header.elements[header.vertex]
+    names = added_names(each.name for each in vertex.properties)
+    lines = source.read(0, header.offset).splitlines(keepends=True)
+    place = _after_properties(lines, header.vertex)
+    line_end = _line_end(lines[place - 1])
+    properties = [(line + line_end).encode("latin-1") for line in added_lines(names, label_map)]
+    room = checked_header(len(vertex.properties) + len(names), header.offset + sum(map(len, properties)))
+    line_end = _line_end(lines[-2])
+    comments = [(line + line_end).encode("ascii") for line in class_comments(label_map, names[0], room, line_end)]
+    return b"".join([*lines[:place], *properties, *lines[place:-1], *comments, lines[-1]])
+
+
+def _after_properties(lines: list[bytes], element: int) -> int:
+    """The number of the line behind the last property of an element, which has some."""
+    found, elements = 0, -1
+    for number, line in enumerate(lines):
+        words = line.decode("latin-1").split()
+        elements += words[:1] == ["element"]
+        if words[:1] == ["property"] and elements == element:
+            found = number + 1
+    return found
+
+
+def _line_end(line: bytes) -> str:
+    return line[len(line.rstrip(b"\r\n")) :].decode("ascii")
+
+
+def _write_binary(answer: Labelled, header: Header, out: BinaryIO) -> int:
+    """What stands before the vertices, and the vertices; where in the file they end."""
+    source = answer.file.source
+    codes = (header.byte_order + each[-2:] for each in added_types(answer.label_map))
+    added = np.dtype([(str(place), code) for place, code in enumerate(codes)])
+    done, end = 0, header.offset
+    for rows in vertex_rows(source, header):
+        copy_bytes(source, end, rows.begin, out)  # of the first ones; after that there is nothing between
+        behind = np.empty(len(rows), added)
+        for name, column in zip(added.names or (), answer.added(slice(done, done + len(rows))), strict=True):
+            behind[name] = column
+        out.write(_joined(rows, behind.view(np.uint8).reshape(len(rows), -1)))
+        done, end = done + len(rows), rows.begin + len(rows.data)
+    return end
+
+
+def _joined(rows: Rows, behind: npt.NDArray[np.uint8]) -> bytes | memoryview:
+    """The bytes of n rows, each with what goes behind it (n, A)."""
+    if rows.width is not None:
+        table = np.empty((len(rows), rows.width + behind.shape[1]), np.uint8)
+        table[:, : rows.width] = np.frombuffer(rows.data, np.uint8).reshape(-1, rows.width)
+        table[:, rows.width :] = behind
+        return table.data
+    parts: list[bytes | memoryview] = []
+    start = 0
+    for end, added in zip(rows.ends.tolist(), behind, strict=True):
+        parts += (rows.data[start:end], added.data)
+        start = end
+    return b"".join(parts)
+
+
+def _write_ascii(answer: Labelled, header: Header, out: BinaryIO) -> int:
+    """What stands before the vertices, and the vertices; where in the file they end."""
+    source, vertex = answer.file.source, header.elements[header.vertex]
+    before = sum(element.count for element in header.elements[: header.vertex] if element.properties)
+    begin = header.offset + sum(len(line) for line in _whole_rows(text_lines(source, header.offset), before))
+    copy_bytes(source, header.offset, begin, out)
+    end, done = begin, 0
+    lines = _whole_rows(text_lines(source, begin), vertex.count)
+    while block := list(islice(lines, ROWS_AT_A_TIME)):
+        count = sum(1 for line in block if line.strip())
+        added = iter(_texts(answer, slice(done, done + count)))
+        out.write(b"".join(_labelled_line(line, vertex, done, added) if line.strip() else line for line in block))
+        end, done = end + sum(map(len, block)), done + count
+    if done < vertex.count:
+        raise TruncatedFile(f"the header announces {vertex.count} vertices, the body has {done}")
+    return end
+
+
+def _whole_rows(lines: Iterator[bytes], count: int) -> Iterator[bytes]:
+    """The lines up to the last of `count` that are not blank, blank ones before it too."""
+    while count:
+        line = next(lines, None)
+        if line is None:
+            return
+        count -= bool(line.strip())
+        yield line
+
+
+def _texts(answer: Labelled, rows: slice) -> list[bytes]:
+    """The added values of some points, each with a blank before it. The confidence has as many digits as float32 needs."""
+    classes = answer.label_map.classes
+    heads = [b" %d " % index for index in range(len(classes))]
+    tails = [b" %d %d %d" % each.colour for each in classes]
+    sure = answer.confidence[rows].astype("S24").tolist()
+    return [heads[label] + each + tails[label] for label, each in zip(answer.labels[rows].tolist(), sure, strict=True)]
+
+
+def _labelled_line(line: bytes, vertex: Element, block_start: int, added: Iterator[bytes]) -> bytes:
+    """Raises: BadBody (fewer values than announced)."""
+    wanted = _words_of(line, vertex) if vertex.has_lists else len(vertex.properties)
+    words = line.split(None, wanted)
+    if len(words) < wanted:
+        raise BadBody(f"{len(words)} values of {wanted}: {line[:80].decode('latin-1').strip()!r}", where=f"vertices from {block_start} on")
+    end = len(line if len(words) == wanted else line[: -len(words[wanted])])  # where what is not announced begins
+    end = len(line[:end].rstrip())
+    return b"%b%b%b" % (line[:end], next(added), line[end:])
+
+
+def _words_of(line: bytes, vertex: Element) -> int:
+    """How many words the announced values of a row are, its lists counted out. Raises: BadBody."""
+    words, count = line.split(), 0
+    for each in vertex.properties:
+        if each.length_code and count < len(words):
+            try:
+                count += int(words[count])
+            except ValueError as error:
+                raise BadBody(f"not the length of a list: {words[count][:20].decode('latin-1')!r}", where="vertex") from error
+        count += 1
+    return count
