@@ -146,11 +146,11 @@ class Predictor:
     def answers_of_points(self, voxels: Voxels, logits: torch.Tensor) -> Segmentation:
         """From the logits of the voxels (M, L) to the answers of the points."""
         if voxels.grid is None:
-            labels, confidence = (nearest(each, voxels) for each in best_of(logits))  # (M,) -> (N,)
-        else:
-            table, around = logits.cpu(), Surroundings(voxels.coords)
-            parts = [best_of(around.interpolate(table, *part)) for part in pieces(voxels.grid, voxels.inverse)]
-            labels, confidence = (np.concatenate(column) for column in zip(*parts, strict=True))
+            best, sure = best_of(logits)  # (M,) each
+            return Segmentation(nearest(best, voxels), nearest(sure, voxels), len(voxels), voxels.filled, voxels.scaled)
+        table, around = logits.cpu(), Surroundings(voxels.coords)
+        parts = [best_of(around.interpolate(table, *part)) for part in pieces(voxels.grid, voxels.inverse)]
+        labels, confidence = np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
         return Segmentation(labels, confidence, len(voxels), voxels.filled, voxels.scaled)
 
 

@@ -14,11 +14,10 @@ from models.manifest import Axis
 from models.pointcloud import PointCloud
 from models.predictor import Predictor, Segmentation, best_of
 from models.ranges import factor_for
-from models.tiling import TiledCloud, TileSize
+from models.tiling import TILE, TiledCloud, TileSize
 from models.voxelize import Voxels
 
 POINTS_AT_ONCE = 1 << 18  # clouds of more points are voxelized piece by piece, even where one forward pass does
-TILE = TileSize(1_000_000)
 
 
 class Segmenting(Protocol):

@@ -44,6 +44,9 @@ class TileSize:
     halo: int | None = None
 
 
+TILE = TileSize(1_000_000)
+
+
 @dataclass(frozen=True)
 class Tile:
     """A box of blocks. core: those that get an answer; region: with the margin around them (both ascending); base: the first cell of the

@@ -5,22 +5,23 @@ Batching requests together belongs in `Scheduler._run`; callers would not notice
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from models.pointcloud import PointCloud
-from models.predictor import Classification, Predictor, Segmentation
+from models.predictor import Classification, Predictor
 from models.voxelize import Voxels
 from service.problems import Overloaded
 from service.telemetry import Telemetry, Timings
 
 WARM_UP_POINTS = 1024
 
-Answer = TypeVar("Answer", Classification, Segmentation)
+Answer = TypeVar("Answer")
 
 
 class Scheduler:
@@ -39,20 +40,20 @@ class Scheduler:
 
     async def classify(self, predictor: Predictor, voxels: Voxels, timings: Timings) -> Classification:
         """Wait for the device (stage `queue`), then for the answer (stage `forward`). Raises: Overloaded, WrongTask."""
-        return await self._run(predictor.classify, voxels, timings)
+        [found] = await self._run(partial(predictor.classify, [voxels]), len(voxels.inverse), timings)
+        return found
 
-    async def segment(self, predictor: Predictor, voxels: Voxels, timings: Timings) -> Segmentation:
-        """As `classify`, in the same queue, for a class of every point. Raises: Overloaded, WrongTask."""
-        return await self._run(predictor.segment, voxels, timings)
+    async def logits(self, predictor: Predictor, voxels: Voxels, points: int, timings: Timings) -> torch.Tensor:
+        """As `classify`, in the same queue, for the logits (M, L) of the voxels of so many points. Raises: Overloaded."""
+        return await self._run(partial(predictor.logits, voxels), points, timings)
 
-    async def _run(self, answer: Callable[[Sequence[Voxels]], list[Answer]], voxels: Voxels, timings: Timings) -> Answer:
+    async def _run(self, forward: Callable[[], Answer], points: int, timings: Timings) -> Answer:
         if self._waiting >= self._max_waiting:
             raise Overloaded(f"{self._waiting} requests wait already; try again")
         loop = asyncio.get_running_loop()
-        points = len(voxels.inverse)
         self._count(1, points)
         try:
-            return await loop.run_in_executor(self._worker, partial(self._forward, answer, voxels, timings, time.perf_counter()))
+            return await loop.run_in_executor(self._worker, partial(self._forward, forward, points, timings, time.perf_counter()))
         finally:
             self._count(-1, -points)
 
@@ -65,13 +66,12 @@ class Scheduler:
         self._telemetry.queue_requests.inc(requests)
         self._telemetry.queue_points.inc(points)
 
-    def _forward(self, answer: Callable[[Sequence[Voxels]], list[Answer]], voxels: Voxels, timings: Timings, arrived: float) -> Answer:
+    def _forward(self, forward: Callable[[], Answer], points: int, timings: Timings, arrived: float) -> Answer:
         timings.ended("queue", time.perf_counter() - arrived)
         self._telemetry.batch_requests.observe(1)
-        self._telemetry.batch_points.observe(len(voxels.inverse))
+        self._telemetry.batch_points.observe(points)
         with timings.stage("forward"):
-            [answered] = answer([voxels])
-        return answered
+            return forward()
 
 
 def warm_up_cloud() -> PointCloud:

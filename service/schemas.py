@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from models.answers import ANSWERS, ClassSummary
+from models.answers import ANSWERS, SAME, ClassSummary
 from models.answers.palette import PaletteEntry
 from models.errors import nearest
 from models.io import FORMATS
@@ -14,7 +14,7 @@ from models.manifest import InputSpec, Provenance
 from models.voxelize import UNITS_M
 
 AXES = ("x", "y", "z")
-SEGMENT_FORMATS = ("json", *ANSWERS)
+SEGMENT_FORMATS = ("json", SAME, *ANSWERS)
 
 
 class Shape(BaseModel):
@@ -62,7 +62,7 @@ class SegmentOptions(FileOptions):
     format: Annotated[
         str | None,
         Field(
-            description="what the answer is: json counts the points of each class, the others say it of every point; "
+            description="what the answer is: json counts the points of each class, others say it of each point, same in the file itself; "
             "without it the header Accept decides, else json",
             json_schema_extra={"enum": list(SEGMENT_FORMATS)},
         ),
@@ -137,6 +137,15 @@ class ClassifyAnswer(Shape):
     logits: Annotated[tuple[float, ...] | None, Field(description="float32 logits, digits enough to get them back bit for bit")] = None
 
 
+class Halo(Shape):
+    """The margin around each tile, in voxels. With less than the net sees, points near the edges of tiles may be labelled otherwise than
+    they would be in one piece.
+    """
+
+    voxels: int
+    full: Annotated[int, Field(description="how far the net sees")]
+
+
 class SegmentAnswer(Shape):
     """`timings_ms`: read, parse, voxelize, queue, forward; the header Server-Timing has encode as well."""
 
@@ -145,6 +154,8 @@ class SegmentAnswer(Shape):
     num_voxels: int
     filled: Annotated[tuple[str, ...], Field(description="features the file lacks, filled with the model's own values")]
     scaled: Annotated[tuple[str, ...], Field(description="features brought from the file's range (1, 255, 65535) to the model's")]
+    tiles: Annotated[int, Field(description="forward passes that the cloud took")]
+    halo: Annotated[Halo | None, Field(description="of the tiles; null where the cloud was one")]
     timings_ms: dict[str, float]
     classes: Annotated[tuple[ClassSummary, ...], Field(description="those that occur, by index")]
     palette: Annotated[tuple[PaletteEntry, ...], Field(description="all that the model knows, by index")]

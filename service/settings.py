@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.manifest import Precision
 from models.registry.address import is_address
+from models.tiling import TILE
 
 MIB = 1 << 20
 
@@ -38,8 +39,16 @@ class Settings(BaseSettings):
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"
     threads: Annotated[int, Field(ge=1, description="CPU threads of one forward pass; small clouds are slower on more")] = 1
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
-    max_body_bytes: Annotated[int, Field(ge=1)] = 256 * MIB
-    max_points: Annotated[int, Field(ge=1)] = 20_000_000
+    max_body_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
+    max_points: Annotated[int, Field(ge=1, description="points of one file; while it is answered they take up to 64 bytes each")] = (
+        50_000_000
+    )
+    tile_voxels: Annotated[
+        int, Field(ge=1, description="voxels of one forward pass; larger clouds are cut into tiles, margins counted in")
+    ] = TILE.voxels
+    tile_halo: Annotated[
+        int | None, Field(ge=0, description="margin around a tile in voxels; None takes all that the net sees, and answers are exact")
+    ] = TILE.halo
     max_waiting: Annotated[int, Field(ge=1, description="requests that may wait for the device before others get 429")] = 64
     spool_dir: Annotated[DirectoryPath | None, Field(description="where uploads are kept while they are read; None takes the system's")] = (
         None

@@ -50,7 +50,8 @@ class Telemetry:
 
 
 class Timings:
-    """How long the stages of one request took, in `ms` in the order of their ends. Each is observed when it ends, also when it fails.
+    """How long the stages of one request took, in `ms` in the order of their first ends. Each is observed when it ends, also when it
+    fails; stages that a request goes through once a tile add up in `ms`.
 
     Only one stage of a request runs at a time, in whichever thread.
     """
@@ -68,7 +69,7 @@ class Timings:
             self.ended(name, time.perf_counter() - started)
 
     def ended(self, name: str, seconds: float) -> None:
-        self.ms[name] = seconds * 1000
+        self.ms[name] = self.ms.get(name, 0.0) + seconds * 1000
         self._durations.labels(name).observe(seconds)
 
 

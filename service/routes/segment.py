@@ -1,37 +1,50 @@
 """POST /v1/segment: a file in, a class for every point of it out."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, BinaryIO, cast
 
+import torch
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
-from starlette.types import Receive, Scope, Send
 
-from models.answers import ANSWERS, encode, summary
+from models.answers import ANSWERS, SAME, Labelled, answer_format, check_answer, summary, write_answer
 from models.answers.names import answer_name
 from models.answers.palette import palette
+from models.io import CloudFile, open_cloud
+from models.labels import LabelMap
+from models.manifest import Axis
+from models.pointcloud import PointCloud
 from models.predictor import Segmentation
-from service.context import Loaded
+from models.segmenting import Segmenting, segmenting
+from models.tiling import TileSize
+from models.voxelize import Voxels
+from service.answer_file import AnswerFile, InPieces
+from service.context import Context, Loaded
 from service.pool import Live
 from service.problems import documented
-from service.routes.upload_parts import ANSWER_HEADERS, BINARY, FILE_NAME, REQUEST_BODY, TEXT, Read, receive_voxels, said_once
-from service.schemas import SegmentAnswer, SegmentOptions
+from service.routes.upload_parts import ANSWER_HEADERS, BINARY, FILE_NAME, REQUEST_BODY, TEXT, said_once
+from service.schemas import Halo, SegmentAnswer, SegmentOptions
+from service.settings import Settings
 from service.telemetry import Timings, server_timing
+from service.uploads import Upload
 
 router = APIRouter(prefix="/v1", tags=["segment"])
 
-JSON = "application/json"
-MEDIA_TYPES = {"json": JSON, **{name: each.media_type for name, each in ANSWERS.items()}}
+JSON_NAME = "json"
+MEDIA_TYPES = {JSON_NAME: "application/json", **{name: each.media_type for name, each in ANSWERS.items()}}
 UNSAFE = re.compile(r"^\.|[^A-Za-z0-9._-]+")
 QUALITY = re.compile(r"[01](\.\d{0,3})?")
 NAME_LENGTH = 100
-PIECE = 1 << 20
 HEADERS = ANSWER_HEADERS | {
     "X-Num-Points": {"description": "points of the file, and classes in the answer", "schema": {"type": "integer"}},
     "X-Filled": {"description": "features that the file lacks, filled with the model's own values; absent if there are none", **TEXT},
     "X-Scaled": {"description": "features brought from the file's range of values to the model's; absent if there are none", **TEXT},
+    "X-Tiles": {"description": "forward passes that the cloud took; absent if it was one", "schema": {"type": "integer"}},
+    "X-Halo": {"description": "voxels around each tile, and how far the net sees; absent if there are no tiles", **TEXT},
     "Content-Disposition": {"description": "a name for the answer, made from that of the file", **TEXT},
 }
 BINARIES = {each.media_type: BINARY for each in ANSWERS.values()}
@@ -55,65 +68,108 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     - `npz`: arrays labels, ids, confidence and names
     - `raw`: the class of every point, a byte each (two above 256 classes), then the confidence of every point, a little-endian float16 each
     - `ply`: the file's own columns, and label, confidence, label_red, label_green, label_blue after them
+    - `same`: the file itself, with those columns added and everything else as it was
 
     Of a mesh (`off`) the points are those that were drawn from its surface; `ply` has them too.
     """
     model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
     request.state.model_used = (model.ref.name, model.ref.version)
-    fmt = options.format or accepted(request.headers.get("accept", ""))
+    asked = options.format or accepted(request.headers.get("accept", ""))
     timings = Timings(context.telemetry)
-    read = await receive_voxels(request, context, model, options, timings)
-    found = await context.scheduler.segment(model.predictor, read.voxels, timings)
-    body = await to_thread.run_sync(partial(_encode, fmt, model, read, found, timings), limiter=context.encoders)
+    async with context.uploads.receive(request, options.input_format, timings) as upload:
+        with ExitStack() as held:  # the file is read once more when the answer is written
+            work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
+            read = await to_thread.run_sync(work, limiter=context.readers)
+            found = await in_parts(read.work, model, context, timings)
+            write = partial(_write, asked, model, read, found, timings)
+            body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
     headers = {
         "X-Model": f"{model.ref.name}:{model.ref.version}",
         "X-Num-Points": str(len(read.cloud)),
         "Server-Timing": server_timing(timings.ms),
-        "Content-Disposition": f'attachment; filename="{safe_name(answer_name(read.name, fmt))}"',
+        "Content-Disposition": f'attachment; filename="{safe_name(answer_name(upload.name, read.fmt))}"',
     }
-    if found.filled:
-        headers["X-Filled"] = ", ".join(found.filled)
-    if found.scaled:
-        headers["X-Scaled"] = ", ".join(found.scaled)
-    return InPieces(body, headers=headers, media_type=MEDIA_TYPES[fmt])
+    headers |= {name: ", ".join(said) for name, said in (("X-Filled", found.filled), ("X-Scaled", found.scaled)) if said}
+    if found.tiles > 1:
+        headers |= {"X-Tiles": str(found.tiles), "X-Halo": f"{found.halo} of {found.full_halo} voxels"}
+    return InPieces(body, headers, MEDIA_TYPES[read.fmt])
 
 
-class InPieces(Response):
-    """Sent a megabyte at a time, as fast as the client takes it: sent whole, a large body would be copied and kept once more."""
+@dataclass(frozen=True)
+class ReadPoints:
+    """A file whose points are read and that is still open; fmt: what its answer is, a name of MEDIA_TYPES."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for piece in self._pieces():
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _pieces(self) -> Iterator[bytes]:
-        if len(self.body) <= PIECE:
-            yield bytes(self.body)
-            return
-        whole = memoryview(self.body)
-        for start in range(0, len(whole), PIECE):
-            yield bytes(whole[start : start + PIECE])
+    file: CloudFile
+    cloud: PointCloud
+    work: Segmenting
+    fmt: str
 
 
-def _encode(fmt: str, model: Live, read: Read, found: Segmentation, timings: Timings) -> bytes:
-    """The body of the answer (stage `encode`). Runs in a thread. Raises: BadOption (the format cannot hold a column of the file)."""
+def read_points(
+    held: ExitStack, upload: Upload, model: Live, options: SegmentOptions, asked: str, timings: Timings, settings: Settings
+) -> ReadPoints:
+    """Parse, see whether the answer can be written, and voxelize; the file stays open as long as `held`. Runs in a thread."""
+    with timings.stage("parse"):
+        source = upload.spool.file()
+        said = {"name": upload.name, "content_type": upload.content_type}
+        file = held.enter_context(open_cloud(source, options.input_format, **said, max_points=settings.max_points))
+        if asked != JSON_NAME:
+            check_answer(asked, file, label_map_of(model))
+        cloud = file.cloud(extra=False)
+    with timings.stage("voxelize"):
+        tile = TileSize(settings.tile_voxels, settings.tile_halo)
+        work = segmenting(model.predictor, cloud, up=cast(Axis | None, options.up), unit=options.unit, tile=tile)
+    return ReadPoints(file, cloud, work, asked if asked == JSON_NAME else answer_format(asked, file))
+
+
+async def in_parts(work: Segmenting, model: Live, context: Context, timings: Timings) -> Segmentation:
+    """One forward pass after the other, each in its turn among the other requests."""
+
+    def voxels_of(part: int) -> Voxels:
+        with timings.stage("voxelize"):
+            return work.voxelize(part)
+
+    def take(part: int, voxels: Voxels, logits: torch.Tensor) -> None:
+        with timings.stage("forward"):
+            work.take(part, voxels, logits)
+
+    for part in range(work.parts):
+        voxels = await to_thread.run_sync(partial(voxels_of, part), limiter=context.readers)
+        logits = await context.scheduler.logits(model.predictor, voxels, work.num_points(part), timings)
+        await to_thread.run_sync(partial(take, part, voxels, logits), limiter=context.encoders)
+    return work.result()
+
+
+def label_map_of(model: Live) -> LabelMap:
     label_map = model.predictor.manifest.label_map
     assert label_map is not None  # the manifest of a net that segments has one
+    return label_map
+
+
+def _answer(context: Context, write: Callable[[BinaryIO], None], timings: Timings) -> AnswerFile:
+    """Stage `encode`. Runs in a thread. Raises: SpoolFull."""
     with timings.stage("encode"):
-        if fmt in ANSWERS:
-            return encode(fmt, read.cloud, found.labels, found.confidence, label_map)
-        answer = SegmentAnswer(
-            model=model.ref,
-            num_points=len(read.cloud),
-            num_voxels=found.num_voxels,
-            filled=found.filled,
-            scaled=found.scaled,
-            timings_ms={stage: round(value, 3) for stage, value in timings.ms.items()},
-            classes=summary(read.cloud.xyz, found.labels, found.confidence, label_map),
-            palette=palette(label_map),
-        )
-        return answer.model_dump_json().encode()
+        return AnswerFile(context.settings.spool_dir, write)
+
+
+def _write(asked: str, model: Live, read: ReadPoints, found: Segmentation, timings: Timings, out: BinaryIO) -> None:
+    label_map = label_map_of(model)
+    if asked != JSON_NAME:
+        write_answer(asked, Labelled(read.file, read.cloud, found.labels, found.confidence, label_map, same=asked == SAME), out)
+        return
+    answer = SegmentAnswer(
+        model=model.ref,
+        num_points=len(read.cloud),
+        num_voxels=found.num_voxels,
+        filled=found.filled,
+        scaled=found.scaled,
+        tiles=found.tiles,
+        halo=Halo(voxels=found.halo, full=found.full_halo) if found.tiles > 1 else None,
+        timings_ms={stage: round(value, 3) for stage, value in timings.ms.items()},
+        classes=summary(read.cloud.xyz, found.labels, found.confidence, label_map),
+        palette=palette(label_map),
+    )
+    out.write(answer.model_dump_json().encode())
 
 
 def accepted(accept: str) -> str:

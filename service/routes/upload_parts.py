@@ -57,7 +57,9 @@ def read_voxels(upload: Upload, model: Live, options: FileOptions, timings: Timi
     """Parse and voxelize (the stages of these names), by the functions that training uses. Runs in a thread."""
     with timings.stage("parse"):
         file = upload.spool.file()
-        cloud = read_cloud(file, options.input_format, name=upload.name, content_type=upload.content_type, max_points=max_points)
+        cloud = read_cloud(
+            file, options.input_format, name=upload.name, content_type=upload.content_type, max_points=max_points, extra=False
+        )
     with timings.stage("voxelize"):
         voxels = model.predictor.voxelize(cloud, up=cast(Axis | None, options.up), unit=options.unit)
     upload.spool.close()  # here, to save the way to another thread
