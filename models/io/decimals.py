@@ -1,68 +1,255 @@
-"""Columns of plain decimals as text, such as `-12.345678 7 0.5`, to float64: all numbers of a block at once.
+"""Columns of numbers as text, such as `-12.345678 7 1.5e-05`, to float64: all numbers of a block at once, to the last bit.
 
-R rows, C columns, T = R · C numbers. Twice as fast as numpy's text reader, which takes them one by one, and the same to
-the last bit: up to 15 digits and their power of ten are exact in float64, so that one division rounds once (Clinger 1990).
+R rows, C columns, T = R · C numbers, each of which may have a sign, a dot and an exponent. numpy's reader takes numbers one by one;
+here the places of separators, dots and exponents are found for a whole block, and then the digits of every number are read eight at
+a time: the eight bytes that end at its dot, and those at its end, make one word each, of which three multiplications make a number.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-DIGITS = 15
-_TENS = 10.0 ** np.arange(DIGITS + 1)
+from models.io.text_scale import scaled
+
+BLOCK_BYTES = 1 << 18  # what is worked on at once stays in the cache of the processor
+MOST_DIGITS = 19  # of a number read here: 10^19 < 2^64; float() reads longer ones
+_FRONT = b"0" * 31 + b"\n"  # before a block: every number follows a gap, and three words can be loaded before the first end
+_NEWLINE, _BLANK, _PLUS, _MINUS, _DOT, _EXPONENT = b"\n +-.e"
+_BLANKS = np.isin(np.arange(256), [9, 10, 13, 32])
+EXACT = 1 << 53  # whole numbers up to here are float64
+MOST_EXPONENT = 10**9  # far beyond the range of float64
+_TENS = 10 ** np.arange(MOST_DIGITS + 1, dtype=np.uint64)
+_LAST = np.array([(0x0F0F0F0F0F0F0F0F >> 8 * (8 - n)) << 8 * (8 - n) for n in range(9)], np.uint64)  # the digits of the last n bytes
+_PAIRS, _QUADS = (np.uint64(each) for each in (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF))
+
+Places = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint64]
+Doubles = npt.NDArray[np.float64]
 
 
-def plain_decimals(text: bytes, columns: int) -> npt.NDArray[np.float64] | None:
-    """The numbers (R, C) of R lines that all have C of them; None where there is anything else for a slower reader to see
-    to: exponents, NaN, more digits, comments, rows of another length.
+@dataclass(frozen=True)
+class _Block:
+    """A block of text. chars: its bytes; words: the eight from each of them on, the first one lowest; plus: whether there are plus signs.
+
+    marks (M,): places of all that is neither digit nor sign; kinds (M,): what stands there, an exponent as `e`.
     """
+
+    text: bytes
+    chars: Bytes
+    words: Words
+    marks: Places
+    kinds: Bytes
+    signs: int
+    plus: bool
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Numbers by the marks around and in them, any shape: the gap before each, its dot, where its digits stop and where it ends.
+
+    A number without a dot has it where its digits stop; they stop at the exponent, and without one where the number ends. dotted, raised: 1
+    where it has them, else 0.
+    """
+
+    gaps: Places
+    dots: Places
+    stops: Places
+    ends: Places
+    dotted: Places | int
+    raised: Places | int
+
+
+def plain_decimals(text: bytes, columns: int, separator: bytes = b" ") -> Doubles | None:
+    """The numbers (R, C) of R lines that all have C of them; None where there is anything else for a slower reader to see to: NaN,
+    words, comments, blank lines, rows of another length, empty fields.
+
+    separator: one byte; space stands for any run of blanks (space, tab, CR), and around any other there may be such a run.
+    """
+    tables = []
+    start = 0
+    while start < len(text):
+        stop = start + BLOCK_BYTES
+        if stop < len(text):
+            stop = text.rfind(b"\n", start, stop) + 1 or text.find(b"\n", stop) + 1 or len(text)
+        table = _table(text[start:stop], columns, separator[0])
+        if table is None:
+            return None
+        tables.append(table)
+        start = stop
+    if len(tables) > 1:
+        return np.concatenate(tables)
+    return tables[0] if tables else None
+
+
+def _table(text: bytes, columns: int, separator: int) -> Doubles | None:
+    block = _block(b"".join((_FRONT, text, b"" if text.endswith(b"\n") else b"\n")), separator)
+    if block is None:
+        return None
+    marks, kinds = block.marks, block.kinds
+    row = int(np.argmax(kinds[1:] == _NEWLINE)) + 1  # marks of the first line
+    rows, rest = divmod(len(marks) - 1, row)
+    if (
+        rest == 0
+        and (kinds[1 + row :] == kinds[1:-row]).all()
+        and (first := _numbers(marks[: row + 1], kinds[: row + 1], columns, separator))
+    ):
+        grid = np.empty((row + 1, rows), np.int64)  # the marks of every line, after the one before it
+        grid[1:] = marks[1:].reshape(rows, row).T
+        grid[0] = marks[:-1:row]
+        if (table := _regular(block, grid, first)) is not None:
+            return table
+    numbers = _numbers(marks, kinds, columns, separator)
+    if numbers is None:
+        return None
+    found = _values(block, marks[numbers.gaps] + 1, *(marks[each] for each in (numbers.dots, numbers.stops, numbers.ends)), numbers)
+    return found[0].reshape(-1, columns) if found is not None and found[1] == block.signs else None
+
+
+def _block(text: bytes, separator: int) -> _Block | None:
+    """None where there are other characters than those of numbers below the separator's."""
     chars = np.frombuffer(text, np.uint8)
-    digit = (chars - np.uint8(48)) < 10  # characters below "0" wrap around
-    gap = chars <= 32
-    edges = np.flatnonzero(gap[1:] != gap[:-1]) + 1
-    if len(chars) and not gap[0]:
-        edges = np.concatenate([[0], edges])
-    if len(edges) % 2:
-        edges = np.append(edges, len(chars))
-    starts, ends = edges[::2], edges[1::2]  # (T,) each
-    line_ends = np.flatnonzero(chars == 10)
-    if not _rows_are_even(starts, line_ends, columns):
+    mask = chars <= _DOT
+    minus = chars == _MINUS
+    signs = np.count_nonzero(minus)
+    mask ^= minus
+    if plus := b"+" in text:
+        pluses = chars == _PLUS
+        signs += np.count_nonzero(pluses)
+        mask ^= pluses
+    if separator > _DOT:
+        mask |= chars == separator
+    raised = b"e" in text or b"E" in text
+    if raised:
+        mask |= (chars | 32) == _EXPONENT
+    digits = np.count_nonzero(chars - np.uint8(48) < 10)  # characters below "0" wrap around
+    if digits + signs + np.count_nonzero(mask) != len(chars):
         return None
+    marks = np.flatnonzero(mask)
+    kinds = chars.take(marks)
+    if raised:
+        kinds[kinds == 69] = _EXPONENT
+    words = np.ndarray(len(chars) - 7, "<u8", text, strides=(1,)).astype(np.uint64)  # contiguous, which makes takes fast
+    return _Block(text, chars, words, marks, kinds, signs, plus)
 
-    minus = chars[starts] == 45
-    dots = np.flatnonzero(chars == 46)
-    if sum(map(np.count_nonzero, (digit, gap, minus))) + len(dots) != len(chars):
+
+def _numbers(marks: Places, kinds: Bytes, columns: int, separator: int) -> _Numbers | None:
+    """The numbers (T,) between the first mark, a gap, and the last. None unless there are C in each line, one separator between any two."""
+    inside = (kinds == _DOT) | (kinds == _EXPONENT)
+    if not (inside | _BLANKS.take(kinds) | (kinds == separator)).all():
         return None
-    owner = np.searchsorted(starts, dots, side="right") - 1  # the number that each dot belongs to
-    if (owner[1:] == owner[:-1]).any():
+    ends = np.flatnonzero(~inside[1:] & (inside[:-1] | (np.diff(marks) > 1))) + 1
+    raised = (kinds[ends - 1] == _EXPONENT).astype(np.int64)
+    stops = ends - raised
+    dotted = (kinds[stops - 1] == _DOT).astype(np.int64)
+    dots = stops - dotted
+    gaps = dots - 1
+    lines = np.cumsum(kinds == _NEWLINE)
+    rows = np.arange(len(ends)) // columns
+    if len(ends) != (lines[-1] - 1) * columns or inside[gaps].any() or (lines[gaps] - 1 != rows).any():
         return None
-    decimals = np.zeros(len(starts), np.int64)
-    decimals[owner] = ends[owner] - dots - 1
-    lengths = ends - starts - minus  # digits of each number, its dot not counted
-    lengths[owner] -= 1
-    if lengths.min() < 1 or lengths.max() > DIGITS:
+    if separator != _BLANK:
+        separators = np.cumsum(kinds == separator)
+        if separators[-1] != len(ends) - (lines[-1] - 1) or (separators[gaps] != np.arange(len(ends)) - rows).any():
+            return None
+    return _Numbers(gaps, dots, stops, ends, dotted, raised)
+
+
+def _regular(block: _Block, grid: Places, first: _Numbers) -> Doubles | None:
+    """Lines that all have the same marks, as programs write them. grid: the marks of every line; first: the numbers (C,) of the first."""
+    second = set(range(1, len(grid))).difference(*(each.tolist() for each in (first.dots, first.stops, first.ends)))
+    if any((grid[mark] - grid[mark - 1] != 1).any() for mark in second):  # a second blank that ends a number in another line
         return None
+    table = np.empty((grid.shape[1], len(first.ends)))
+    signs = 0
+    layouts = 2 * first.raised + first.dotted  # (C,)
+    for layout in set(layouts.tolist()):
+        columns = np.flatnonzero(layouts == layout)
+        gaps, dots, stops, ends = (each[columns] for each in (first.gaps, first.dots, first.stops, first.ends))
+        alike = _Numbers(gaps, dots, stops, ends, layout & 1, layout >> 1)
+        found = _values(block, grid[gaps] + 1, grid[dots], grid[stops], grid[ends], alike)
+        if found is None:
+            return None
+        table[:, columns] = found[0].T
+        signs += found[1]
+    return table if signs == block.signs else None
 
-    values = _whole_numbers(chars[digit] - np.uint8(48), lengths)
-    values /= _TENS[decimals]
-    np.negative(values, out=values, where=minus)
-    return values.reshape(-1, columns)  # (T,) -> (R, C)
+
+def _values(block: _Block, starts: Places, dots: Places, stops: Places, ends: Places, numbers: _Numbers) -> tuple[Doubles, int] | None:
+    """The numbers, of the shape of their places, and how many signs they have; None where one lacks digits."""
+    first = block.chars.take(starts)
+    minus = first == _MINUS
+    signed = minus | (first == _PLUS) if block.plus else minus
+    signs = np.count_nonzero(signed)
+    whole = dots - starts  # digits before the dot
+    whole -= signed
+    decimals = stops - dots
+    decimals -= numbers.dotted
+    lengths = whole + decimals
+    if lengths.min() < 1:
+        return None
+    mantissas = _digits(block.words, dots, whole)
+    if np.any(numbers.dotted):
+        mantissas *= _TENS.take(decimals, mode="clip")
+        mantissas += _digits(block.words, stops, decimals)
+    long = lengths > MOST_DIGITS if lengths.max() > MOST_DIGITS else None
+    if not np.any(numbers.raised) and long is None and mantissas.max() <= EXACT:
+        values = mantissas.view(np.int64) / _TENS.astype(np.float64).take(decimals)  # both exact: one division rounds once (Clinger 1990)
+    else:
+        exponents = _exponents(block, stops, ends, numbers.raised)
+        if exponents is None:
+            return None
+        signs += exponents[1]
+        values, unsure = scaled(mantissas, exponents[0] - decimals)
+        if long is not None:
+            unsure |= long
+        for place in zip(*np.nonzero(unsure), strict=True):
+            values[place] = abs(float(block.text[starts[place] : ends[place]]))
+    values.view(np.uint64)[...] |= minus.astype(np.uint64) << np.uint64(63)
+    return values, signs
 
 
-def _rows_are_even(starts: npt.NDArray[np.int64], line_ends: npt.NDArray[np.int64], columns: int) -> bool:
-    """Whether every line has `columns` numbers; the last may lack its end."""
-    rows, rest = divmod(len(starts), columns)
-    if rows == 0 or rest or not rows - 1 <= len(line_ends) <= rows:
-        return False
-    before = np.searchsorted(starts, line_ends)  # numbers before each line end
-    return bool((before == columns * np.arange(1, len(line_ends) + 1)).all())
+def _exponents(block: _Block, stops: Places, ends: Places, raised: Places | int) -> tuple[Places, int] | None:
+    """The powers of ten after the `e` of the numbers that have one, 0 for others, and how many have signs; None where one has no digits.
+
+    Those of more than eight digits are any beyond the range of float64.
+    """
+    out = np.zeros(stops.shape, np.int64)
+    some = np.broadcast_to(np.asarray(raised, np.bool_), stops.shape)
+    if not some.any():
+        return out, 0
+    marks, last = stops[some], ends[some]
+    first = block.chars.take(marks + 1)
+    minus = first == _MINUS
+    signed = minus | (first == _PLUS)
+    lengths = last - marks - 1 - signed
+    if lengths.min() < 1:
+        return None
+    found = _digits(block.words, last, lengths).view(np.int64)
+    found[lengths > 8] = MOST_EXPONENT
+    out[some] = np.where(minus, -found, found)
+    return out, np.count_nonzero(signed)
 
 
-def _whole_numbers(digits: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The numbers (T,) whose digits stand one after another, `lengths` (T,) digits each."""
-    values = np.zeros(len(lengths))
-    last = np.cumsum(lengths) - 1  # place of the last digit of each number
-    shortest = lengths.min()
-    for place in range(int(lengths.max())):
-        found = digits[last - place] if place < shortest else np.where(lengths > place, digits[last - place], 0)
-        values += found * _TENS[place]
-    return values
+def _digits(words: Words, ends: Places, lengths: Places) -> Words:
+    """The numbers that are written with `lengths` digits before the places `ends`; right where there are at most MOST_DIGITS."""
+    total = _eight(words, ends - 8, lengths)
+    for place in range(8, min(int(lengths.max()), MOST_DIGITS), 8):
+        total += _eight(words, ends - (8 + place), lengths - place) * _TENS[place]
+    return total
+
+
+def _eight(words: Words, places: Places, lengths: Places) -> Words:
+    """The last `lengths` digits, at most eight, of those at the places; the first digit is the lowest byte, and worth most."""
+    found = words.take(places)
+    found &= _LAST.take(lengths, mode="clip")
+    found *= np.uint64(10 << 8 | 1)
+    found >>= np.uint64(8)
+    found &= _PAIRS
+    found *= np.uint64(100 << 16 | 1)
+    found >>= np.uint64(16)
+    found &= _QUADS
+    found *= np.uint64(10_000 << 32 | 1)
+    found >>= np.uint64(32)
+    return found
