@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -9,10 +10,26 @@ from models.answers import Labelled, check_answer, write_answer
 from models.io import CloudFile, open_cloud
 from models.io.records import records_of_columns
 from models.io.source import Source
-from models.labels import LabelMap
+from models.labels import LabelClass, LabelMap
 from models.pointcloud import PointCloud
 
 MEMORY = "memory"  # the format of a file that is not one, and so never that of an answer
+
+
+def many_classes(count: int) -> LabelMap:
+    classes = (LabelClass(name=f"class {i}", colour=(i % 256, i // 256 % 256, 7), ids=(i + 1000,)) for i in range(count))
+    return LabelMap(classes=tuple(classes))
+
+
+def cloud_of(n: int = 200, kind: str = "f4", **extra: np.ndarray) -> PointCloud:
+    """Coordinates, colours, intensity and what is given."""
+    rng = np.random.default_rng(0)
+    return PointCloud(
+        rng.normal(size=(n, 3)).astype(kind) * 1e3,
+        rgb=rng.integers(0, 256, (n, 3), np.uint8),
+        intensity=rng.random(n).astype(np.float32),
+        extra=MappingProxyType(extra),
+    )
 
 
 def file_of(cloud: PointCloud, colours: tuple[str, str, str] = ("red", "green", "blue")) -> CloudFile:
@@ -38,7 +55,7 @@ def encode(name: str, cloud: PointCloud, labels: np.ndarray, confidence: np.ndar
     return answered(name, file_of(cloud), labels, confidence, label_map)
 
 
-def guessed(n: int, classes: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def guessed(n: int = 200, classes: int = 19, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Labels (n,) and confidences (n,) as a net could give them."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, classes, n).astype(np.uint16), rng.random(n).astype(np.float32)

@@ -14,7 +14,9 @@ from typing import BinaryIO
 
 from models.answers.label import write_label
 from models.answers.labelled import Labelled
-from models.answers.npz import write_npz
+from models.answers.lidarseg import check_lidarseg, write_lidarseg
+from models.answers.npy import check_npy, write_npy
+from models.answers.npz import check_npz, write_npz
 from models.answers.ply import check_ply, write_ply
 from models.answers.raw import write_raw
 from models.answers.summary import Bounds, ClassSummary, summary
@@ -56,7 +58,9 @@ class AnswerFormat:
 ANSWERS: dict[str, AnswerFormat] = {
     "ply": AnswerFormat(write_ply, ".ply", "application/ply", check_ply),
     "label": AnswerFormat(write_label, ".label", "application/octet-stream"),
-    "npz": AnswerFormat(write_npz, ".npz", "application/x-npz"),
+    "lidarseg": AnswerFormat(write_lidarseg, "_lidarseg.bin", "application/octet-stream", check_lidarseg),
+    "npy": AnswerFormat(write_npy, ".npy", "application/x-npy", check_npy),
+    "npz": AnswerFormat(write_npz, ".npz", "application/x-npz", check_npz),
     "raw": AnswerFormat(write_raw, ".raw", "application/octet-stream"),
 }
 SAME = "same"  # the name that stands for the format of the file itself
@@ -77,7 +81,7 @@ def answer_format(name: str, file: CloudFile) -> str:
     return found
 
 
-OWN = {"bin": "label"}  # what carries the labels of a kind of file, where that is not a file of its own kind
+OWN = {"bin": "label", "nuscenes": "lidarseg"}  # what carries the labels of a kind of file, where that is not a file of its own kind
 
 
 def check_answer(name: str, file: CloudFile, label_map: LabelMap) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from models.answers.copying import copy_bytes
 from models.answers.labelled import Labelled, added_names, added_types
 from models.answers.ply_lines import added_lines, checked_header, class_comments
+from models.answers.text_rows import added_texts, whole_rows
 from models.errors import BadBody, TruncatedFile
 from models.io.ply_binary import Rows, vertex_rows
 from models.io.ply_header import Element, Header, read_header
@@ -97,37 +98,18 @@ def _write_ascii(answer: Labelled, header: Header, out: BinaryIO) -> int:
     """What stands before the vertices, and the vertices; where in the file they end."""
     source, vertex = answer.file.source, header.elements[header.vertex]
     before = sum(element.count for element in header.elements[: header.vertex] if element.properties)
-    begin = header.offset + sum(len(line) for line in _whole_rows(text_lines(source, header.offset), before))
+    begin = header.offset + sum(len(line) for line in whole_rows(text_lines(source, header.offset), before))
     copy_bytes(source, header.offset, begin, out)
     end, done = begin, 0
-    lines = _whole_rows(text_lines(source, begin), vertex.count)
+    lines = whole_rows(text_lines(source, begin), vertex.count)
     while block := list(islice(lines, ROWS_AT_A_TIME)):
         count = sum(1 for line in block if line.strip())
-        added = iter(_texts(answer, slice(done, done + count)))
+        added = iter(added_texts(answer, slice(done, done + count)))
         out.write(b"".join(_labelled_line(line, vertex, done, added) if line.strip() else line for line in block))
         end, done = end + sum(map(len, block)), done + count
     if done < vertex.count:
         raise TruncatedFile(f"the header announces {vertex.count} vertices, the body has {done}")
     return end
-
-
-def _whole_rows(lines: Iterator[bytes], count: int) -> Iterator[bytes]:
-    """The lines up to the last of `count` that are not blank, blank ones before it too."""
-    while count:
-        line = next(lines, None)
-        if line is None:
-            return
-        count -= bool(line.strip())
-        yield line
-
-
-def _texts(answer: Labelled, rows: slice) -> list[bytes]:
-    """The added values of some points, each with a blank before it. The confidence has as many digits as float32 needs."""
-    classes = answer.label_map.classes
-    heads = [b" %d " % index for index in range(len(classes))]
-    tails = [b" %d %d %d" % each.colour for each in classes]
-    sure = answer.confidence[rows].astype("S24").tolist()
-    return [heads[label] + each + tails[label] for label, each in zip(answer.labels[rows].tolist(), sure, strict=True)]
 
 
 def _labelled_line(line: bytes, vertex: Element, block_start: int, added: Iterator[bytes]) -> bytes:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from models.errors import NoPoints, UnsupportedFormat, nearest
-from models.io.columns import cloud_of
+from models.io.columns import PLAIN_SPLAT, cloud_of
 from models.io.npy import read_npy
 from models.io.npz import read_npz
 from models.io.off import read_off
@@ -27,7 +27,8 @@ from models.pointcloud import PointCloud
 NOT_READ = {  # what is often sent all the same, by its first bytes
     b"LASF": "LAS and LAZ are not read; convert the file, for example by pdal translate IN.las OUT.ply",
     b"ASTM-E57": "E57 is not read; convert the file to PLY",
-    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"\x1f\x8b": f"a gzip archive: unpack it first; a compressed Gaussian splat (SPZ): {PLAIN_SPLAT}",
+    b"NGSP": f"a compressed Gaussian splat (SPZ): {PLAIN_SPLAT}",
     b"<": "a page or XML document, not a cloud",
 }
 HEAD_BYTES = 1 << 16  # of a file, from which its format is told where nothing else says it

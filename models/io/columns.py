@@ -17,6 +17,7 @@ from models.pointcloud import PointCloud
 COORDINATES = ("x", "y", "z")
 COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 SPLAT_COLOUR = ("f_dc_0", "f_dc_1", "f_dc_2")  # of a Gaussian splat: the constant term of its spherical harmonics
+PLAIN_SPLAT = "send it as a plain PLY, which splat-transform IN OUT.ply makes"
 SPLAT_SCALE = 0.28209479177387814  # 1 / (2 sqrt(pi)), the value of that harmonic
 INTENSITIES = ("intensity", "scalar_intensity", "reflectance", "scalar_reflectance", "remission", "scalar_remission")
 
@@ -45,7 +46,7 @@ def require_coordinates(names: Iterable[str]) -> None:
         return
     if "packed_position" in found:
         raise MissingCoordinates(
-            "a compressed Gaussian splat: its positions are packed integers, not x, y, z; export it as plain PLY", where="packed_position"
+            f"a compressed Gaussian splat: its positions are packed integers, not x, y, z; {PLAIN_SPLAT}", where="packed_position"
         )
     raise MissingCoordinates(f"no {', '.join(missing)} among the columns ({', '.join(found[:16]) or 'none'})", where=missing[0])
 
@@ -73,7 +74,8 @@ def cloud_of(records: Records, *, extra: bool = True) -> PointCloud:
     rgb = np.empty((n, 3), np.result_type(*(records.dtype[name] for name in roles.rgb)).newbyteorder("=")) if roles.rgb else None
     intensity = None if roles.intensity is None else np.empty(n, np.float32)
     others = {name: np.empty(n, records.dtype[name].newbyteorder("=")) for name in (roles.extra if extra else ())}
-    for rows, table in records.blocks():
+    used = (*roles.xyz, *roles.rgb, *(() if roles.intensity is None else (roles.intensity,)), *others)
+    for rows, table in records.only(used).blocks():
         _gather(table, roles.xyz, xyz[rows])
         if rgb is not None:
             _gather(table, roles.rgb, rgb[rows])

@@ -5,6 +5,7 @@ import zipfile
 import zlib
 
 from models.errors import BadBody, BadHeader, FileError, HeaderTooLarge, MissingCoordinates, UnsupportedFormat
+from models.io.columns import PLAIN_SPLAT
 from models.io.npy import HEADER_BYTES, Array, Layout, array_of, checked_coordinates, parse_layout
 from models.io.records import Records, records_of_columns
 from models.io.source import Source
@@ -54,6 +55,7 @@ def _check_directory(source: Source) -> None:
 def _array_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     """The arrays of a zip of `size` bytes by name. Raises: UnsupportedFormat (compression), BadBody (too large)."""
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")}
+    members.pop("", None)  # numpy has no column without a name
     for name, info in members.items():
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UnsupportedFormat(
@@ -88,6 +90,8 @@ def _read_members(source: Source, archive: zipfile.ZipFile) -> Records:
         return load(name, layout)
 
     xyz_key, rgb_key, intensity_key = (next((key for key in keys if key in members), None) for keys in (XYZ_KEYS, RGB_KEYS, INTENSITY_KEYS))
+    if xyz_key is None and "meta.json" in archive.namelist():
+        raise MissingCoordinates(f"no points but what a compressed Gaussian splat (SOG) has; {PLAIN_SPLAT}", where="meta.json")
     if xyz_key is None:
         raise MissingCoordinates(
             f"no array named {' or '.join(XYZ_KEYS)} among {', '.join(sorted(members)[:16]) or 'none'}", known=XYZ_KEYS

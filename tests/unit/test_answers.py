@@ -12,37 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from plyfile import PlyData
 
-from models.answers import ANSWERS, Labelled, encode, summary
-from models.answers.ply import COMMENT_BYTES, ROWS_AT_A_TIME
+from models.answers import ANSWERS, SAME, Labelled, summary
+from models.answers.names import answer_name
+from models.answers.ply_lines import COMMENT_BYTES
 from models.errors import BadOption, FipError
-from models.io import read_cloud
+from models.io import FORMATS, read_cloud
 from models.io.ply_header import HEADER_BYTES
+from models.io.records import BLOCK_ROWS
 from models.labels import LabelClass, LabelMap, load_label_map
 from models.pointcloud import PointCloud
+from tests.in_memory import answered, cloud_of, encode, file_of, guessed, many_classes
 
 N = 200
 KITTI = load_label_map("semantickitti19")
-
-
-def many_classes(count: int) -> LabelMap:
-    classes = (LabelClass(name=f"class {i}", colour=(i % 256, i // 256 % 256, 7), ids=(i + 1000,)) for i in range(count))
-    return LabelMap(classes=tuple(classes))
-
-
-def cloud_of(n: int = N, kind: str = "f4", **extra: np.ndarray) -> PointCloud:
-    """Coordinates, colours, intensity and what is given."""
-    rng = np.random.default_rng(0)
-    return PointCloud(
-        rng.normal(size=(n, 3)).astype(kind) * 1e3,
-        rgb=rng.integers(0, 256, (n, 3), np.uint8),
-        intensity=rng.random(n).astype(np.float32),
-        extra=MappingProxyType(extra),
-    )
-
-
-def answers(n: int = N, classes: int = 19) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(1)
-    return rng.integers(0, classes, n).astype(np.uint16), rng.random(n).astype(np.float32)
 
 
 def columns_of(data: bytes) -> np.ndarray:
@@ -60,7 +42,7 @@ def same_bits(found: np.ndarray | None, expected: np.ndarray | None) -> None:
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int64])
 def test_label_file(kind):
-    labels, sure = answers()
+    labels, sure = guessed()
     found = np.frombuffer(encode("label", cloud_of(), labels.astype(kind), sure, KITTI), "<u4")
     assert found.tolist() == [KITTI.classes[label].ids[0] for label in labels]
     np.testing.assert_array_equal(KITTI.classes_of(found), labels)
@@ -83,7 +65,7 @@ def test_label_file_of_a_whole_scan(data_dir):
 
 @pytest.mark.parametrize(("classes", "kind"), [(19, np.uint8), (256, np.uint8), (257, np.uint16)])
 def test_npz(classes, kind):
-    label_map, (labels, sure) = many_classes(classes), answers(classes=classes)
+    label_map, (labels, sure) = many_classes(classes), guessed(classes=classes)
     data = encode("npz", cloud_of(), labels, sure, label_map)
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
         assert sorted(found.files) == ["confidence", "ids", "labels", "names"]
@@ -96,7 +78,7 @@ def test_npz(classes, kind):
 
 @pytest.mark.parametrize(("classes", "kind"), [(19, "<u1"), (256, "<u1"), (257, "<u2")])
 def test_raw_is_as_documented(classes, kind):
-    labels, sure = answers(classes=classes)
+    labels, sure = guessed(classes=classes)
     data = encode("raw", cloud_of(), labels, sure, many_classes(classes))
     size = N * np.dtype(kind).itemsize
     assert len(data) == size + 2 * N
@@ -110,7 +92,7 @@ def test_raw_is_as_documented(classes, kind):
 def test_ply_holds_the_cloud_and_the_answer(kind, classes, label_kind):
     ring = np.arange(N, dtype=np.int32)
     cloud, label_map = cloud_of(kind=kind, ring=ring), many_classes(classes)
-    labels, sure = answers(classes=classes)
+    labels, sure = guessed(classes=classes)
     rows = columns_of(encode("ply", cloud, labels, sure, label_map))
     added = ("label", "confidence", "label_red", "label_green", "label_blue")
     assert rows.dtype.names == ("x", "y", "z", "red", "green", "blue", "intensity", "ring", *added)
@@ -128,15 +110,15 @@ def test_ply_holds_the_cloud_and_the_answer(kind, classes, label_kind):
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 def test_ply_of_more_points_than_are_written_at_a_time(extra):
-    n = 2 * ROWS_AT_A_TIME + extra
-    cloud, (labels, sure) = cloud_of(n), answers(n)
+    n = 2 * BLOCK_ROWS + extra
+    cloud, (labels, sure) = cloud_of(n), guessed(n)
     rows = columns_of(encode("ply", cloud, labels, sure, KITTI))
     same_bits(np.stack([rows[axis] for axis in "xyz"], axis=1), cloud.xyz)
     same_bits(rows["confidence"], sure)
 
 
 def test_ply_of_bare_coordinates():
-    labels, sure = answers()
+    labels, sure = guessed()
     rows = columns_of(encode("ply", PointCloud(cloud_of().xyz), labels, sure, KITTI))
     assert rows.dtype.names == ("x", "y", "z", "label", "confidence", "label_red", "label_green", "label_blue")
 
@@ -196,7 +178,7 @@ def test_real_clouds_come_back_to_the_bit(data_dir, tmp_path):
             cloud = read_cloud(path)
         except FipError:
             continue  # files that are no clouds are for the reader tests
-        labels, sure = answers(len(cloud))
+        labels, sure = guessed(len(cloud))
         (tmp_path / "answer.ply").write_bytes(encode("ply", cloud, labels, sure, KITTI))
         found = read_cloud(tmp_path / "answer.ply")
         same_bits(found.xyz, cloud.xyz)
@@ -211,7 +193,7 @@ def test_real_clouds_come_back_to_the_bit(data_dir, tmp_path):
 
 def test_names_that_are_taken_get_a_prefix_each():
     taken = {name: np.full(N, i, np.int16) for i, name in enumerate(("label", "fip_label", "Confidence", "label_green"))}
-    labels, sure = answers()
+    labels, sure = guessed()
     rows = columns_of(encode("ply", cloud_of(**taken), labels, sure, KITTI))
     assert (rows.dtype.names or ())[-5:] == ("fip_fip_label", "fip_confidence", "label_red", "fip_label_green", "label_blue")
     for name, column in taken.items():
@@ -220,7 +202,7 @@ def test_names_that_are_taken_get_a_prefix_each():
 
 
 def test_an_answer_can_be_answered_again(save):
-    labels, sure = answers()
+    labels, sure = guessed()
     data = encode("ply", cloud_of(), labels, sure, KITTI)
     again = encode("ply", read_cloud(save("a.ply", data)), labels[::-1], sure, KITTI)
     rows = columns_of(again)
@@ -230,22 +212,43 @@ def test_an_answer_can_be_answered_again(save):
 
 def test_names_that_a_header_cannot_hold():
     """Of an npz, say: there a name may be anything."""
-    names = ["two words", "two\twords", "высота", "größe", "", "x", "red", "line\nend_header", "\x00"]
-    extra = {name: np.full(N, i, np.float32) for i, name in enumerate(names)}
-    labels, sure = answers()
-    data = encode("ply", cloud_of(**extra), labels, sure, KITTI)
+    names = ["two words", "two\twords", "высота", "größe", "\t", "red", "X", "line\nend_header", "\x00"]
+    cloud = cloud_of(**{name: np.full(N, i, np.float32) for i, name in enumerate(names)})
+    data = answered("ply", file_of(cloud, ("r", "g", "b")), *guessed(), KITTI)
     header = data[: data.index(b"\nend_header\n")].decode("latin-1")
     written = [line.split()[2] for line in header.splitlines() if line.startswith("property")]
-    expected = ["two_words", "two_words_2", "______", "größe", "column", "x_2", "red_2", "line_end_header", "_"]
-    assert written[7:-5] == expected
+    assert written[:7] == ["x", "y", "z", "red", "green", "blue", "intensity"]
+    assert written[7:-5] == ["two_words", "two_words_2", "______", "größe", "_", "red_2", "X", "line_end_header", "__2"]
 
 
 def test_what_names_become_is_read_back(save):
-    extra = {name: np.full(N, i, np.float32) for i, name in enumerate(("a b", "a_b", "x", "é"))}
-    labels, sure = answers()
-    found = read_cloud(save("a.ply", encode("ply", cloud_of(**extra), labels, sure, KITTI)))
-    assert [found.extra[name][0] for name in ("a_b", "a_b_2", "x_2", "é")] == [0, 1, 2, 3]
+    extra = {name: np.full(N, i, np.float32) for i, name in enumerate(("a b", "a_b", "red", "é"))}
+    found = read_cloud(save("a.ply", answered("ply", file_of(cloud_of(**extra), ("r", "g", "b")), *guessed(), KITTI)))
+    assert [found.extra[name][0] for name in ("a_b", "a_b_2", "red_2", "é")] == [0, 1, 2, 3]
     same_bits(found.xyz, cloud_of().xyz)
+    same_bits(found.rgb, cloud_of().rgb)
+
+
+@pytest.mark.parametrize("count", [244, 245])
+def test_the_widest_ply_is_read_again_and_a_wider_one_refused(save, count):
+    cloud = cloud_of(**{f"c{i}": np.zeros(N, np.uint8) for i in range(count)})
+    if count == 245:
+        with pytest.raises(BadOption, match="257 columns, and PLY answers hold 256"):
+            encode("ply", cloud, *guessed(), KITTI)
+        return
+    assert len(read_cloud(save("a.ply", encode("ply", cloud, *guessed(), KITTI))).extra) == count + 5
+
+
+@pytest.mark.parametrize("length", [60, 300])
+def test_comments_give_way_to_names_and_too_many_letters_are_refused(save, length):
+    cloud = cloud_of(**{f"{i:03}" + "x" * length: np.zeros(N, np.uint8) for i in range(230)})
+    if length == 300:
+        with pytest.raises(BadOption, match="the header has more than 64 kB"):
+            encode("ply", cloud, *guessed(), many_classes(5000))
+        return
+    data = encode("ply", cloud, *guessed(), many_classes(5000))
+    assert b" more classes\n" in data
+    assert len(read_cloud(save("a.ply", data)).extra) == 235
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def test_what_names_become_is_read_back(save):
     ],
 )
 def test_types_that_ply_lacks_are_widened_without_loss(column, kind):
-    labels, sure = answers()
+    labels, sure = guessed()
     rows = columns_of(encode("ply", cloud_of(time=column), labels, sure, KITTI))
     assert rows["time"].dtype == np.dtype(f"<{kind}")
     assert rows["time"].astype(column.dtype).tolist() == column.tolist()
@@ -271,13 +274,12 @@ def test_types_that_ply_lacks_are_widened_without_loss(column, kind):
         np.full(N, (1 << 53) + 1, np.int64),
         np.full(N, -(1 << 62), np.int64),
         np.full(N, (1 << 64) - 1, np.uint64),
-        np.zeros((N, 2), np.float32),
         np.zeros(N, np.complex64),
         np.full(N, "text"),
     ],
 )
 def test_a_column_that_ply_cannot_hold_is_named(column):
-    labels, sure = answers()
+    labels, sure = guessed()
     with pytest.raises(BadOption, match="cannot hold the column 'gps_time'") as caught:
         encode("ply", cloud_of(gps_time=column), labels, sure, KITTI)
     assert caught.value.where == "format"
@@ -286,7 +288,7 @@ def test_a_column_that_ply_cannot_hold_is_named(column):
 
 
 def test_comments_list_the_classes():
-    labels, sure = answers()
+    labels, sure = guessed()
     comments = PlyData.read(io.BytesIO(encode("ply", cloud_of(), labels, sure, KITTI))).comments
     assert comments == [f"label {i}: {each.name} (id {each.ids[0]})" for i, each in enumerate(KITTI.classes)]
     odd = LabelMap(classes=(LabelClass(name="Bäume\nend_header", colour=(0, 0, 0), ids=(1,)),))
@@ -295,7 +297,7 @@ def test_comments_list_the_classes():
 
 
 def test_thousands_of_classes_do_not_fill_the_header(save):
-    labels, sure = answers(classes=5000)
+    labels, sure = guessed(classes=5000)
     data = encode("ply", cloud_of(), labels, sure, many_classes(5000))
     assert data.index(b"end_header") < COMMENT_BYTES + 1000 < HEADER_BYTES
     comments = PlyData.read(io.BytesIO(data)).comments
@@ -339,19 +341,52 @@ def test_no_points():
 
 
 def test_an_unknown_format_lists_the_known_ones():
-    labels, sure = answers()
+    labels, sure = guessed()
     with pytest.raises(BadOption, match="did you mean 'label'") as caught:
         encode("labels", cloud_of(), labels, sure, KITTI)
-    assert caught.value.known == tuple(ANSWERS)
+    assert caught.value.known == (*ANSWERS, SAME)
 
 
 def test_extensions_and_media_types():
-    assert {name: (each.extension, each.media_type) for name, each in ANSWERS.items()} == {
+    expected = {
         "ply": (".ply", "application/ply"),
         "label": (".label", "application/octet-stream"),
+        "lidarseg": ("_lidarseg.bin", "application/octet-stream"),
+        "npy": (".npy", "application/x-npy"),
         "npz": (".npz", "application/x-npz"),
         "raw": (".raw", "application/octet-stream"),
     }
+    assert expected.items() <= {name: (each.extension, each.media_type) for name, each in ANSWERS.items()}.items()
+
+
+@pytest.mark.parametrize(
+    ("given_name", "fmt", "expected"),
+    [
+        ("street.bin", "label", "street.label"),
+        ("street.bin", "same", "street.label"),
+        ("n015.pcd.bin", "same", "n015_lidarseg.bin"),
+        ("n015.PCD.BIN", "lidarseg", "n015_lidarseg.bin"),
+        ("n015.pcd.bin", "ply", "n015.ply"),
+        ("Room.PLY", "same", "Room.labelled.ply"),
+        ("room.npz", "npz", "room.labelled.npz"),
+        ("room.npy", "npy", "room.labelled.npy"),
+        ("room", "same", "room.labelled"),
+        ("", "same", "points.labelled"),
+        ("room.ply", "json", "room.json"),
+    ],
+)
+def test_names_of_answers(given_name, fmt, expected):
+    assert answer_name(given_name, fmt) == expected
+
+
+@pytest.mark.parametrize("fmt", [*ANSWERS, SAME, "json"])
+def test_no_answer_is_called_as_its_file(fmt):
+    for ending in [ending for each in FORMATS.values() for ending in each.extensions]:
+        name = answer_name(f"a{ending}", fmt)
+        assert name != f"a{ending}"
+        assert name.startswith("a")
+        if fmt in ANSWERS and ending not in FORMATS.get(fmt, FORMATS["off"]).extensions:
+            assert name == f"a{ANSWERS[fmt].extension}"
 
 
 @pytest.mark.parametrize(
@@ -368,4 +403,4 @@ def test_extensions_and_media_types():
 )
 def test_answers_that_do_not_fit_the_cloud(labels, sure, message):
     with pytest.raises(ValueError, match=message):
-        Labelled(cloud_of(), labels, sure, KITTI)
+        Labelled(file_of(cloud_of()), cloud_of(), labels, sure, KITTI)
