@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -50,8 +51,8 @@ class Telemetry:
 
 
 class Timings:
-    """How long the stages of one request took, in `ms` in the order of their first ends. Each is observed when it ends, also when it
-    fails; stages that a request goes through once a tile add up in `ms`.
+    """How long the stages of one request took, in `ms` in the order of their first ends. What a request goes through once a tile adds up;
+    as a context, every stage is observed once at its end, also of a request that fails.
 
     Only one stage of a request runs at a time, in whichever thread.
     """
@@ -59,6 +60,13 @@ class Timings:
     def __init__(self, telemetry: Telemetry) -> None:
         self._durations = telemetry.stage_duration
         self.ms: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for stage, milliseconds in self.ms.items():
+            self._durations.labels(stage).observe(milliseconds / 1000)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -70,7 +78,6 @@ class Timings:
 
     def ended(self, name: str, seconds: float) -> None:
         self.ms[name] = self.ms.get(name, 0.0) + seconds * 1000
-        self._durations.labels(name).observe(seconds)
 
 
 class JsonLines(logging.Formatter):

@@ -32,13 +32,13 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     """
     model = await to_thread.run_sync(partial(context.pool.get, options.model, "classify"), limiter=context.lookups)
     request.state.model_used = (model.ref.name, model.ref.version)
-    timings = Timings(context.telemetry)
-    read = await receive_voxels(request, context, model, options, timings)
-    num_points, voxels = len(read.cloud), read.voxels
-    del read  # its cloud need not wait for the device
-    found = await context.scheduler.classify(model.predictor, voxels, timings)
-    with timings.stage("encode"):
-        body = _encode(model, options, num_points, found, timings)
+    with Timings(context.telemetry) as timings:
+        read = await receive_voxels(request, context, model, options, timings)
+        num_points, voxels = len(read.cloud), read.voxels
+        del read  # its cloud need not wait for the device
+        found = await context.scheduler.classify(model.predictor, voxels, timings)
+        with timings.stage("encode"):
+            body = _encode(model, options, num_points, found, timings)
     headers = {"X-Model": f"{model.ref.name}:{model.ref.version}", "Server-Timing": server_timing(timings.ms)}
     return Response(body, headers=headers, media_type="application/json")
 

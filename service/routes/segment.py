@@ -75,14 +75,14 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
     request.state.model_used = (model.ref.name, model.ref.version)
     asked = options.format or accepted(request.headers.get("accept", ""))
-    timings = Timings(context.telemetry)
-    async with context.uploads.receive(request, options.input_format, timings) as upload:
-        with ExitStack() as held:  # the file is read once more when the answer is written
-            work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
-            read = await to_thread.run_sync(work, limiter=context.readers)
-            found = await in_parts(read.work, model, context, timings)
-            write = partial(_write, asked, model, read, found, timings)
-            body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
+    with Timings(context.telemetry) as timings:
+        async with context.uploads.receive(request, options.input_format, timings) as upload:
+            with ExitStack() as held:  # the file is read once more when the answer is written
+                work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
+                read = await to_thread.run_sync(work, limiter=context.readers)
+                found = await in_parts(read.work, model, context, timings)
+                write = partial(_write, asked, model, read, found, timings)
+                body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
     headers = {
         "X-Model": f"{model.ref.name}:{model.ref.version}",
         "X-Num-Points": str(len(read.cloud)),

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from models.answers import ANSWERS
 from models.answers.names import answer_name
 from models.artefact import read_manifest
 from models.io import read_cloud
 from models.labels import load_label_map
 from models.pointcloud import PointCloud
 from models.predictor import Predictor, Segmentation
+from service.answer_file import PIECE
 from service.app import create_app
-from service.routes.segment import PIECE, accepted, safe_name
+from service.routes.segment import accepted, safe_name
 from service.settings import Settings
 from tests.sweep import sweep
 
@@ -85,7 +87,8 @@ def test_json(segment_client: httpx.Client, scan: bytes, streets: Answers, segme
     response = ask(segment_client, scan)
     assert response.headers["content-type"] == "application/json"
     answer = response.json()
-    assert set(answer) == {"model", "num_points", "num_voxels", "filled", "scaled", "timings_ms", "classes", "palette"}
+    assert set(answer) == {"model", "num_points", "num_voxels", "filled", "scaled", "tiles", "halo", "timings_ms", "classes", "palette"}
+    assert (answer["tiles"], answer["halo"]) == (1, None)
     digest = read_manifest(segment_registry / "streets" / "1")[1]
     assert answer["model"] == {"name": "streets", "version": "1", "digest": digest, "alias": None}
     found, cloud = streets(kitti(scan)), kitti(scan)
@@ -323,10 +326,12 @@ def test_openapi_describes_the_answers(segment_client: httpx.Client) -> None:
     assert answers["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/SegmentAnswer"}
     for media_type in set(answers["content"]) - {"application/json"}:
         assert answers["content"][media_type]["schema"] == {"type": "string", "format": "binary"}
-    assert set(answers["headers"]) == {"X-Model", "X-Num-Points", "X-Filled", "X-Scaled", "Server-Timing", "Content-Disposition"}
+    assert set(answers["headers"]) == {
+        *("X-Model", "X-Num-Points", "X-Filled", "X-Scaled", "X-Tiles", "X-Halo", "Server-Timing", "Content-Disposition")
+    }
     assert {each["name"] for each in operation["parameters"]} == {"model", "format", "up", "unit", "input_format", "X-Filename"}
     [formats] = [each for each in operation["parameters"] if each["name"] == "format"]
-    assert formats["schema"]["enum"] == ["json", "ply", "label", "npz", "raw"]
+    assert formats["schema"]["enum"] == ["json", "same", *ANSWERS]
     assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "507"}
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
     for status, described in operation["responses"].items():
