@@ -14,6 +14,7 @@ import numpy as np
 
 from models.errors import NoPoints, UnsupportedFormat, nearest
 from models.io.columns import PLAIN_SPLAT, cloud_of
+from models.io.las import read_las
 from models.io.npy import read_npy
 from models.io.npz import read_npz
 from models.io.off import read_off
@@ -25,7 +26,6 @@ from models.io.source import Source, opened
 from models.pointcloud import PointCloud
 
 NOT_READ = {  # what is often sent all the same, by its first bytes
-    b"LASF": "LAS and LAZ are not read; convert the file, for example by pdal translate IN.las OUT.ply",
     b"ASTM-E57": "E57 is not read; convert the file to PLY",
     b"\x1f\x8b": f"a gzip archive: unpack it first; a compressed Gaussian splat (SPZ): {PLAIN_SPLAT}",
     b"NGSP": f"a compressed Gaussian splat (SPZ): {PLAIN_SPLAT}",
@@ -53,6 +53,9 @@ FORMATS: dict[str, Format] = {
     "npz": Format(read_npz, (".npz",), ("application/x-npz",), (b"PK\x03\x04",)),
     "pcd": Format(read_pcd, (".pcd",), ("application/pcd", "application/x-pcd"), (b"# .PCD", b"#.PCD", b"VERSION ", b"FIELDS ")),
     "nuscenes": Format(read_nuscenes, (".pcd.bin",), ("application/x-nuscenes",)),
+    "las": Format(
+        read_las, (".las", ".laz"), ("application/vnd.las", "application/vnd.laszip", "application/vnd.laszip+las"), (b"LASF",)
+    ),
     "bin": Format(read_kitti, (".bin",), ("application/x-kitti",)),
 }
 

@@ -1,6 +1,6 @@
 """The rows of a file, a block at a time and as often as wanted: what readers give, and what clouds and answers are made from."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,11 @@ class Records:
     count: int
     dtype: np.dtype[np.void]
     read: Callable[[], Iterator[Table]]
+    select: "Callable[[frozenset[str]], Records] | None" = None  # where some columns are read faster than all
+
+    def only(self, names: Iterable[str]) -> "Records":
+        """The same rows, of which no other columns than these are needed; others may be there all the same."""
+        return self if self.select is None else self.select(frozenset(names))
 
     @property
     def names(self) -> tuple[str, ...]:
