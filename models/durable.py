@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 CHUNK = 1 << 20
 
@@ -38,6 +38,25 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
         sync(file)
     part.replace(path)
+    sync_path(path.parent)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """As `write_whole`, of content that is written piece by piece: a new file that can be sought and read, hidden beside the old one.
+
+    It takes the name `path` when all went well; of what was written before an exception nothing is left. Raises: OSError.
+    """
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # of a process that was killed; and a link of that name is not followed
+    try:
+        with part.open("x+b") as file:
+            yield file
+            sync(file)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     sync_path(path.parent)
 
 

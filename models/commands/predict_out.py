@@ -1,18 +1,22 @@
 """Where `fip predict --out` writes: decided, and refused, before anything is computed."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
-from models.answers import ANSWERS
+from models.answers import ANSWERS, SAME
 from models.answers.names import JSON_EXTENSION, answer_name
-from models.durable import write_whole
+from models.durable import whole_file
 from models.errors import BadOption, nearest
 
-FORMATS = {**{name: each.extension for name, each in ANSWERS.items()}, "json": JSON_EXTENSION}
+JSON = "json"
+ENDINGS = {**{name: each.extension for name, each in ANSWERS.items()}, JSON: JSON_EXTENSION}
+FORMATS = (SAME, *ENDINGS)
 DEFAULT = "ply"
 
 
@@ -23,10 +27,12 @@ class Target:
     path: Path
     fmt: str
 
-    def write(self, content: bytes) -> None:
-        """All at once, durably. Raises: BadOption (it cannot be written)."""
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """An empty file to write; it is there under its name, whole, or not at all. Raises: BadOption (it cannot be written)."""
         try:
-            write_whole(self.path, content)
+            with whole_file(self.path) as out:
+                yield out
         except OSError as error:
             raise BadOption(f"cannot be written: {error.strerror or error}", where=str(self.path)) from error
 
@@ -64,10 +70,10 @@ def make_folders(targets: Sequence[Target | None]) -> None:
 
 def _by_ending(path: Path) -> str:
     """Raises: BadParameter."""
-    found = next((name for name, extension in FORMATS.items() if path.suffix.lower() == extension), None)
-    if found is None:
+    found = [name for name, ending in ENDINGS.items() if path.name.lower().endswith(ending)]
+    if not found:
         raise _refused(f"the ending of {path.name!r} names no format; say it with --format (known: {', '.join(FORMATS)})", "--out")
-    return found
+    return max(found, key=lambda name: len(ENDINGS[name]))
 
 
 def _check(files: Sequence[Path], targets: Sequence[Target], force: bool) -> None:
