@@ -23,6 +23,7 @@ from models.io.ply import read_ply
 from models.io.raw import guess_records, read_kitti, read_nuscenes
 from models.io.records import Records
 from models.io.source import Source, opened
+from models.io.text import guess_text, read_text
 from models.pointcloud import PointCloud
 
 NOT_READ = {  # what is often sent all the same, by its first bytes
@@ -52,10 +53,11 @@ FORMATS: dict[str, Format] = {
     "npy": Format(read_npy, (".npy",), ("application/x-npy",), (b"\x93NUMPY",)),
     "npz": Format(read_npz, (".npz",), ("application/x-npz",), (b"PK\x03\x04",)),
     "pcd": Format(read_pcd, (".pcd",), ("application/pcd", "application/x-pcd"), (b"# .PCD", b"#.PCD", b"VERSION ", b"FIELDS ")),
+    "las": Format(read_las, (".las", ".laz"), ("application/vnd.las", "application/vnd.laszip", "application/vnd.laszip+las"), (b"LASF",)),
     "nuscenes": Format(read_nuscenes, (".pcd.bin",), ("application/x-nuscenes",)),
-    "las": Format(
-        read_las, (".las", ".laz"), ("application/vnd.las", "application/vnd.laszip", "application/vnd.laszip+las"), (b"LASF",)
-    ),
+    "xyz": Format(read_text, (".xyz", ".txt", ".asc", ".xyzrgb", ".xyzn", ".xyzi"), ("text/plain",)),
+    "pts": Format(read_text, (".pts",), ()),
+    "csv": Format(read_text, (".csv",), ("text/csv",)),
     "bin": Format(read_kitti, (".bin",), ("application/x-kitti",)),
 }
 
@@ -133,9 +135,10 @@ def choose_format(fmt: str | None, name: str | None, content_type: str | None, *
     by_name = [known for known, each in FORMATS.items() if file_name.endswith(each.extensions)]
     by_type = [known for known, each in FORMATS.items() if media_type in each.content_types]
     by_content = [known for known, each in FORMATS.items() if start.startswith(each.magic)]
-    for known in (*by_name, *by_type, *by_content):
+    by_hint = (*by_content, *by_type) if media_type.startswith("text/") else (*by_type, *by_content)  # any text may be called text/plain
+    for known in (*by_name, *by_hint):
         return known
-    if guess := guess_records(head):
+    if guess := guess_records(head) or guess_text(head, len(head) < HEAD_BYTES):
         return guess
     for magic, advice in NOT_READ.items():
         if head.startswith(magic):

@@ -103,7 +103,7 @@ def _table(text: bytes, columns: int, separator: int) -> Doubles | None:
     numbers = _numbers(marks, kinds, columns, separator)
     if numbers is None:
         return None
-    found = _values(block, marks[numbers.gaps] + 1, *(marks[each] for each in (numbers.dots, numbers.stops, numbers.ends)), numbers)
+    found = _values(block, marks[numbers.gaps] + 1, marks[numbers.dots], marks[numbers.stops], marks[numbers.ends], numbers)
     return found[0].reshape(-1, columns) if found is not None and found[1] == block.signs else None
 
 
@@ -112,11 +112,11 @@ def _block(text: bytes, separator: int) -> _Block | None:
     chars = np.frombuffer(text, np.uint8)
     mask = chars <= _DOT
     minus = chars == _MINUS
-    signs = np.count_nonzero(minus)
+    signs = int(np.count_nonzero(minus))
     mask ^= minus
     if plus := b"+" in text:
         pluses = chars == _PLUS
-        signs += np.count_nonzero(pluses)
+        signs += int(np.count_nonzero(pluses))
         mask ^= pluses
     if separator > _DOT:
         mask |= chars == separator
@@ -163,7 +163,7 @@ def _regular(block: _Block, grid: Places, first: _Numbers) -> Doubles | None:
         return None
     table = np.empty((grid.shape[1], len(first.ends)))
     signs = 0
-    layouts = 2 * first.raised + first.dotted  # (C,)
+    layouts = np.asarray(2 * first.raised + first.dotted)  # (C,)
     for layout in set(layouts.tolist()):
         columns = np.flatnonzero(layouts == layout)
         gaps, dots, stops, ends = (each[columns] for each in (first.gaps, first.dots, first.stops, first.ends))
@@ -181,14 +181,15 @@ def _values(block: _Block, starts: Places, dots: Places, stops: Places, ends: Pl
     first = block.chars.take(starts)
     minus = first == _MINUS
     signed = minus | (first == _PLUS) if block.plus else minus
-    signs = np.count_nonzero(signed)
+    signs = int(np.count_nonzero(signed))
     whole = dots - starts  # digits before the dot
     whole -= signed
-    decimals = stops - dots
-    decimals -= numbers.dotted
-    lengths = whole + decimals
+    after = stops - dots
+    after -= numbers.dotted
+    lengths = whole + after
     if lengths.min() < 1:
         return None
+    decimals = _same(after)
     mantissas = _digits(block.words, dots, whole)
     if np.any(numbers.dotted):
         mantissas *= _TENS.take(decimals, mode="clip")
@@ -204,8 +205,11 @@ def _values(block: _Block, starts: Places, dots: Places, stops: Places, ends: Pl
         values, unsure = scaled(mantissas, exponents[0] - decimals)
         if long is not None:
             unsure |= long
-        for place in zip(*np.nonzero(unsure), strict=True):
-            values[place] = abs(float(block.text[starts[place] : ends[place]]))
+        try:
+            for place in zip(*np.nonzero(unsure), strict=True):
+                values[place] = abs(float(block.text[starts[place] : ends[place]]))
+        except ValueError:  # a sign within the digits
+            return None
     values.view(np.uint64)[...] |= minus.astype(np.uint64) << np.uint64(63)
     return values, signs
 
@@ -229,10 +233,16 @@ def _exponents(block: _Block, stops: Places, ends: Places, raised: Places | int)
     found = _digits(block.words, last, lengths).view(np.int64)
     found[lengths > 8] = MOST_EXPONENT
     out[some] = np.where(minus, -found, found)
-    return out, np.count_nonzero(signed)
+    return out, int(np.count_nonzero(signed))
 
 
-def _digits(words: Words, ends: Places, lengths: Places) -> Words:
+def _same(values: Places) -> Places | np.int64:
+    """The one value that all have, which is faster to work with, or else all of them."""
+    lowest, highest = values.min(), values.max()
+    return lowest if lowest == highest else values
+
+
+def _digits(words: Words, ends: Places, lengths: Places | np.int64) -> Words:
     """The numbers that are written with `lengths` digits before the places `ends`; right where there are at most MOST_DIGITS."""
     total = _eight(words, ends - 8, lengths)
     for place in range(8, min(int(lengths.max()), MOST_DIGITS), 8):
@@ -240,7 +250,7 @@ def _digits(words: Words, ends: Places, lengths: Places) -> Words:
     return total
 
 
-def _eight(words: Words, places: Places, lengths: Places) -> Words:
+def _eight(words: Words, places: Places, lengths: Places | np.int64) -> Words:
     """The last `lengths` digits, at most eight, of those at the places; the first digit is the lowest byte, and worth most."""
     found = words.take(places)
     found &= _LAST.take(lengths, mode="clip")
