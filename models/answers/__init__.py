@@ -17,6 +17,7 @@ from models.answers.labelled import Labelled
 from models.answers.lidarseg import check_lidarseg, write_lidarseg
 from models.answers.npy import check_npy, write_npy
 from models.answers.npz import check_npz, write_npz
+from models.answers.pcd import check_pcd, write_pcd
 from models.answers.ply import check_ply, write_ply
 from models.answers.raw import write_raw
 from models.answers.summary import Bounds, ClassSummary, summary
@@ -57,6 +58,7 @@ class AnswerFormat:
 
 ANSWERS: dict[str, AnswerFormat] = {
     "ply": AnswerFormat(write_ply, ".ply", "application/ply", check_ply),
+    "pcd": AnswerFormat(write_pcd, ".pcd", "application/pcd", check_pcd),
     "label": AnswerFormat(write_label, ".label", "application/octet-stream"),
     "lidarseg": AnswerFormat(write_lidarseg, "_lidarseg.bin", "application/octet-stream", check_lidarseg),
     "npy": AnswerFormat(write_npy, ".npy", "application/x-npy", check_npy),

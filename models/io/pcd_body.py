@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-import lzf
+import lzf  # type: ignore[import-not-found]  # a compiled module without types
 import numpy as np
 
 from models.errors import BadBody, TruncatedFile
@@ -12,6 +12,7 @@ from models.io.records import BLOCK_ROWS, Table
 from models.io.source import ROWS_AT_A_TIME, Source, take, text_rows
 
 BLOCK_BYTES = 1 << 22
+EXACT_IN_DOUBLE = 1 << 53
 
 ColumnType = np.dtype[np.void]
 
@@ -114,7 +115,9 @@ def _parse_plain(lines: list[bytes], out: Table) -> bool:
         return False
     for name, column in zip(names, values.T, strict=True):
         out[name] = column
-        if out.dtype[name].kind in "iu" and (out[name] != column).any():  # 256 or 0.5 in a column of bytes
+        if (
+            out.dtype[name].kind in "iu" and ((out[name] != column) | (np.abs(column) >= EXACT_IN_DOUBLE)).any()
+        ):  # such as 256 or 0.5 among bytes
             return False
     return True
 

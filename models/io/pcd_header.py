@@ -116,7 +116,7 @@ def _fields(found: dict[str, list[str]]) -> tuple[Field, ...]:
     names = found.get("FIELDS", [])
     if not names:
         raise BadHeader("no fields", where="FIELDS")
-    if len(names) > FIELDS:
+    if len(names) > FIELDS:  # before looking at each
         raise HeaderTooLarge(f"more than {FIELDS} fields", where="FIELDS")
     sizes, types, counts = (found.get(key, [default] * len(names)) for key, default in (("SIZE", "4"), ("TYPE", "F"), ("COUNT", "1")))
     for key, words in (("SIZE", sizes), ("TYPE", types), ("COUNT", counts)):
@@ -131,11 +131,18 @@ def _fields(found: dict[str, list[str]]) -> tuple[Field, ...]:
         fields.append(Field(name, TYPES[kind.upper(), size], parse_count(count, "COUNT")))
         if not fields[-1].count:
             raise BadHeader(f"the field {name[:80]!r} has no values", where="COUNT")
+    return within_limits(tuple(fields))
+
+
+def within_limits(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """The same fields. Raises: HeaderTooLarge (more of them, of their values or of their bytes than is read)."""
+    if len(fields) > FIELDS:
+        raise HeaderTooLarge(f"more than {FIELDS} fields", where="FIELDS")
     if sum(field.count for field in fields if not field.is_padding) > VALUES:
         raise HeaderTooLarge(f"more than {VALUES} values a point", where="COUNT")
     if sum(field.nbytes for field in fields) > ROW_BYTES:
         raise HeaderTooLarge(f"more than {ROW_BYTES} bytes a point", where="COUNT")
-    return tuple(fields)
+    return fields
 
 
 def _points(found: dict[str, list[str]]) -> int:
