@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-BENCHES := io listing first-model engine segment lidar
+BENCHES := io listing first-model engine segment lidar tiling
 
 .PHONY: help install serve test lint format bench $(BENCHES:%=bench-%) clean
 
@@ -53,6 +53,9 @@ bench-first-model: $(VENV)/.installed-dev  ## from 400 PLY files to a served mod
 
 bench-segment: $(VENV)/.installed-dev  ## where the time of a segmented LiDAR scan goes (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_segment
+
+bench-tiling: $(VENV)/.installed-dev  ## a city of 20 million points in tiles: answers and memory (needs FIP_DATA)
+	$(BIN)/python -m tests.bench.bench_tiling
 
 bench-lidar: $(VENV)/.installed-bench  ## the bundled LiDAR model against boosted trees (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_lidar

@@ -100,20 +100,20 @@ class InTiles:
     """A cloud in tiles, which may be a single one."""
 
     def __init__(self, tiled: TiledCloud, scaled: tuple[str, ...]) -> None:
-        self._tiled, self._scaled = tiled, scaled
+        self.tiled, self._scaled = tiled, scaled
         self.parts = len(tiled.tiles)
         self._labels, self._confidence = np.empty(len(tiled), np.uint16), np.empty(len(tiled), np.float32)
 
     def voxelize(self, part: int) -> Voxels:
-        return self._tiled.voxelize(self._tiled.tiles[part])
+        return self.tiled.voxelize(self.tiled.tiles[part])
 
     def num_points(self, part: int) -> int:
-        return self._tiled.tiles[part].num_points
+        return self.tiled.tiles[part].num_points
 
     def take(self, part: int, voxels: Voxels, logits: torch.Tensor) -> None:
         around: Surroundings | None = None
         best = best_of(logits)  # (M,) each
-        for rows, grid, inverse in self._tiled.points(self._tiled.tiles[part], voxels):
+        for rows, grid, inverse in self.tiled.points(self.tiled.tiles[part], voxels):
             if grid is None:
                 labels, confidence = (each.take(inverse) for each in best)
             else:
@@ -122,7 +122,7 @@ class InTiles:
             self._labels[rows], self._confidence[rows] = labels, confidence
 
     def result(self) -> Segmentation:
-        tiled = self._tiled
+        tiled = self.tiled
         return Segmentation(
             self._labels, self._confidence, tiled.num_voxels, tiled.filled, self._scaled, self.parts, tiled.halo, tiled.needed_halo
         )

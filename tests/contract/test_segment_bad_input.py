@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from models.answers import ANSWERS
 from service.app import create_app
 from service.settings import Settings
 from tests.contract.test_bad_input import Case
@@ -84,7 +85,7 @@ def test_refused_with_a_code_and_the_service_lives_on(segment_client: httpx.Clie
 def test_unknown_formats_name_the_nearest(segment_client: httpx.Client) -> None:
     problem = segment_client.post("/v1/segment", params={"format": "lable"}, content=GOOD).json()
     assert "did you mean 'label'?" in problem["detail"]
-    assert problem["known"] == ["json", "ply", "label", "npz", "raw"]
+    assert problem["known"] == ["json", "same", *ANSWERS]
 
 
 def test_a_file_with_the_feature_is_no_problem_for_a_strict_model(segment_client: httpx.Client) -> None:
