@@ -69,3 +69,7 @@ def random_values(code: str, shape: int | tuple[int, ...], seed: int = 0) -> np.
 
 
 COLOURS = np.array([0, 0xFF0000, 0x00FF00, 0x0000FF, 0x123456, 0xFFFFFF, 0x808080, 0x010203], np.uint32)
+
+
+def names_of(rows: np.ndarray) -> tuple[str, ...]:
+    return rows.dtype.names or ()

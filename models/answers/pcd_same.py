@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import BinaryIO
 
-import lzf  # type: ignore[import-not-found]  # a compiled module without types
+import lzf
 import numpy as np
 
 from models.answers.copying import copy_bytes

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-import lzf  # type: ignore[import-not-found]  # a compiled module without types
+import lzf
 import numpy as np
 
 from models.errors import BadBody, TruncatedFile
