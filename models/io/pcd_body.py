@@ -6,13 +6,12 @@ import lzf
 import numpy as np
 
 from models.errors import BadBody, TruncatedFile
-from models.io.decimals import plain_decimals
+from models.io.ascii_rows import number, parse_fast
 from models.io.pcd_header import LZF_RATIO, SIZES_BYTES, Header, row_type
 from models.io.records import BLOCK_ROWS, Table
 from models.io.source import ROWS_AT_A_TIME, Source, take, text_rows
 
 BLOCK_BYTES = 1 << 22
-EXACT_IN_DOUBLE = 1 << 53
 
 ColumnType = np.dtype[np.void]
 
@@ -28,7 +27,7 @@ def read_ascii(source: Source, header: Header, columns: ColumnType) -> Iterator[
         if len(lines) < wanted:
             raise TruncatedFile(f"the header announces {header.points} points, the body has {start + len(lines)}")
         table = np.zeros(wanted, row)
-        if not (_parse_plain(lines, table) or _parse_numbers(lines, table)):
+        if not parse_fast(lines, table, further=False):
             _parse_carefully(lines, header, table, start)
         yield table.view(columns)
 
@@ -107,34 +106,6 @@ def _rows_at_a_time(header: Header, most: int) -> int:
     return max(1, min(most, BLOCK_BYTES // header.row_bytes))
 
 
-def _parse_plain(lines: list[bytes], out: Table) -> bool:
-    """Plain decimals, as many as announced."""
-    names = out.dtype.names or ()
-    values = plain_decimals(b"".join(lines), len(names))
-    if values is None or len(values) != len(lines):
-        return False
-    for name, column in zip(names, values.T, strict=True):
-        out[name] = column
-        if (
-            out.dtype[name].kind in "iu" and ((out[name] != column) | (np.abs(column) >= EXACT_IN_DOUBLE)).any()
-        ):  # such as 256 or 0.5 among bytes
-            return False
-    return True
-
-
-def _parse_numbers(lines: list[bytes], out: Table) -> bool:
-    """Whatever numpy reads: exponents, NaN."""
-    if not lines[0].decode("latin-1").strip():  # numpy warns instead of raising when a text has no data at all
-        return False
-    try:
-        values = np.loadtxt(lines, out.dtype, comments=None, ndmin=1, encoding="ascii")
-    except ValueError:
-        return False
-    if len(values) == len(lines):
-        out[:] = values
-    return len(values) == len(lines)
-
-
 def _parse_carefully(lines: list[bytes], header: Header, out: Table, start: int) -> None:
     """Line by line: takes whole numbers written as `255.0` and anything for padding, and names the point of an error."""
     codes = [field.code if not field.is_padding else "" for field in header.fields for _ in range(field.count)]
@@ -143,23 +114,7 @@ def _parse_carefully(lines: list[bytes], header: Header, out: Table, start: int)
         try:
             if len(words) != len(codes):
                 raise ValueError(f"{len(words)} values where {len(codes)} are announced")
-            out[row] = tuple(_number(word, code) for word, code in zip(words, codes, strict=True))
+            out[row] = tuple(number(word, code[0] != "f") if code else 0 for word, code in zip(words, codes, strict=True))
         except (ValueError, OverflowError) as error:
             text = line[:80].decode("latin-1").strip()
             raise BadBody(f"cannot be read: {str(error)[:120]}: {text!r}", where=f"point {start + row}") from error
-
-
-def _number(word: bytes, code: str) -> float:
-    if not code:
-        return 0
-    if b"_" in word:  # Python reads 1_000, files do not
-        raise ValueError(f"not a number: {word[:20].decode('latin-1')!r}")
-    if code[0] == "f":
-        return float(word)
-    try:
-        return int(word)
-    except ValueError:
-        value = float(word)
-        if not value.is_integer():
-            raise
-        return int(value)

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from models.errors import BadBody, TruncatedFile
-from models.io.decimals import plain_decimals
+from models.io.ascii_rows import number, parse_fast
 from models.io.ply_header import Element, Header
 from models.io.records import Table
 from models.io.source import ROWS_AT_A_TIME, Source, take, text_rows
@@ -35,35 +35,9 @@ def read_ascii(source: Source, header: Header) -> Iterator[Table]:
 
 def _parse_lines(lines: list[bytes], vertex: Element, out: Table, start: int) -> None:
     """Fill `out` from as many lines by the fastest of three readers that can; the last one names what is wrong."""
-    if not vertex.has_lists and (_parse_plain(lines, out) or _parse_numbers(lines, out)):
+    if not vertex.has_lists and parse_fast(lines, out, further=True):
         return
     _parse_carefully(lines, vertex, out, start)
-
-
-def _parse_plain(lines: list[bytes], out: Table) -> bool:
-    """Plain decimals, exactly the announced columns."""
-    names = out.dtype.names or ()
-    values = plain_decimals(b"".join(lines), len(names))
-    if values is None or len(values) != len(lines):
-        return False
-    for name, column in zip(names, values.T, strict=True):
-        out[name] = column
-        if out.dtype[name].kind in "iu" and (out[name] != column).any():  # 256 or 0.5 in a column of bytes
-            return False
-    return True
-
-
-def _parse_numbers(lines: list[bytes], out: Table) -> bool:
-    """Whatever numpy reads: exponents, NaN, further columns."""
-    if not lines[0].decode("latin-1").strip():  # numpy warns instead of raising when a text has no data at all
-        return False
-    try:
-        values = np.loadtxt(lines, out.dtype, comments=None, usecols=range(len(out.dtype.names or ())), ndmin=1, encoding="ascii")
-    except ValueError:
-        return False
-    if len(values) == len(lines):
-        out[:] = values
-    return len(values) == len(lines)
 
 
 def _parse_carefully(lines: list[bytes], vertex: Element, out: Table, start: int) -> None:
@@ -88,22 +62,8 @@ def _row(words: list[bytes], vertex: Element) -> tuple[float, ...]:
                 raise ValueError(f"a list of {length} values")
             place += length
         else:
-            values.append(_number(words[place], whole=each.code[0] != "f"))
+            values.append(number(words[place], whole=each.code[0] != "f"))
         place += 1
     if place > len(words):
         raise ValueError("the list is longer than the line")
     return tuple(values)
-
-
-def _number(word: bytes, whole: bool) -> float:
-    if b"_" in word:  # Python reads 1_000, files do not
-        raise ValueError(f"not a number: {word[:20].decode('latin-1')!r}")
-    if not whole:
-        return float(word)
-    try:
-        return int(word)
-    except ValueError:
-        value = float(word)
-        if not value.is_integer():
-            raise
-        return int(value)
