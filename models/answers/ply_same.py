@@ -7,7 +7,6 @@ In an ascii row they go directly behind the values that the header announces. So
 pass over; they stay, and behind the added values they shift nothing.
 """
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import BinaryIO
 
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from models.answers.copying import copy_bytes
 from models.answers.labelled import Labelled, added_names, added_types
 from models.answers.ply_lines import added_lines, checked_header, class_comments
-from models.answers.text_rows import added_texts, whole_rows
+from models.answers.text_rows import added_texts, whole_rows, with_added, words_end
 from models.errors import BadBody, TruncatedFile
 from models.io.ply_binary import Rows, vertex_rows
 from models.io.ply_header import Element, Header, read_header
@@ -86,12 +85,8 @@ def _joined(rows: Rows, behind: npt.NDArray[np.uint8]) -> bytes | memoryview:
         table[:, : rows.width] = np.frombuffer(rows.data, np.uint8).reshape(-1, rows.width)
         table[:, rows.width :] = behind
         return table.data
-    parts: list[bytes | memoryview] = []
-    start = 0
-    for end, added in zip(rows.ends.tolist(), behind, strict=True):
-        parts += (rows.data[start:end], added.data)
-        start = end
-    return b"".join(parts)
+    blob, width = behind.tobytes(), behind.shape[1]
+    return with_added(bytes(rows.data), rows.ends.tolist(), [blob[start : start + width] for start in range(0, len(blob), width)])
 
 
 def _write_ascii(answer: Labelled, header: Header, out: BinaryIO) -> int:
@@ -103,24 +98,13 @@ def _write_ascii(answer: Labelled, header: Header, out: BinaryIO) -> int:
     end, done = begin, 0
     lines = whole_rows(text_lines(source, begin), vertex.count)
     while block := list(islice(lines, ROWS_AT_A_TIME)):
-        count = sum(1 for line in block if line.strip())
-        added = iter(added_texts(answer, slice(done, done + count)))
-        out.write(b"".join(_labelled_line(line, vertex, done, added) if line.strip() else line for line in block))
-        end, done = end + sum(map(len, block)), done + count
+        words = np.array([_words_of(line, vertex) for line in block if line.strip()]) if vertex.has_lists else len(vertex.properties)
+        text, places = words_end(block, words, f"vertices from {done} on")
+        out.write(with_added(text, places, added_texts(answer, slice(done, done + len(places)))))
+        end, done = end + len(text), done + len(places)
     if done < vertex.count:
         raise TruncatedFile(f"the header announces {vertex.count} vertices, the body has {done}")
     return end
-
-
-def _labelled_line(line: bytes, vertex: Element, block_start: int, added: Iterator[bytes]) -> bytes:
-    """Raises: BadBody (fewer values than announced)."""
-    wanted = _words_of(line, vertex) if vertex.has_lists else len(vertex.properties)
-    words = line.split(None, wanted)
-    if len(words) < wanted:
-        raise BadBody(f"{len(words)} values of {wanted}: {line[:80].decode('latin-1').strip()!r}", where=f"vertices from {block_start} on")
-    end = len(line if len(words) == wanted else line[: -len(words[wanted])])  # where what is not announced begins
-    end = len(line[:end].rstrip())
-    return b"%b%b%b" % (line[:end], next(added), line[end:])
 
 
 def _words_of(line: bytes, vertex: Element) -> int:

@@ -96,12 +96,12 @@ class _Shape:
                 runs[-1].append((each.name, byte_order + each.code))
         self.runs: list[np.dtype[np.void]] = [np.dtype(run) for run in runs]
 
-    def row(self, data: memoryview, place: int, where: str) -> tuple[list[int], list[int], int]:
-        """Of the row at `place`: where its runs begin, the lengths of its lists, and where it ends, as far as the bytes of `data` tell.
+    def first(self, data: memoryview, where: str) -> tuple[list[int], list[int], int]:
+        """Of the row that `data` begins with: where its runs begin, the lengths of its lists, and where it ends, as far as can be told.
 
         Raises: BadBody (a list of negative length).
         """
-        places, lengths = [place], list[int]()
+        places, lengths, place = [0], list[int](), 0
         for run, (length, _, item_bytes) in zip(self.runs, self.lists, strict=False):
             place += run.itemsize
             if place + length.size > len(data):
@@ -137,7 +137,7 @@ class _Body:
         shape = _Shape(element, self.header.byte_order)
         walks, done, start = False, 0, self.place
         while done < element.count:
-            places, lengths, width = shape.row(self._ahead(1), 0, f"{element.name} {done}")
+            places, lengths, width = shape.first(self._ahead(1), f"{element.name} {done}")
             if width > self.source.size - self.place:
                 raise _truncated(element, self.source.size - start)
             data = self._ahead(width)
@@ -171,15 +171,33 @@ class _Body:
 
     def _walk(self, data: memoryview, element: Element, done: int, shape: _Shape) -> Rows:
         """The next rows, as many as there are in memory: at least one."""
-        found: list[list[int]] = []
+        places: list[int] = []  # of n rows, R each
+        steps = [
+            (run.itemsize, length.size, None if kind == np.uint8 else length.unpack_from, item_bytes)
+            for run, (length, kind, item_bytes) in zip(shape.runs, shape.lists, strict=False)
+        ]
+        tail, size = shape.runs[-1].itemsize, len(data)
         end = 0
         for row in range(done, min(element.count, done + ROWS_AT_A_TIME)):
-            places, _, after = shape.row(data, end, f"{element.name} {row}")
-            if after > len(data):
-                break
-            found.append(places)
-            end = after
-        return Rows(self.place, data[:end], None, np.array(found), shape)
+            place = end
+            for run_bytes, length_bytes, length_at, item_bytes in steps:
+                places.append(place)
+                place += run_bytes
+                if place + length_bytes > size:
+                    break
+                length = length_at(data, place)[0] if length_at else data[place]  # by far the most are one byte
+                if length < 0:
+                    raise BadBody(f"a list of {length} values", where=f"{element.name} {row}")
+                place += length_bytes + length * item_bytes
+            else:
+                places.append(place)
+                place += tail
+                if place <= size:
+                    end = place
+                    continue
+            del places[(row - done) * len(shape.runs) :]
+            break
+        return Rows(self.place, data[:end], None, np.array(places).reshape(-1, len(shape.runs)), shape)
 
     def _admit_walk(self, element: Element) -> None:
         """Raises: BadBody (too many values to walk for one file)."""

@@ -90,7 +90,9 @@ def elements(draw: st.DrawFn) -> list[tuple[str, list[str], Rows]]:
     number = st.integers(0, 100)
     kind = st.sampled_from(sorted(KINDS))
     columns = [f"{draw(kind)} {name}" for name in ("x", "y", "z", *(f"c{i}" for i in range(draw(st.integers(0, 3)))))]
-    columns += [f"list {draw(st.sampled_from(['uchar', 'int', 'ushort']))} {draw(kind)} l{i}" for i in range(draw(st.integers(0, 2)))]
+    columns += [
+        f"list {draw(st.sampled_from(['uchar', 'char', 'int', 'ushort']))} {draw(kind)} l{i}" for i in range(draw(st.integers(0, 2)))
+    ]
     columns = draw(st.permutations(columns))
     lengths = st.just(3) if draw(st.booleans()) else st.integers(0, 4)
 
@@ -262,6 +264,10 @@ REFUSED = {
     ),
     "a list of -1": (
         _header(BINARY, "element face 1", "property list int int l", "element vertex 1", *XYZ) + struct.pack("<i", -1) + bytes(20),
+        BadBody,
+    ),
+    "a list of -1 behind one of 1": (
+        _header(BINARY, "element face 2", "property list char int l", "element vertex 1", *XYZ) + b"\1\0\0\0\0\xff" + bytes(2000),
         BadBody,
     ),
     "a long list in a vertex": (_header(BINARY, "element vertex 1", *XYZ, LIST) + bytes(12) + b"\xff", TruncatedFile),
