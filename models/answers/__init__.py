@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from models.answers.csv import write_csv
 from models.answers.label import write_label
 from models.answers.labelled import Labelled
+from models.answers.las import check_classes, check_las, own_las, write_las, write_laz
 from models.answers.lidarseg import check_lidarseg, write_lidarseg
 from models.answers.npy import check_npy, write_npy
 from models.answers.npz import check_npz, write_npz
@@ -21,6 +23,7 @@ from models.answers.pcd import check_pcd, write_pcd
 from models.answers.ply import check_ply, write_ply
 from models.answers.raw import write_raw
 from models.answers.summary import Bounds, ClassSummary, summary
+from models.answers.text import write_pts, write_xyz
 from models.errors import BadOption, nearest
 from models.io import CloudFile
 from models.labels import LabelMap
@@ -48,21 +51,28 @@ class AnswerFormat:
     """How an answer is written, and what its file and its body are called.
 
     check: raises BadOption where the format cannot hold a column of the file, or the classes of a map; called before anything is computed.
+    check_named: the same, of what is done only where the format is asked for by its name.
     """
 
     write: Callable[[Labelled, BinaryIO], None]
     extension: str
     media_type: str
     check: Callable[[CloudFile, LabelMap], None] = _holds_all
+    check_named: Callable[[CloudFile, LabelMap], None] = _holds_all
 
 
 ANSWERS: dict[str, AnswerFormat] = {
     "ply": AnswerFormat(write_ply, ".ply", "application/ply", check_ply),
     "pcd": AnswerFormat(write_pcd, ".pcd", "application/pcd", check_pcd),
+    "las": AnswerFormat(write_las, ".las", "application/vnd.las", check_las, check_classes),
+    "laz": AnswerFormat(write_laz, ".laz", "application/vnd.laszip", check_las, check_classes),
     "label": AnswerFormat(write_label, ".label", "application/octet-stream"),
     "lidarseg": AnswerFormat(write_lidarseg, "_lidarseg.bin", "application/octet-stream", check_lidarseg),
     "npy": AnswerFormat(write_npy, ".npy", "application/x-npy", check_npy),
     "npz": AnswerFormat(write_npz, ".npz", "application/x-npz", check_npz),
+    "xyz": AnswerFormat(write_xyz, ".xyz", "text/plain"),
+    "pts": AnswerFormat(write_pts, ".pts", "text/plain"),
+    "csv": AnswerFormat(write_csv, ".csv", "text/csv"),
     "raw": AnswerFormat(write_raw, ".raw", "application/octet-stream"),
 }
 SAME = "same"  # the name that stands for the format of the file itself
@@ -77,7 +87,7 @@ def answer_format(name: str, file: CloudFile) -> str:
         if name not in ANSWERS:
             raise BadOption(f"unknown answer format {name!r}{nearest(name, (*ANSWERS, SAME))}", where="format", known=(*ANSWERS, SAME))
         return name
-    found = OWN.get(file.fmt, file.fmt)
+    found = own_las(file) if file.fmt == "las" else OWN.get(file.fmt, file.fmt)
     if found not in ANSWERS:
         raise BadOption(f"labels cannot be added to {file.fmt} files; ask for another format", where="format", known=ANSWERS)
     return found
@@ -88,7 +98,10 @@ OWN = {"bin": "label", "nuscenes": "lidarseg"}  # what carries the labels of a k
 
 def check_answer(name: str, file: CloudFile, label_map: LabelMap) -> None:
     """Whether a format can hold the answer for a file, said before anything is computed. Raises: BadOption."""
-    ANSWERS[answer_format(name, file)].check(file, label_map)
+    chosen = ANSWERS[answer_format(name, file)]
+    chosen.check(file, label_map)
+    if name != SAME:
+        chosen.check_named(file, label_map)
 
 
 def write_answer(name: str, answer: Labelled, out: BinaryIO) -> None:

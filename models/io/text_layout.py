@@ -209,7 +209,7 @@ def _words(line: bytes, separator: bytes, width: int) -> list[str] | None:
     except UnicodeDecodeError:
         text = line.decode("latin-1").strip()
     for each in (separator, b" ", b","):
-        words = fields(text, each)
+        words = [word.strip(",; ") for word in fields(text, each)]
         if len(words) == width and not any(map(is_number, words)):
             return words
     return None

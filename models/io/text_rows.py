@@ -4,7 +4,7 @@ R rows of a block, C columns, F of them numbers. Blocks of nothing but plain row
 it is read line by line, which also says which line an error is in.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,18 +40,31 @@ def count_rows(source: Source, layout: TextLayout) -> int:
     """N, the rows of the file; more than are wanted are refused as soon as there are. Raises: BadBody, TooManyPoints."""
     total, line, left = 0, layout.line, layout.count
     for block in line_blocks(source, layout.start, layout.newline):
-        found = _rows_of(block, layout.newline)
-        if left is not None and found > left:
-            rows, left = _without_counts(_numbered(block, line, layout.newline), left)
-            found = len(rows)
-        elif left is not None:
-            left -= found
-        total += found
+        rows, left = row_places(block, layout, line, left)
+        total += len(rows)
         line += _line_ends(block, layout.newline)
         source.admit(total)
     if left:
         raise BadBody(f"{left} rows fewer than the count before them says", where=f"line {line}")
     return total
+
+
+def row_places(block: bytes, layout: TextLayout, line: int, left: int | None) -> tuple[Sequence[int], int | None]:
+    """Which lines of a block are rows, from 0 on; `line` is the number of its first, `left` how many rows are to come by the last count.
+
+    Also how many are to come after the block. Raises: BadBody.
+    """
+    rows = _rows_of(block, layout.newline)
+    if (left is None or rows <= left) and rows == _lines_of(block, layout.newline):
+        return range(rows), None if left is None else left - rows
+    numbered = _numbered(block, line, layout.newline)
+    if left is not None:
+        numbered, left = _without_counts(numbered, left)
+    return [number - line for number, _ in numbered], left
+
+
+def _lines_of(block: bytes, newline: bytes) -> int:
+    return _line_ends(block, newline) + (not block.endswith(newline))
 
 
 def _rows_of(block: bytes, newline: bytes) -> int:
