@@ -18,9 +18,9 @@ from models.answers.labelled import Labelled, added_names, added_types
 from models.answers.pcd_lines import added_fields, class_lines, room_for_comments, type_words
 from models.answers.text_rows import added_texts, whole_rows
 from models.errors import TruncatedFile
-from models.io.pcd_body import READERS, compressed_sizes
-from models.io.pcd_header import SIZES_BYTES, Header, key_of, read_header
-from models.io.records import BLOCK_ROWS
+from models.io.pcd_body import READERS
+from models.io.pcd_header import SIZES_BYTES, Header, as_stored, compressed_sizes, key_of, read_header, row_type
+from models.io.records import BLOCK_ROWS, Table
 from models.io.source import ROWS_AT_A_TIME, text_lines
 from models.labels import LabelMap
 
@@ -106,18 +106,30 @@ def _write_ascii(answer: Labelled, header: Header, out: BinaryIO) -> int:
 
 def _write_binary(answer: Labelled, header: Header, out: BinaryIO) -> None:
     """The bytes of each point, its padding too, and behind them the answer."""
-    row = np.dtype((np.void, header.row_bytes))
+    source = answer.file.source
+    stored = as_stored(header, source)
     added = np.dtype([(str(place), code) for place, code in enumerate(added_types(answer.label_map))])
     done = 0
-    for table in READERS[header.data](answer.file.source, header, row):
-        behind = np.empty(len(table), added)
-        for name, column in zip(added.names or (), answer.added(slice(done, done + len(table))), strict=True):
+    for table in READERS[header.data](source, stored, row_type(stored)):
+        rows = table if stored is header else _padded(table, header)
+        behind = np.empty(len(rows), added)
+        for name, column in zip(added.names or (), answer.added(slice(done, done + len(rows))), strict=True):
             behind[name] = column
-        joined = np.empty((len(table), row.itemsize + added.itemsize), np.uint8)
-        joined[:, : row.itemsize] = table.view(np.uint8).reshape(len(table), -1)
-        joined[:, row.itemsize :] = behind.view(np.uint8).reshape(len(table), -1)
+        joined = np.empty((len(rows), rows.itemsize + added.itemsize), np.uint8)
+        joined[:, : rows.itemsize] = rows.view(np.uint8).reshape(len(rows), -1)
+        joined[:, rows.itemsize :] = behind.view(np.uint8).reshape(len(rows), -1)
         out.write(joined.data)
-        done += len(table)
+        done += len(rows)
+
+
+def _padded(table: Table, header: Header) -> Table:
+    """Rows that are stored without padding, with zeros in its place."""
+    rows = np.zeros(len(table), row_type(header))
+    is_padding = [field.is_padding for field in header.fields for _ in range(field.count)]
+    places = [name for name, padding in zip(rows.dtype.names or (), is_padding, strict=True) if not padding]
+    for name, place in zip(table.dtype.names or (), places, strict=True):
+        rows[place] = table[name]
+    return rows
 
 
 def _fits(answer: Labelled, points: int, packed_bytes: int, plain_bytes: int) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from models.errors import NoPoints
 from models.io.columns import require_coordinates
 from models.io.pcd_body import READERS
-from models.io.pcd_header import Field, Header, read_header
+from models.io.pcd_header import Field, Header, as_stored, read_header
 from models.io.records import Records
 from models.io.source import Source
 
@@ -22,13 +22,15 @@ PACKED = {"rgb": 3, "rgba": 4}
 def read_pcd(source: Source) -> Records:
     """The columns of the points, in their order in the file: row by row where the cloud is organised.
 
-    Raises: BadHeader, HeaderTooLarge, TruncatedFile, MissingCoordinates, NoPoints, TooManyPoints; reading them TruncatedFile, BadBody.
+    Raises: BadHeader, HeaderTooLarge, TruncatedFile, BadBody (sizes of compressed data that cannot be), MissingCoordinates, NoPoints,
+    TooManyPoints; reading them TruncatedFile, BadBody.
     """
     header = read_header(source)
     require_coordinates(field.name for field in header.fields)
     if header.points == 0:
         raise NoPoints("the header announces no points")
     source.admit(header.points)
+    header = as_stored(header, source)
     dtype = column_type(header)
     return Records(header.points, dtype, partial(READERS[header.data], source, header, dtype))
 

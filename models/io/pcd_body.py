@@ -7,7 +7,7 @@ import numpy as np
 
 from models.errors import BadBody, TruncatedFile
 from models.io.ascii_rows import number, parse_fast
-from models.io.pcd_header import LZF_RATIO, SIZES_BYTES, Header, row_type
+from models.io.pcd_header import SIZES_BYTES, Header, compressed_sizes, row_type
 from models.io.records import BLOCK_ROWS, Table
 from models.io.source import ROWS_AT_A_TIME, Source, take, text_rows
 
@@ -45,53 +45,32 @@ def read_binary(source: Source, header: Header, columns: ColumnType) -> Iterator
 
 
 def read_compressed(source: Source, header: Header, columns: ColumnType) -> Iterator[Table]:
-    """All values of the first field, then all of the second, ...: one LZF stream. Raises: TruncatedFile, BadBody."""
-    values, padded = decompressed(source, header)
+    """All values of the first field, then all of the second, ...: one LZF stream. The header is one `as_stored`.
+
+    Raises: TruncatedFile, BadBody.
+    """
+    values = _decompressed(source, header)
     at_a_time = _rows_at_a_time(header, BLOCK_ROWS)
     for start in range(0, header.points, at_a_time):
         wanted = min(at_a_time, header.points - start)
-        table = np.zeros((wanted, columns.itemsize), np.uint8)
-        place = behind = 0  # in a row; in the stream
+        table = np.empty((wanted, header.row_bytes), np.uint8)
+        place = 0  # in a row
         for field in header.fields:
-            stored = padded or not field.is_padding
-            if stored:
-                block = np.frombuffer(values, np.uint8, wanted * field.nbytes, behind + start * field.nbytes)
-                part = np.dtype((np.void, field.nbytes))
-                table[:, place : place + field.nbytes] = block.view(part).view(np.uint8).reshape(wanted, field.nbytes)
-                behind += header.points * field.nbytes
+            begin = header.points * place + start * field.nbytes
+            table[:, place : place + field.nbytes] = np.frombuffer(values, np.uint8, wanted * field.nbytes, begin).reshape(wanted, -1)
             place += field.nbytes
         yield table.reshape(-1).view(columns)
 
 
-def decompressed(source: Source, header: Header) -> tuple[bytes, bool]:
-    """The columns of a compressed file one after another, and whether those of padding are there: the library leaves them out.
-
-    Raises: TruncatedFile, BadBody.
-    """
+def _decompressed(source: Source, header: Header) -> bytes:
     packed_bytes, plain_bytes = compressed_sizes(source, header)
-    full = header.points * header.row_bytes
     try:
         values = lzf.decompress(source.read_all(header.offset + SIZES_BYTES, packed_bytes), plain_bytes)
     except ValueError as error:
         raise BadBody("the compressed data is damaged", where="body") from error
     if values is None or len(values) != plain_bytes:
         raise BadBody(f"the compressed data does not hold the {plain_bytes} bytes that it announces", where="body")
-    return values, plain_bytes == full
-
-
-def compressed_sizes(source: Source, header: Header) -> tuple[int, int]:
-    """The bytes of the body compressed and not compressed, as announced there and possible. Raises: TruncatedFile, BadBody."""
-    packed_bytes, plain_bytes = np.frombuffer(source.read_all(header.offset, SIZES_BYTES), "<u4").tolist()
-    present = source.size - header.offset - SIZES_BYTES
-    if packed_bytes > present:
-        raise TruncatedFile(f"{packed_bytes} bytes of compressed data are announced, the body has {present}", where="body")
-    full = header.points * header.row_bytes
-    bare = header.points * sum(field.nbytes for field in header.fields if not field.is_padding)
-    if plain_bytes not in (full, bare):
-        raise BadBody(f"{header.points} points take {full} bytes, the compressed data announces {plain_bytes}", where="body")
-    if plain_bytes > packed_bytes * LZF_RATIO:
-        raise BadBody(f"{packed_bytes} bytes of compressed data cannot hold {plain_bytes}", where="body")
-    return packed_bytes, plain_bytes
+    return bytes(values)
 
 
 READERS: dict[str, Callable[[Source, Header, ColumnType], Iterator[Table]]] = {

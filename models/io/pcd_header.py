@@ -5,17 +5,16 @@ COLUMNS for FIELDS; without SIZE, TYPE and COUNT all fields are one float32; sev
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.errors import BadHeader, HeaderTooLarge, TruncatedFile
+from models.errors import BadBody, BadHeader, HeaderTooLarge, TruncatedFile
 from models.io.source import Source, parse_count
 
 HEADER_BYTES = 64 * 1024
 FIELDS = 256
-VALUES = 2048  # of one point, all COUNTs together; the widest descriptor of the library has 1,980
-ROW_BYTES = 64 * 1024  # of one point, with its padding
+VALUES = 2048  # of one point, all COUNTs together, padding too; the widest descriptor of the library has 1,980
 PADDING = "_"
 KINDS = ("ascii", "binary", "binary_compressed")
 TYPES = {(kind, size): kind.lower() + size for kind in "IU" for size in "1248"} | {("F", size): f"f{size}" for size in "48"}
@@ -68,7 +67,7 @@ class Header:
 
 
 def read_header(source: Source) -> Header:
-    """Raises: BadHeader, HeaderTooLarge, TruncatedFile (the body is too small for what the header announces)."""
+    """Raises: BadHeader, HeaderTooLarge, TruncatedFile and BadBody (the body is too small for what the header announces)."""
     head = source.read(0, HEADER_BYTES)
     found = _DATA.search(head)
     if found is None or (found.end() == HEADER_BYTES < source.size and not head.endswith(b"\n")):
@@ -135,13 +134,11 @@ def _fields(found: dict[str, list[str]]) -> tuple[Field, ...]:
 
 
 def within_limits(fields: tuple[Field, ...]) -> tuple[Field, ...]:
-    """The same fields. Raises: HeaderTooLarge (more of them, of their values or of their bytes than is read)."""
+    """The same fields. Raises: HeaderTooLarge (more of them, or of their values, than is read)."""
     if len(fields) > FIELDS:
         raise HeaderTooLarge(f"more than {FIELDS} fields", where="FIELDS")
-    if sum(field.count for field in fields if not field.is_padding) > VALUES:
+    if sum(field.count for field in fields) > VALUES:
         raise HeaderTooLarge(f"more than {VALUES} values a point", where="COUNT")
-    if sum(field.nbytes for field in fields) > ROW_BYTES:
-        raise HeaderTooLarge(f"more than {ROW_BYTES} bytes a point", where="COUNT")
     return fields
 
 
@@ -159,16 +156,46 @@ def _points(found: dict[str, list[str]]) -> int:
 
 
 def _check_size(header: Header, source: Source) -> None:
-    """Raises: TruncatedFile."""
+    """Raises: TruncatedFile, BadBody."""
+    if header.points == 0:
+        return
+    if header.data == "binary_compressed":
+        compressed_sizes(source, header)
+        return
     present = source.size - header.offset
     if header.data == "ascii":
         least = header.points * 2 * header.values - 1  # a digit and a separator each; the last line may lack its end
-    elif header.data == "binary":
-        least = header.points * header.row_bytes
     else:
-        least = SIZES_BYTES if header.points else 0
+        least = header.points * header.row_bytes
     if least > present:
         raise TruncatedFile(f"the header announces {header.points} points: at least {least} bytes, the body has {present}")
+
+
+def compressed_sizes(source: Source, header: Header) -> tuple[int, int]:
+    """The bytes of the body compressed and not compressed, as announced there and possible. Raises: TruncatedFile, BadBody."""
+    packed_bytes, plain_bytes = np.frombuffer(source.read_all(header.offset, SIZES_BYTES), "<u4").tolist()
+    present = source.size - header.offset - SIZES_BYTES
+    if packed_bytes > present:
+        raise TruncatedFile(f"{packed_bytes} bytes of compressed data are announced, the body has {present}", where="body")
+    full = header.points * header.row_bytes
+    bare = header.points * without_padding(header).row_bytes
+    if plain_bytes not in (full, bare):
+        raise BadBody(f"{header.points} points take {full} bytes, the compressed data announces {plain_bytes}", where="body")
+    if plain_bytes > packed_bytes * LZF_RATIO:
+        raise BadBody(f"{packed_bytes} bytes of compressed data cannot hold {plain_bytes}", where="body")
+    return packed_bytes, plain_bytes
+
+
+def as_stored(header: Header, source: Source) -> Header:
+    """The same header, without padding where that is not in the body: the library leaves it out of compressed files."""
+    bare = without_padding(header)
+    if header.data == "binary_compressed" and compressed_sizes(source, header)[1] == header.points * bare.row_bytes:
+        return bare
+    return header
+
+
+def without_padding(header: Header) -> Header:
+    return replace(header, fields=tuple(field for field in header.fields if not field.is_padding))
 
 
 def row_type(header: Header) -> np.dtype[np.void]:

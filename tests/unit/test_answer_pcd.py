@@ -301,7 +301,7 @@ def test_every_type_and_awkward_names(save):
     [
         [*cube(), *((f"c{i}", "u1", np.arange(8)) for i in range(249))],
         [*cube(), ("h", "u1", np.zeros((8, 2041)))],
-        [*cube(), ("_", "u1", np.zeros((8, (1 << 16) - 12)))],
+        [*cube(), ("_", "u1", np.zeros((8, 2041)))],
     ],
 )
 def test_files_that_cannot_grow_are_refused_beforehand(save, fields):
