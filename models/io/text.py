@@ -8,7 +8,7 @@ from models.errors import BadBody, FileError, TruncatedFile
 from models.io.records import Records, Table
 from models.io.source import Source
 from models.io.text_layout import HEAD_BYTES, TextLayout, text_layout
-from models.io.text_rows import count_rows, read_rows
+from models.io.text_rows import check_rows, count_rows, read_rows
 
 FEWEST_BYTES = 2  # of a column in a row
 
@@ -58,6 +58,7 @@ def guess_text(head: bytes, whole: bool = False) -> str | None:
     """The kind of text cloud that the first bytes of a file are of, where they are clearly rows of numbers: `xyz`, `pts` or `csv`."""
     try:
         layout = text_layout(head, whole)
+        check_rows(head[layout.start :] if whole else head[layout.start : head.rfind(layout.newline) + 1], layout)
     except FileError:
         return None
     if len(layout.numeric) < layout.columns and layout.header is None:

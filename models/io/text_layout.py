@@ -150,7 +150,8 @@ def _table(lines: Sequence[bytes], first: _Line) -> tuple[bytes, list[list[str]]
     for separator in SEPARATORS:
         table = [fields(text, separator) for text in texts]
         width, times = Counter(map(len, table)).most_common(1)[0]
-        runs_on = any(len(word.split()) > 1 and all(map(is_number, word.split())) for row in table for word in row)
+        rows = (row for row in table if len(row) == width)
+        runs_on = any(len(word.split()) > 1 and all(map(is_number, word.split())) for row in rows for word in row)
         if separator == b" " or (width >= 3 and times > len(table) / 2 and not runs_on):
             return separator, table
     raise AssertionError(first)

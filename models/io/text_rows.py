@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import BadBody
+from models.errors import BadBody, TruncatedFile
 from models.io.decimals import plain_decimals
 from models.io.source import BLOCK_BYTES, Source, parse_count
 from models.io.text_layout import COMMENTS, TextLayout, fields, is_row
@@ -37,7 +37,7 @@ def line_blocks(source: Source, start: int, newline: bytes) -> Iterator[bytes]:
 
 
 def count_rows(source: Source, layout: TextLayout) -> int:
-    """N, the rows of the file; more than are wanted are refused as soon as there are. Raises: BadBody, TooManyPoints."""
+    """N, the rows of the file; more than are wanted are refused as soon as there are. Raises: BadBody, TruncatedFile, TooManyPoints."""
     total, line, left = 0, layout.line, layout.count
     for block in line_blocks(source, layout.start, layout.newline):
         rows, left = row_places(block, layout, line, left)
@@ -45,7 +45,7 @@ def count_rows(source: Source, layout: TextLayout) -> int:
         line += _line_ends(block, layout.newline)
         source.admit(total)
     if left:
-        raise BadBody(f"{left} rows fewer than the count before them says", where=f"line {line}")
+        raise TruncatedFile(f"{left} rows fewer than the count before them says", where=f"line {line}")
     return total
 
 
@@ -124,6 +124,13 @@ def read_rows(source: Source, layout: TextLayout) -> Iterator[Doubles]:
         line += _line_ends(block, layout.newline)
         if len(values):
             yield values
+
+
+def check_rows(block: bytes, layout: TextLayout) -> None:
+    """Raises BadBody where a row of the first block is not one of the layout."""
+    if _plain(block, layout) is None:
+        rows = _numbered(block, layout.line, layout.newline)
+        _carefully(rows if layout.count is None else _without_counts(rows, layout.count)[0], layout)
 
 
 def _plain(block: bytes, layout: TextLayout) -> Doubles | None:
