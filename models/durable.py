@@ -12,10 +12,13 @@ CHUNK = 1 << 20
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file, made if need be. The system drops it when the process ends, however that happens."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a file, made if need be. The system drops it when the process ends, however that happens.
+
+    Raises: BlockingIOError (without `wait`: another holds it).
+    """
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

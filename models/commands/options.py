@@ -28,6 +28,16 @@ def precision_option(command: Command) -> Command:
     return click.option("--precision", envvar="FIP_PRECISION", type=click.Choice(PRECISIONS), help=text)(command)
 
 
+def tile_options(command: Command) -> Command:
+    """`--tile-voxels N` and `--tile-halo N`, or FIP_TILE_VOXELS and FIP_TILE_HALO from the environment, as the service has them."""
+    voxels = "Voxels of one forward pass; larger clouds are cut into tiles, margins counted in.  [default: 1000000]"
+    halo = "Margin around a tile in voxels.  [default: all that the net sees, and answers are exact]"
+    for name, least, text in (("--tile-halo", 0, halo), ("--tile-voxels", 1, voxels)):
+        envvar = f"FIP_{name[2:].replace('-', '_').upper()}"
+        command = click.option(name, envvar=envvar, type=click.IntRange(min=least), metavar="N", help=text)(command)
+    return command
+
+
 def _known_engine(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is None or value == ENGINE_NAMES[0]:
         return value

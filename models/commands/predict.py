@@ -1,13 +1,12 @@
 """`fip predict`: label files with a checkpoint, through the same reader and Predictor as the service."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.options import engine_option, precision_option, registry_option
+from models.commands.options import engine_option, precision_option, registry_option, tile_options
 
 if TYPE_CHECKING:
     from models.commands.predict_rows import Row
@@ -16,8 +15,19 @@ if TYPE_CHECKING:
     from models.registry import Catalogue
 
 
-@click.command(short_help="Classify point-cloud files, or every point in them.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+ANSWER_NAMES = ("same", "ply", "pcd", "las", "laz", "xyz", "pts", "csv", "npy", "npz", "label", "lidarseg", "raw", "json")  # of predict_out
+EXAMPLES = """\b
+Examples:
+  fip predict chair.ply                                 what is it?
+  fip predict --task segment street.las                 what is in it, by points?
+  fip predict --task segment -o labelled.las street.las
+  fip predict --task segment scans labelled --format same
+  fip predict --task segment scans labelled --format same --resume
+"""
+
+
+@click.command(short_help="Classify point-cloud files, or every point in them.", epilog=EXAMPLES)
+@click.argument("files", nargs=-1, required=True, metavar="FILE... | IN_DIR [OUT_DIR]", type=click.Path(path_type=Path))
 @click.option(
     "--model",
     envvar="FIP_MODEL",
@@ -31,12 +41,14 @@ if TYPE_CHECKING:
 @click.option("--input-format", metavar="FORMAT", help="Format of the files, where name and content do not tell.")
 @click.option("--top", type=click.IntRange(min=1), help="How many classes to print for a file.  [default: 1, of points 5]")
 @click.option("--out", "-o", metavar="DIR|FILE", help="Where the class of every point is written: a folder, or of one FILE a file.")
-@click.option("--format", "fmt", metavar="FORMAT", help="What --out is: ply, label, npz, raw, json.  [default: by its ending, else ply]")
-@click.option("--force", is_flag=True, help="Let --out replace files; a FILE that is read is never replaced.")
+@click.option("--format", "fmt", metavar="FORMAT", help=f"What --out is: {', '.join(ANSWER_NAMES)}.  [default: by its ending, else ply]")
+@click.option("--resume", is_flag=True, help="Of IN_DIR label only what OUT_DIR does not have yet from this model and these options.")
+@click.option("--force", is_flag=True, help="Let --out replace files, and OUT_DIR start over; a FILE that is read is never replaced.")
+@tile_options
 @click.option("--device", envvar="FIP_DEVICE", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
 @engine_option
 @precision_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text; of a folder, the summary is the last.")
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -50,7 +62,10 @@ def predict(
     top: int | None,
     out: str | None,
     fmt: str | None,
+    resume: bool,
     force: bool,
+    tile_voxels: int | None,
+    tile_halo: int | None,
     device: str,
     engine: str | None,
     precision: "Precision | None",
@@ -59,35 +74,33 @@ def predict(
     """Print the class of each point-cloud FILE with its score, best first; with a model that segments, the shares of its points.
 
     Such a model gives every point a class, which --out writes: street.bin becomes street.ply in a folder, or the FILE of that name.
+    --format same gives the file itself with columns added and nothing else changed (of a KITTI scan its .label). Clouds of any size are
+    labelled, large ones tile by tile.
+
+    Of a folder, IN_DIR, all files of known endings are taken, those of its folders too, and OUT_DIR gets the same shape. Run again with
+    --resume, the same command goes on where it was stopped, however that happened.
+
     A file that cannot be used is reported on stderr and does not stop the others; the exit code is then 3.
     """
-    from models.cli import describe, exit_code
-    from models.commands.predict_out import make_folders, plan
-    from models.commands.predict_rows import Options, answer
-    from models.errors import InputError
+    from models.commands.predict_files import label_files
+    from models.commands.predict_folder import label_folder
+    from models.commands.predict_plan import folder_job
+    from models.commands.predict_rows import Options, tile_size
     from models.io import FORMATS
     from models.voxelize import UNITS_M
 
     _one_of(unit, UNITS_M, "--unit")
     _one_of(input_format, FORMATS, "--input-format")
-    targets = plan(files, out, fmt, force=force)
     named = ctx.get_parameter_source("model") == click.core.ParameterSource.COMMANDLINE
-    predictor, ref = load_model(model, registry, _device(device), engine, precision or "fp32", task=task, named=named)
-    if out is not None and predictor.manifest.task != "segment":
-        raise click.UsageError(f"--out: {ref['name']} gives no point a class; --task segment, or --model, chooses a model that does")
-    make_folders(targets)
-    options, worst = Options(up, unit, input_format, top), 0
-    for path, target in zip(files, targets, strict=True):
-        try:
-            row, text = answer(predictor, ref, path, options, target)
-        except InputError as error:
-            worst = exit_code(error)
-            click.echo(describe(error, source=str(path)), err=True)
-            if as_json:
-                click.echo(json.dumps({"file": str(path), "code": error.code, "detail": error.detail, "where": error.where}))
-            continue
-        click.echo(json.dumps(row) if as_json else text)
-    return worst
+    options = Options(up, unit, input_format, top, tile_size(tile_voxels, tile_halo))
+
+    def load() -> tuple["Predictor", "Row"]:
+        return load_model(model, registry, _device(device), engine, precision or "fp32", task=task, named=named)
+
+    job = folder_job(files, out, fmt, input_format, resume=resume, force=force)
+    if job is not None:
+        return label_folder(job, load, options, as_json=as_json)
+    return label_files(files, out, fmt, load, options, force=force, as_json=as_json)
 
 
 def load_model(

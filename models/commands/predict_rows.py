@@ -1,40 +1,69 @@
 """What `fip predict` says of one file: with the fields of the service's answer, and in a line of text."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from models.answers import SAME, ClassSummary, Labelled, check_answer, summary, write_answer
 from models.answers.palette import palette
 from models.commands.predict_out import JSON, Target
-from models.io import open_cloud, read_cloud
+from models.errors import FileError
+from models.io import CloudFile, open_cloud, read_cloud
+from models.labels import LabelMap
 from models.manifest import Axis
-from models.predictor import Predictor
+from models.pointcloud import PointCloud
+from models.predictor import Predictor, Segmentation
 from models.segmenting import segment_cloud
+from models.tiling import TILE, TileSize
 
 Row = dict[str, object]
+Tell = Callable[[int, int], None]  # how many tiles are done, and of how many
 TOP_OF_POINTS = 5
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller says of the files, and how many classes he wants to see; None is the default of the task."""
+    """What the caller says of the files, how many classes he wants to see (None is the default of the task), and how large a tile is."""
 
     up: Axis | None
     unit: str | None
     input_format: str | None
     top: int | None
+    tile: TileSize = TILE
 
 
-def answer(predictor: Predictor, ref: Row, path: Path, options: Options, target: Target | None) -> tuple[Row, str]:
-    """The answer for one file and the line that says it; what `target` asks for is written. Raises: InputError."""
-    if predictor.manifest.task == "segment":
-        return segment_file(predictor, ref, path, options, target)
-    return classify_file(predictor, ref, path, options)
+def tile_size(voxels: int | None, halo: int | None) -> TileSize:
+    """None is the default of either."""
+    return TileSize(TILE.voxels if voxels is None else voxels, TILE.halo if halo is None else halo)
 
 
-def classify_file(predictor: Predictor, ref: Row, path: Path, options: Options) -> tuple[Row, str]:
-    """As `POST /v1/classify`, and `chair.ply: chair 0.930, stool 0.040`. Raises: InputError."""
+@dataclass(frozen=True)
+class Answered:
+    """What there is to say of one file. counts: how many points each class has, by its name; of a classified file, its class once."""
+
+    row: Row
+    text: str
+    points: int
+    counts: dict[str, int]
+
+
+def silent(_done: int, _tiles: int) -> None:
+    """Tell nobody."""
+
+
+def answer(predictor: Predictor, ref: Row, path: Path, options: Options, target: Target | None, tell: Tell = silent) -> Answered:
+    """The answer for one file; what `target` asks for is written. Raises: InputError, CannotWrite."""
+    try:
+        if predictor.manifest.task == "segment":
+            return segment_file(predictor, ref, path, options, target, tell)
+        return classify_file(predictor, ref, path, options)
+    except OSError as error:  # of reading: what goes wrong in writing is CannotWrite
+        raise FileError(f"cannot be read: {error.strerror or error}") from error
+
+
+def classify_file(predictor: Predictor, ref: Row, path: Path, options: Options) -> Answered:
+    """As `POST /v1/classify`, and `chair.ply: chair 0.930, stool 0.040`. Raises: InputError, OSError."""
     cloud = read_cloud(path, options.input_format, extra=False)
     voxels = predictor.voxelize(cloud, up=options.up, unit=options.unit)
     (found,) = predictor.classify([voxels])
@@ -43,33 +72,47 @@ def classify_file(predictor: Predictor, ref: Row, path: Path, options: Options) 
     ranked = [{"label": labels[i], "index": int(i), "score": float(found.scores[i])} for i in best]
     row: Row = {"file": str(path), "model": ref, "predictions": ranked, "num_points": len(cloud), "num_voxels": found.num_voxels}
     row["filled"] = list(found.filled)
-    return row, f"{path}: " + ", ".join(f"{labels[i]} {found.scores[i]:.3f}" for i in best)
+    text = f"{shown(path)}: " + ", ".join(f"{labels[i]} {found.scores[i]:.3f}" for i in best)
+    return Answered(row, text, len(cloud), {labels[found.index]: 1})
 
 
-def segment_file(predictor: Predictor, ref: Row, path: Path, options: Options, target: Target | None) -> tuple[Row, str]:
-    """As `POST /v1/segment`, and `street.bin: 120,000 points: road 34.1 %, car 5.0 %, …`. Raises: InputError."""
+def segment_file(predictor: Predictor, ref: Row, path: Path, options: Options, target: Target | None, tell: Tell) -> Answered:
+    """As `POST /v1/segment`, and `street.bin: 120,000 points: road 34.1 %, car 5.0 %, …`. Raises: InputError, CannotWrite, OSError."""
     label_map = predictor.manifest.label_map
     assert label_map is not None  # the manifest of a net that segments has one
     with open_cloud(path, options.input_format) as file:
         if target is not None and target.fmt != JSON:
             check_answer(target.fmt, file, label_map)
         cloud = file.cloud(extra=False)
-        found = segment_cloud(predictor, cloud, up=options.up, unit=options.unit)
+        found = segment_cloud(predictor, cloud, up=options.up, unit=options.unit, tile=options.tile, progress=tell)
         classes = summary(cloud.xyz, found.labels, found.confidence, label_map)
         row: Row = {"file": str(path), "model": ref, "num_points": len(cloud), "num_voxels": found.num_voxels}
         row |= {"filled": list(found.filled), "scaled": list(found.scaled), "tiles": found.tiles}
         row["halo"] = {"voxels": found.halo, "full": found.full_halo} if found.tiles > 1 else None
         row |= {"classes": [asdict(each) for each in classes], "palette": [asdict(each) for each in palette(label_map)]}
-        text = f"{path}: {len(cloud):,} points: {shares(classes, options.top or TOP_OF_POINTS)}"
+        text = f"{shown(path)}: {len(cloud):,} points{in_tiles(found)}: {shares(classes, options.top or TOP_OF_POINTS)}"
+        counts = {each.name: each.points for each in classes}
         if target is None:
-            return row, text
-        with target.opened() as out:
-            if target.fmt == JSON:
-                out.write(json.dumps(row).encode() + b"\n")
-            else:
-                answer = Labelled(file, cloud, found.labels, found.confidence, label_map, same=target.fmt == SAME)
-                write_answer(target.fmt, answer, out)
-    return row | {"out": str(target.path)}, f"{text} -> {target.path}"
+            return Answered(row, text, len(cloud), counts)
+        _write(target, row, file, cloud, found, label_map)
+    return Answered(row | {"out": str(target.path)}, f"{text} -> {shown(target.path)}", len(cloud), counts)
+
+
+def _write(target: Target, row: Row, file: CloudFile, cloud: PointCloud, found: Segmentation, label_map: LabelMap) -> None:
+    """Raises: InputError (the file, read again, is another), CannotWrite."""
+    with target.opened() as out:
+        if target.fmt == JSON:
+            out.write(json.dumps(row).encode() + b"\n")
+        else:
+            write_answer(target.fmt, Labelled(file, cloud, found.labels, found.confidence, label_map, same=target.fmt == SAME), out)
+
+
+def in_tiles(found: Segmentation) -> str:
+    """`, 12 tiles`, and where their margin is narrower than what the net sees, that it is; nothing of a cloud in one piece."""
+    if found.tiles == 1:
+        return ""
+    narrow = f" with a margin of {found.halo} of the {found.full_halo} voxels that the net sees" if found.halo < found.full_halo else ""
+    return f", {found.tiles:,} tiles{narrow}"
 
 
 def shares(classes: tuple[ClassSummary, ...], top: int) -> str:
@@ -77,3 +120,9 @@ def shares(classes: tuple[ClassSummary, ...], top: int) -> str:
     ranked = sorted(classes, key=lambda each: -each.points)
     told = [f"{each.name} {100 * each.share:.1f} %" for each in ranked[:top]]
     return ", ".join([*told, "…"] if len(ranked) > top else told)
+
+
+def shown(path: Path | str) -> str:
+    """A name as a terminal can show it: bytes that are no text, and what would move the cursor, as �."""
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(each if each.isprintable() else "�" for each in text)

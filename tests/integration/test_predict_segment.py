@@ -194,7 +194,7 @@ def test_what_out_may_be(use: list[str], street: Path, tmp_path: Path, capsys: C
     twin = Path(shutil.copy(street, tmp_path / "a"))
     asked = [*use, "-o", str(tmp_path / "out")]
     assert "2 of the files would be written to" in refused([*asked, str(street), str(twin)], capsys)
-    assert "names no format" in refused([*use, "-o", str(tmp_path / "x.las"), str(street)], capsys)
+    assert "names no format" in refused([*use, "-o", str(tmp_path / "x.shp"), str(street)], capsys)
     assert "did you mean 'label'?" in refused([*asked, "--format", "lable", str(street)], capsys)
     assert "there is no --out" in refused([*use, "--format", "label", str(street)], capsys)
     assert "there is no --out" in refused([*use, "--force", str(street)], capsys)
