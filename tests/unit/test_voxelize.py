@@ -87,7 +87,7 @@ def test_table_and_sort_give_the_same_bits(cloud, changes):
 def test_group_is_unique(span, values):
     key = np.array(values) % span
     expected, inverse = np.unique(key, return_inverse=True)
-    found = module._group(key, span)
+    found = module.group(key, span)
     np.testing.assert_array_equal(found[0], expected)
     np.testing.assert_array_equal(found[1], inverse)
 
