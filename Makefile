@@ -17,7 +17,7 @@ export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BENCHES := io listing first-model engine segment lidar tiling
 
-.PHONY: help install serve test lint format bench $(BENCHES:%=bench-%) clean
+.PHONY: help install serve test lint format fuzz bench $(BENCHES:%=bench-%) clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ lint: $(VENV)/.installed-dev  ## formatting, ruff, mypy strict, import rules
 format: $(VENV)/.installed-dev  ## format the code and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: $(VENV)/.installed-dev  ## damaged files of every format, 100,000 each (hours; goes on where it stopped; FIP_DATA: real ones too)
+	$(BIN)/python -m tests.fuzz.run all --report $(ARGS)
 
 bench: $(BENCHES:%=bench-%)  ## every benchmark; each writes build/bench/NAME.json
 

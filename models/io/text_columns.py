@@ -85,7 +85,9 @@ def _triple(values: Sample) -> list[str]:
     """What three columns (S, 3) are, or nothing."""
     if _are_bytes(values) and values.max() > 1:
         return ["red", "green", "blue"]
-    if (np.abs(np.square(values).sum(axis=1) - 1) < UNIT).mean() > 0.9:  # a few points have none
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers of any size, and NaN
+        unit = np.abs(np.square(values).sum(axis=1) - 1) < UNIT
+    if unit.mean() > 0.9:  # a few points have none
         return ["nx", "ny", "nz"]
     if values.min() >= 0 and values.max() <= 1:
         return ["red", "green", "blue"]

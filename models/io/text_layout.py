@@ -23,7 +23,7 @@ COLUMNS = 256
 BOM = b"\xef\xbb\xbf"
 COMMENTS = (b"#", b"//", b"%")
 SEPARATORS = (b";", b"\t", b",", b" ")  # tried in this order; a space stands for any run of blanks
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
 
 

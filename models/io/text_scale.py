@@ -23,7 +23,8 @@ def scaled(mantissas: npt.NDArray[np.uint64], powers: npt.NDArray[np.int64]) -> 
     beyond = np.abs(powers) > FARTHEST
     high_powers, low_powers = (each.take(powers + FARTHEST, mode="clip") for each in _powers())
     high = mantissas.astype(np.float64)
-    low = (mantissas - high.astype(np.uint64)).view(np.int64).astype(np.float64)  # exact: what rounding to 53 bits left
+    with np.errstate(invalid="ignore"):  # more digits than a mantissa holds leave any, such as 2^64 - 1, which rounds beyond 64 bits
+        low = (mantissas - high.astype(np.uint64)).view(np.int64).astype(np.float64)  # exact: what rounding to 53 bits left
     product, tail = _product(high, high_powers)
     tail += high * low_powers
     tail += low * high_powers
