@@ -146,7 +146,18 @@ def predict(folder: Path, cloud: PointCloud, tile_voxels: int = TILE.voxels) -> 
         file.write((header + "".join(f"property float {name}\n" for name in names) + "end_header\n").encode())
         table.tofile(file)
     del table
-    command = [sys.executable, "-m", "models.cli", "predict", str(path), "--model", MODEL, "--format", "same", "--force"]
+    command = [
+        sys.executable,
+        "-c",
+        "from models.cli import main; main()",
+        "predict",
+        str(path),
+        "--model",
+        MODEL,
+        "--format",
+        "same",
+        "--force",
+    ]
     started = time.perf_counter()
     child = subprocess.Popen([*command, "--out", str(out), "--tile-voxels", str(tile_voxels)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
