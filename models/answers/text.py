@@ -69,13 +69,13 @@ def write_same_text(answer: Labelled, out: BinaryIO) -> None:
     done, line, left = 0, layout.line, layout.count
     for block in line_blocks(source, layout.start, layout.newline):
         lines = block.split(layout.newline)
-        places, left = row_places(block, layout, line, left)
+        places, ended, left = row_places(block, layout, line, left)
         rows = slice(done, done + len(places))
         if rows.stop > len(answer.cloud):
             break
         added = _added(answer, rows, layout.separator.decode("ascii"), "," if layout.decimal_comma else ".")
         out.write(layout.newline.join(_with_words(lines, places, added)))
-        done, line = rows.stop, line + len(lines) - 1
+        done, line = rows.stop, line + ended
     if done != len(answer.cloud):
         raise BadBody(f"the file has other than the {len(answer.cloud)} rows that were read")
 

@@ -15,11 +15,12 @@ from models.io.text_scale import scaled
 BLOCK_BYTES = 1 << 18  # what is worked on at once stays in the cache of the processor
 MOST_DIGITS = 19  # of a number read here: 10^19 < 2^64; float() reads longer ones
 _FRONT = b"0" * 31 + b"\n"  # before a block: every number follows a gap, and three words can be loaded before the first end
-_NEWLINE, _BLANK, _PLUS, _MINUS, _DOT, _EXPONENT = b"\n +-.e"
+_NEWLINE, _BLANK, _PLUS, _COMMA, _MINUS, _DOT, _EXPONENT = b"\n +,-.e"
 _BLANKS = np.isin(np.arange(256), [9, 10, 13, 32])
 EXACT = 1 << 53  # whole numbers up to here are float64
 MOST_EXPONENT = 10**9  # far beyond the range of float64
 _TENS = 10 ** np.arange(MOST_DIGITS + 1, dtype=np.uint64)
+_FLOAT_TENS = _TENS.astype(np.float64)
 _LAST = np.array([(0x0F0F0F0F0F0F0F0F >> 8 * (8 - n)) << 8 * (8 - n) for n in range(9)], np.uint64)  # the digits of the last n bytes
 _PAIRS, _QUADS = (np.uint64(each) for each in (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF))
 
@@ -33,7 +34,8 @@ Doubles = npt.NDArray[np.float64]
 class _Block:
     """A block of text. chars: its bytes; words: the eight from each of them on, the first one lowest; plus: whether there are plus signs.
 
-    marks (M,): places of all that is neither digit nor sign; kinds (M,): what stands there, an exponent as `e`.
+    marks (M,): places of all that is neither digit nor sign; kinds (M,): what stands there, an exponent as `e`. signs: how many characters
+    are neither mark nor digit, which are signs if there are so many.
     """
 
     text: bytes
@@ -47,7 +49,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """Numbers by the marks around and in them, any shape: the gap before each, its dot, where its digits stop and where it ends.
+    """Numbers (n,) by the marks around and in them: the gap before each, its dot, where its digits stop and where it ends.
 
     A number without a dot has it where its digits stop; they stop at the exponent, and without one where the number ends. dotted, raised: 1
     where it has them, else 0.
@@ -57,8 +59,12 @@ class _Numbers:
     dots: Places
     stops: Places
     ends: Places
-    dotted: Places | int
-    raised: Places | int
+    dotted: Places
+    raised: Places
+
+    @property
+    def places(self) -> tuple[Places, Places, Places, Places]:
+        return self.gaps, self.dots, self.stops, self.ends
 
 
 def plain_decimals(text: bytes, columns: int, separator: bytes = b" ") -> Doubles | None:
@@ -85,53 +91,39 @@ def plain_decimals(text: bytes, columns: int, separator: bytes = b" ") -> Double
 
 def _table(text: bytes, columns: int, separator: int) -> Doubles | None:
     block = _block(b"".join((_FRONT, text, b"" if text.endswith(b"\n") else b"\n")), separator)
-    if block is None:
-        return None
     marks, kinds = block.marks, block.kinds
     row = int(np.argmax(kinds[1:] == _NEWLINE)) + 1  # marks of the first line
-    rows, rest = divmod(len(marks) - 1, row)
-    if (
-        rest == 0
-        and (kinds[1 + row :] == kinds[1:-row]).all()
-        and (first := _numbers(marks[: row + 1], kinds[: row + 1], columns, separator))
-    ):
-        grid = np.empty((row + 1, rows), np.int64)  # the marks of every line, after the one before it
-        grid[1:] = marks[1:].reshape(rows, row).T
-        grid[0] = marks[:-1:row]
-        if (table := _regular(block, grid, first)) is not None:
+    if (len(marks) - 1) % row == 0 and (kinds[1 + row :] == kinds[1:-row]).all():
+        first = _numbers(marks[: row + 1], kinds[: row + 1], columns, separator)
+        if first is not None and (table := _regular(block, row, first)) is not None:
             return table
     numbers = _numbers(marks, kinds, columns, separator)
     if numbers is None:
         return None
-    found = _values(block, marks[numbers.gaps] + 1, marks[numbers.dots], marks[numbers.stops], marks[numbers.ends], numbers)
+    starts, dots, stops, ends = (marks[each] for each in numbers.places)
+    found = _values(block, starts + 1, dots, stops, ends, numbers.dotted, numbers.raised)
     return found[0].reshape(-1, columns) if found is not None and found[1] == block.signs else None
 
 
-def _block(text: bytes, separator: int) -> _Block | None:
-    """None where there are other characters than those of numbers below the separator's."""
+def _block(text: bytes, separator: int) -> _Block:
+    """The block that a text is, which begins with _FRONT and ends with a newline."""
     chars = np.frombuffer(text, np.uint8)
-    mask = chars <= _DOT
-    minus = chars == _MINUS
-    signs = int(np.count_nonzero(minus))
-    mask ^= minus
-    if plus := b"+" in text:
-        pluses = chars == _PLUS
-        signs += int(np.count_nonzero(pluses))
-        mask ^= pluses
-    if separator > _DOT:
+    mask = chars ^ np.uint8(3) <= _DOT ^ 3  # up to the dot, but neither minus nor comma; one comparison instead of three
+    plus = b"+" in text
+    if plus:
+        mask ^= chars == _PLUS
+    if separator == _COMMA or separator > _DOT:
         mask |= chars == separator
     raised = b"e" in text or b"E" in text
     if raised:
         mask |= (chars | 32) == _EXPONENT
-    digits = np.count_nonzero(chars - np.uint8(48) < 10)  # characters below "0" wrap around
-    if digits + signs + np.count_nonzero(mask) != len(chars):
-        return None
+    digits = int(np.count_nonzero(chars - np.uint8(48) < 10))  # characters below "0" wrap around
     marks = np.flatnonzero(mask)
     kinds = chars.take(marks)
     if raised:
         kinds[kinds == 69] = _EXPONENT
     words = np.ndarray(len(chars) - 7, "<u8", text, strides=(1,)).astype(np.uint64)  # contiguous, which makes takes fast
-    return _Block(text, chars, words, marks, kinds, signs, plus)
+    return _Block(text, chars, words, marks, kinds, len(chars) - digits - len(marks), plus)
 
 
 def _numbers(marks: Places, kinds: Bytes, columns: int, separator: int) -> _Numbers | None:
@@ -156,28 +148,41 @@ def _numbers(marks: Places, kinds: Bytes, columns: int, separator: int) -> _Numb
     return _Numbers(gaps, dots, stops, ends, dotted, raised)
 
 
-def _regular(block: _Block, grid: Places, first: _Numbers) -> Doubles | None:
-    """Lines that all have the same marks, as programs write them. grid: the marks of every line; first: the numbers (C,) of the first."""
-    second = set(range(1, len(grid))).difference(*(each.tolist() for each in (first.dots, first.stops, first.ends)))
+def _regular(block: _Block, row: int, first: _Numbers) -> Doubles | None:
+    """Lines that all have the same marks, as programs write them. row: how many of a line; first: the numbers (C,) of the first line."""
+    marks, columns = block.marks, len(first.ends)
+    rows = (len(marks) - 1) // row
+    second = set(range(1, row + 1)).difference(*(each.tolist() for each in (first.dots, first.stops, first.ends)))
+    layouts = 2 * first.raised + first.dotted  # (C,)
+    if not second and (layouts == layouts[0]).all():  # all columns alike: their numbers are read one after another
+        starts, dots, stops, ends = (marks[each[0] :: row // columns][: rows * columns] for each in first.places)
+        found = _values(block, starts + 1, dots, stops, ends, layouts[0] & 1, layouts[0] >> 1)
+        return found[0].reshape(rows, columns) if found is not None and found[1] == block.signs else None
+    grid = np.empty((row + 1, rows), np.int64)  # the marks of every line, after the one before it
+    grid[1:] = marks[1:].reshape(rows, row).T
+    grid[0] = marks[:-1:row]
     if any((grid[mark] - grid[mark - 1] != 1).any() for mark in second):  # a second blank that ends a number in another line
         return None
-    table = np.empty((grid.shape[1], len(first.ends)))
+    table = np.empty((rows, columns))
     signs = 0
-    layouts = np.asarray(2 * first.raised + first.dotted)  # (C,)
     for layout in set(layouts.tolist()):
-        columns = np.flatnonzero(layouts == layout)
-        gaps, dots, stops, ends = (each[columns] for each in (first.gaps, first.dots, first.stops, first.ends))
-        alike = _Numbers(gaps, dots, stops, ends, layout & 1, layout >> 1)
-        found = _values(block, grid[gaps] + 1, grid[dots], grid[stops], grid[ends], alike)
+        alike = np.flatnonzero(layouts == layout)
+        starts, dots, stops, ends = (grid[each[alike]] for each in first.places)
+        found = _values(block, starts + 1, dots, stops, ends, layout & 1, layout >> 1)
         if found is None:
             return None
-        table[:, columns] = found[0].T
+        table[:, alike] = found[0].T
         signs += found[1]
     return table if signs == block.signs else None
 
 
-def _values(block: _Block, starts: Places, dots: Places, stops: Places, ends: Places, numbers: _Numbers) -> tuple[Doubles, int] | None:
-    """The numbers, of the shape of their places, and how many signs they have; None where one lacks digits."""
+def _values(
+    block: _Block, starts: Places, dots: Places, stops: Places, ends: Places, dotted: Places | int, raised: Places | int
+) -> tuple[Doubles, int] | None:
+    """The numbers, of the shape of their places, and how many signs they have; None where one lacks digits.
+
+    dotted, raised: 1 where a number has a dot and an exponent, else 0.
+    """
     first = block.chars.take(starts)
     minus = first == _MINUS
     signed = minus | (first == _PLUS) if block.plus else minus
@@ -185,20 +190,20 @@ def _values(block: _Block, starts: Places, dots: Places, stops: Places, ends: Pl
     whole = dots - starts  # digits before the dot
     whole -= signed
     after = stops - dots
-    after -= numbers.dotted
-    lengths = whole + after
+    after -= dotted
+    decimals = _same(after)
+    lengths = whole + decimals
     if lengths.min() < 1:
         return None
-    decimals = _same(after)
     mantissas = _digits(block.words, dots, whole)
-    if np.any(numbers.dotted):
+    if np.any(dotted):
         mantissas *= _TENS.take(decimals, mode="clip")
         mantissas += _digits(block.words, stops, decimals)
     long = lengths > MOST_DIGITS if lengths.max() > MOST_DIGITS else None
-    if not np.any(numbers.raised) and long is None and mantissas.max() <= EXACT:
-        values = mantissas.view(np.int64) / _TENS.astype(np.float64).take(decimals)  # both exact: one division rounds once (Clinger 1990)
+    if not np.any(raised) and long is None and mantissas.max() <= EXACT:
+        values = mantissas.view(np.int64) / _FLOAT_TENS.take(decimals)  # both exact: one division rounds once (Clinger 1990)
     else:
-        exponents = _exponents(block, stops, ends, numbers.raised)
+        exponents = _exponents(block, stops, ends, raised)
         if exponents is None:
             return None
         signs += exponents[1]
@@ -210,7 +215,8 @@ def _values(block: _Block, starts: Places, dots: Places, stops: Places, ends: Pl
                 values[place] = abs(float(block.text[starts[place] : ends[place]]))
         except ValueError:  # a sign within the digits
             return None
-    values.view(np.uint64)[...] |= minus.astype(np.uint64) << np.uint64(63)
+    if signs:
+        values.view(np.uint64)[...] |= minus.astype(np.uint64) << np.uint64(63)
     return values, signs
 
 

@@ -18,6 +18,8 @@ KEPT_BYTES = 1 << 24  # glibc keeps freed memory up to twice the largest piece t
 _SWAPPED = bytes.maketrans(b",.", b".,")
 
 Doubles = npt.NDArray[np.float64]
+Chars = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
 
 def line_blocks(source: Source, start: int, newline: bytes) -> Iterator[bytes]:
@@ -40,50 +42,42 @@ def count_rows(source: Source, layout: TextLayout) -> int:
     """N, the rows of the file; more than are wanted are refused as soon as there are. Raises: BadBody, TruncatedFile, TooManyPoints."""
     total, line, left = 0, layout.line, layout.count
     for block in line_blocks(source, layout.start, layout.newline):
-        rows, left = row_places(block, layout, line, left)
-        total += len(rows)
-        line += _line_ends(block, layout.newline)
+        places, lines, left = row_places(block, layout, line, left)
+        total += len(places)
+        line += lines
         source.admit(total)
     if left:
         raise TruncatedFile(f"{left} rows fewer than the count before them says", where=f"line {line}")
     return total
 
 
-def row_places(block: bytes, layout: TextLayout, line: int, left: int | None) -> tuple[Sequence[int], int | None]:
+def row_places(block: bytes, layout: TextLayout, line: int, left: int | None) -> tuple[Sequence[int], int, int | None]:
     """Which lines of a block are rows, from 0 on; `line` is the number of its first, `left` how many rows are to come by the last count.
 
-    Also how many are to come after the block. Raises: BadBody.
+    Also how many lines have an end, and how many rows are to come after the block. Raises: BadBody.
     """
-    rows = _rows_of(block, layout.newline)
-    if (left is None or rows <= left) and rows == _lines_of(block, layout.newline):
-        return range(rows), None if left is None else left - rows
+    chars = np.frombuffer(block, np.uint8)
+    ends = chars == layout.newline[0]
+    lines = int(np.count_nonzero(ends))
+    rows = _rows_of(block, chars, ends, lines, layout.newline)
+    if rows == lines + (not ends[-1]) and (left is None or rows <= left):
+        return range(rows), lines, None if left is None else left - rows
     numbered = _numbered(block, line, layout.newline)
     if left is not None:
         numbered, left = _without_counts(numbered, left)
-    return [number - line for number, _ in numbered], left
+    return [number - line for number, _ in numbered], lines, left
 
 
-def _lines_of(block: bytes, newline: bytes) -> int:
-    return _line_ends(block, newline) + (not block.endswith(newline))
-
-
-def _rows_of(block: bytes, newline: bytes) -> int:
-    """How many lines of a block are neither blank nor comments."""
+def _rows_of(block: bytes, chars: Chars, ends: Bools, lines: int, newline: bytes) -> int:
+    """How many lines of a block are neither blank nor comments. chars: its bytes; ends: where lines end; lines: how many do."""
     if any(marker[:1] in block for marker in COMMENTS):  # one byte is found much faster than two
         return sum(map(is_row, block.split(newline)))
-    chars = np.frombuffer(block, np.uint8)
-    ends = chars == newline[0]
-    after_blank = ends[1:] & (chars[:-1] <= 32)
-    if not ends[0] and not after_blank.any():
-        return int(np.count_nonzero(ends)) + bool(block[block.rfind(newline) + 1 :].strip())
-    filled = np.concatenate([[0], np.cumsum(chars > 32, dtype=np.int32)])  # characters before each place that are not blank
+    blanks = chars <= 32
+    if not ends[0] and not (ends[1:] & blanks[:-1]).any():
+        return lines + bool(block[block.rfind(newline) + 1 :].strip())
+    filled = np.concatenate([[0], np.cumsum(~blanks, dtype=np.int32)])  # characters before each place that are not blank
     places = np.concatenate([[0], np.flatnonzero(ends), [len(chars)]])
     return int(np.count_nonzero(np.diff(filled[places])))
-
-
-def _line_ends(block: bytes, newline: bytes) -> int:
-    """`block.count(newline)`, ten times as fast."""
-    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == newline[0]))
 
 
 def _numbered(block: bytes, line: int, newline: bytes) -> list[tuple[int, bytes]]:
@@ -124,6 +118,11 @@ def read_rows(source: Source, layout: TextLayout) -> Iterator[Doubles]:
         line += _line_ends(block, layout.newline)
         if len(values):
             yield values
+
+
+def _line_ends(block: bytes, newline: bytes) -> int:
+    """`block.count(newline)`, ten times as fast."""
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == newline[0]))
 
 
 def check_rows(block: bytes, layout: TextLayout) -> None:

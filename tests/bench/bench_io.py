@@ -9,6 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,28 @@ def reading_rows(folder: Path, xyz: np.ndarray, rgb: np.ndarray) -> list[Row]:
     ]
 
 
+def text_rows(folder: Path, xyz: np.ndarray, rgb: np.ndarray) -> list[Row]:
+    """XYZ text against numpy's reader, as scanners, np.savetxt and map coordinates have it."""
+    utm = xyz + np.array([500_000.0, 5_400_000.0, 300.0])
+    tables = {
+        "xyz_text_1m": (xyz, ["%.6f"] * 3),
+        "xyz_text_1m_coloured": (np.hstack([xyz, rgb]), ["%.6f"] * 3 + ["%d"] * 3),
+        "xyz_text_1m_17_digits": (utm, ["%.10f"] * 3),
+        "xyz_text_1m_exponents": (utm, ["%.18e"] * 3),
+    }
+    runs: dict[str, Callable[[], object]] = {}
+    for name, (table, forms) in tables.items():
+        path = folder / f"{name}.xyz"
+        np.savetxt(path, table, fmt=forms)
+        np.testing.assert_array_equal(read_cloud(path).xyz, np.loadtxt(path)[:, :3])
+        runs[name] = partial(read_cloud, path)
+        runs[f"{name} loadtxt"] = partial(np.loadtxt, path)
+    ms = medians_ms(runs)
+    least = {"xyz_text_1m": 3, "xyz_text_1m_coloured": 3}  # the others must only not be slower
+    rows = [row(f"{name}_vs_loadtxt", ms[f"{name} loadtxt"] / ms[name], "x", least=least.get(name, 1)) for name in tables]
+    return [row("xyz_text_1m_ms", ms["xyz_text_1m"], "ms"), *rows]
+
+
 def unique_voxels(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The textbook version: np.unique over rows, then the mean of the points of each."""
     cells = np.floor((xyz - xyz.min(axis=0)) / np.float32(VOXEL_SIZE_M)).astype(np.int32)
@@ -166,6 +189,7 @@ def main() -> None:
     rows = voxelizing_rows(xyz, rng)
     with tempfile.TemporaryDirectory() as folder:
         rows += reading_rows(Path(folder), xyz, rgb)
+        rows += text_rows(Path(folder), xyz, rgb)
     rows += service_overhead.rows()
     report.write("io", ABOUT, rows)
 
