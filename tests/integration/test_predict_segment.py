@@ -10,11 +10,16 @@ import httpx
 import numpy as np
 import pytest
 
+from models.answers import ANSWERS
+from models.answers.names import answer_name
 from models.cli import run
+from models.commands.predict import ANSWER_NAMES
+from models.commands.predict_out import FORMATS
 from models.io import read_cloud
 from models.labels import load_label_map
 from models.predictor import Predictor, Segmentation
 from models.registry.catalogue import BUNDLED
+from models.tiling import TILE
 from service.app import create_app
 from service.settings import Settings
 from tests.untrained_segmenter import save_segmenter
@@ -87,12 +92,76 @@ def test_json_has_the_fields_and_values_of_the_service(use: list[str], street: P
     assert row["model"] == {name: expected["model"][name] for name in ("name", "version", "digest")}
 
 
-@pytest.mark.parametrize("fmt", ["ply", "label", "npz", "raw"])
+@pytest.mark.parametrize("fmt", [*(name for name in ANSWERS if name != "npy"), "same"])  # npy is for npy files
 def test_what_is_written_is_what_the_service_answers(use: list[str], street: Path, registry: Path, tmp_path: Path, fmt: str) -> None:
     assert run([*use, "--format", fmt, "--out", str(tmp_path / "new" / "folder") + "/", str(street)]) == 0
     [written] = (tmp_path / "new" / "folder").iterdir()  # and nothing else: no half-written file is left
-    assert written.name == f"street.{fmt}"
+    assert written.name == answer_name("street.bin", fmt)
     assert written.read_bytes() == served(registry, street, fmt).content
+
+
+def test_the_file_itself_with_columns_added(use: list[str], street: Path, registry: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert run([*use, "-o", str(tmp_path), str(street)]) == 0
+    first = tmp_path / "street.ply"
+    assert run([*use, "--format", "same", "-o", str(tmp_path / "again.ply"), str(first)]) == 0
+    table = read_cloud(tmp_path / "again.ply")
+    assert table.extra["fip_label"].tolist() == table.extra["label"].tolist() == answer(registry, street).labels.tolist()
+    scan = shutil.copy(street, tmp_path / "street.dat")
+    assert run([*use, "--format", "same", "--input-format", "bin", "-o", str(tmp_path), str(scan)]) == 0
+    assert np.fromfile(tmp_path / "street.dat.label", "<u4").tolist() == STREETS.ids_of(answer(registry, street).labels).tolist()
+    mesh = tmp_path / "mesh.off"
+    mesh.write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    capsys.readouterr()
+    assert run([*use, "--format", "same", "-o", str(tmp_path / "out"), str(mesh)]) == 2
+    assert "error [bad_option]: " in capsys.readouterr().err
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_tiles_are_told(use: list[str], street: Path, registry: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a margin as wide as the net sees the answer is that of one piece; one that is narrower is told."""
+    assert run([*use, "--json", str(street)]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["tiles"], whole["halo"]) == (1, None)
+    full = Predictor.load(registry / "streets" / "1").reach.radius
+    asked = [*use, "--tile-voxels", "1500", str(street)]
+    assert run([*asked, "--tile-halo", "4"]) == 0
+    told = capsys.readouterr()
+    tiles = int(told.out.partition(" points, ")[2].partition(" tiles ")[0])
+    assert tiles > 1
+    assert told.out.startswith(f"{street}: 2,000 points, {tiles} tiles with a margin of 4 of the {full} voxels that the net sees: ")
+    assert told.err == ""  # so short a run has no line of progress where it is no terminal
+    monkeypatch.setenv("FIP_TILE_VOXELS", "1500")
+    monkeypatch.setenv("FIP_TILE_HALO", "4")
+    assert run([*use, "--json", str(street)]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["tiles"], row["halo"]) == (tiles, {"voxels": 4, "full": full})
+    monkeypatch.delenv("FIP_TILE_HALO")
+    assert run([*use, "--json", str(street)]) == 3
+    assert json.loads(capsys.readouterr().out)["code"] == "too_many_voxels"
+    assert run([*asked, "--tile-voxels", "0"]) == 2
+
+
+def test_wide_margins_change_nothing(use: list[str], tmp_path: Path, capsys: Capture) -> None:
+    """A street long enough to be cut."""
+    rng = np.random.default_rng(0)
+    cloud = np.column_stack([rng.uniform(0, 400, 6000), rng.uniform(-3, 3, (6000, 2)), rng.random(6000)])
+    cloud.astype("<f4").tofile(tmp_path / "long.bin")
+    asked = [*use, str(tmp_path / "long.bin")]
+    assert run([*asked, "-o", str(tmp_path / "one.label")]) == 0
+    capsys.readouterr()
+    assert run([*asked, "-o", str(tmp_path / "tiles.label"), "--tile-voxels", "5000"]) == 0
+    said = capsys.readouterr().out
+    assert " tiles: " in said
+    assert "with a margin" not in said
+    one, tiled = (np.fromfile(tmp_path / name, "<u4") for name in ("one.label", "tiles.label"))
+    assert (one == tiled).mean() >= 0.999
+
+
+def test_the_help_names_what_there_is(capsys: Capture) -> None:
+    """It imports nothing that knows."""
+    assert (set(ANSWER_NAMES), len(ANSWER_NAMES)) == (set(FORMATS), len(FORMATS))
+    assert run(["predict", "--help"]) == 0
+    assert f"[default: {TILE.voxels}]" in " ".join(capsys.readouterr().out.split())
 
 
 def test_json_in_a_file(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
