@@ -135,7 +135,7 @@ class Run:
         self._row(answered.row, answered.text)
 
     def _skipped(self, name: str, path: Path, target: Target | None) -> None:
-        done = self.left.journal.files[name]
+        done = self.left.journal.done(name)
         assert done is not None  # nothing that is only begun is skipped
         assert target is not None
         self.report.add_skipped(done)

@@ -49,11 +49,18 @@ class Done:
 
 @dataclass(frozen=True)
 class Journal:
-    """What was read of one. files: by name in the folder; None of those that were begun. end: where the next line goes, in bytes."""
+    """What was read of one. files: the last line of each, by its name in the folder, empty where it was only begun; as bytes a hundred
+    thousand take 55 MB, as Done 190. end: where the next line goes, in bytes.
+    """
 
     head: Head | None = None
-    files: dict[str, Done | None] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
     end: int = 0
+
+    def done(self, name: str) -> Done | None:
+        """None of a file that was only begun, or not even that."""
+        line = self.files.get(name)
+        return _understood(line)[1] if line else None
 
 
 class Writer:
@@ -94,24 +101,37 @@ def read_journal(path: Path) -> Journal:
 
 def _parsed(path: Path, file: BinaryIO) -> Journal:
     head: Head | None = None
-    files: dict[str, Done | None] = {}
+    files: dict[str, bytes] = {}
     end = 0
     for number, line in enumerate(file, 1):
         if not line.endswith(b"\n"):
             break
         try:
-            said = json.loads(line)
             if head is None:
-                if said.pop("fip_predict") != VERSION:
-                    raise ValueError("another version")
-                head = Head(**said)
+                head = _understood_head(line)
             else:
-                name, state = said.pop("file"), said.pop("state")
-                files[name] = Done(**said) if state == "done" else None
+                name, done = _understood(line)
+                files[name] = line if done else b""
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FileError("this line of the journal cannot be understood; --force starts over", where=f"{path}:{number}") from error
         end += len(line)
     return Journal(head, files, end)
+
+
+def _understood(line: bytes) -> tuple[str, Done | None]:
+    """The name of a file, and what is said of it. Raises: ValueError, KeyError, TypeError, AttributeError."""
+    said = json.loads(line)
+    name: str = said.pop("file")
+    state = said.pop("state")
+    return name, Done(**said) if state == "done" else None
+
+
+def _understood_head(line: bytes) -> Head:
+    """Raises: as `_understood`."""
+    said = json.loads(line)
+    if said.pop("fip_predict") != VERSION:
+        raise ValueError("another version")
+    return Head(**said)
 
 
 @contextmanager

@@ -141,7 +141,7 @@ class Left:
             raise refused(f"{shown(target.path)} is no plain file, and is not replaced", OUT)
         head = self.journal.head
         if name in self.journal.files:
-            done = self.journal.files[name]
+            done = self.journal.done(name)
             return done is None or (done.out, done.out_size) != (self._out(target), status.st_size) or changed(self.job.folder / name, done)
         if self.job.force or (head is not None and head.replaces):
             return True
