@@ -15,7 +15,7 @@ from typing import BinaryIO
 from models.answers.csv import write_csv
 from models.answers.label import write_label
 from models.answers.labelled import Labelled
-from models.answers.las import check_classes, check_las, own_las, write_las, write_laz
+from models.answers.las import check_classes, check_las, check_laz, own_las, write_las, write_laz
 from models.answers.lidarseg import check_lidarseg, write_lidarseg
 from models.answers.npy import check_npy, write_npy
 from models.answers.npz import check_npz, write_npz
@@ -65,7 +65,7 @@ ANSWERS: dict[str, AnswerFormat] = {
     "ply": AnswerFormat(write_ply, ".ply", "application/ply", check_ply),
     "pcd": AnswerFormat(write_pcd, ".pcd", "application/pcd", check_pcd),
     "las": AnswerFormat(write_las, ".las", "application/vnd.las", check_las, check_classes),
-    "laz": AnswerFormat(write_laz, ".laz", "application/vnd.laszip", check_las, check_classes),
+    "laz": AnswerFormat(write_laz, ".laz", "application/vnd.laszip", check_laz, check_classes),
     "label": AnswerFormat(write_label, ".label", "application/octet-stream"),
     "lidarseg": AnswerFormat(write_lidarseg, "_lidarseg.bin", "application/octet-stream", check_lidarseg),
     "npy": AnswerFormat(write_npy, ".npy", "application/x-npy", check_npy),

@@ -25,10 +25,12 @@ def own_las(file: CloudFile) -> str:
 
 def check_las(file: CloudFile, label_map: LabelMap) -> None:
     """Raises: BadOption (LAS has no room for what is added, or for a column of a file of another format)."""
-    if file.fmt == OWN_FORMAT:
-        check_own(file.source, label_map)
-    else:
-        check_new(file, label_map)
+    _check(file, label_map, compressed=False)
+
+
+def check_laz(file: CloudFile, label_map: LabelMap) -> None:
+    """Raises: BadOption (as `check_las`; points with more extra bytes than are packed, waveforms that are not packed well)."""
+    _check(file, label_map, compressed=True)
 
 
 def check_classes(file: CloudFile, label_map: LabelMap) -> None:
@@ -52,6 +54,13 @@ def write_las(answer: Labelled, out: BinaryIO) -> None:
 def write_laz(answer: Labelled, out: BinaryIO) -> None:
     """Points packed as LASzip does. Raises: BadOption, what reading the file again raises; OSError."""
     _write(answer, out, compressed=True)
+
+
+def _check(file: CloudFile, label_map: LabelMap, compressed: bool) -> None:
+    if file.fmt == OWN_FORMAT:
+        check_own(file.source, label_map, compressed)
+    else:
+        check_new(file, label_map, compressed)
 
 
 def _write(answer: Labelled, out: BinaryIO, compressed: bool) -> None:

@@ -50,13 +50,14 @@ class Plan:
     intensity: str | None
 
 
-def check_new(file: CloudFile, label_map: LabelMap) -> None:
+def check_new(file: CloudFile, label_map: LabelMap, compressed: bool) -> None:
     """Raises: BadOption (more classes or columns than LAS can hold, a name or a type that it has not)."""
     if len(label_map) > MOST_CLASSES:
         raise BadOption(f"LAS can hold {MOST_CLASSES} classes, the model has {len(label_map)}; ask for another format", where="format")
     plan = plan_of(file, label_map, keep_intensity=True)
     added = _all_added(plan, label_map)
-    check_room(row_of(POINT_FORMATS[plan.point_format].itemsize, added).itemsize, len(added), (each.name for each in added))
+    base = POINT_FORMATS[plan.point_format].itemsize
+    check_room(base, row_of(base, added), len(added), (each.name for each in added), compressed)
 
 
 def plan_of(file: CloudFile, label_map: LabelMap, keep_intensity: bool) -> Plan:

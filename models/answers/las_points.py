@@ -7,11 +7,11 @@ wherever the scanner channel changes.
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-import lazrs  # type: ignore[import-untyped]
+import lazrs
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +32,16 @@ def laszip_record(point_format: int, extra_bytes: int) -> bytes:
         if point_format in OLD_WAVES and kind == WAVE_ITEM:
             ITEM.pack_into(record, place, kind, size, 1)
     return bytes(record)
+
+
+def count_chunks(flags: Iterable[npt.NDArray[np.uint8]]) -> int:
+    """How many chunks points of format 9 or 10 are packed into; flags: the bytes that hold their channels, block by block."""
+    chunks, last = 0, -1
+    for block in flags:
+        channels = block & CHANNEL
+        chunks += int(np.count_nonzero(np.diff(channels))) + int(channels[0] != last) + len(block) // CHUNK
+        last = int(channels[-1])
+    return chunks
 
 
 class PointWriter:

@@ -12,6 +12,7 @@ from models.answers.labelled import ADDED
 from models.errors import BadOption
 from models.io.las_columns import EXTRA, EXTRA_TYPES, text_of
 from models.io.las_header import LOOKUP, VLR
+from models.io.laz import MOST_EXTRA
 from models.labels import LabelMap
 
 NAME_BYTES = 32  # of extra bytes
@@ -57,13 +58,16 @@ def row_of(stored_bytes: int, added: Iterable[Added]) -> np.dtype[np.void]:
     return np.dtype([("stored", f"V{stored_bytes}"), *((f"added {i}", "<" + each.code) for i, each in enumerate(added))])
 
 
-def check_room(row_bytes: int, descriptions: int, names: Iterable[str]) -> None:
-    """Whether extra bytes can hold it all. Raises: BadOption."""
+def check_room(base: int, row: np.dtype[np.void], descriptions: int, names: Iterable[str], compressed: bool) -> None:
+    """Whether extra bytes, behind the `base` bytes of a row, can hold it all. Raises: BadOption."""
+    row_bytes = row.itemsize
     for name in names:
         if len(name.encode()) > NAME_BYTES:
             raise BadOption(f"LAS has no room for the name {name!r}, which is longer than {NAME_BYTES} bytes", where="format")
     if row_bytes > MOST_BODY:
         raise BadOption(f"LAS has no room for points of {row_bytes} bytes; ask for another format", where="format")
+    if compressed and row_bytes - base > MOST_EXTRA:
+        raise BadOption(f"LAZ has no room for {row_bytes - base} extra bytes of a point, but for {MOST_EXTRA}; ask for las", where="format")
     if descriptions * EXTRA.size > MOST_BODY:
         raise BadOption(
             f"LAS can describe {MOST_BODY // EXTRA.size} extra columns, not {descriptions}; ask for another format", where="format"

@@ -16,7 +16,7 @@ import numpy as np
 
 from models.answers.copying import copy_bytes
 from models.answers.labelled import ADDED, PREFIX, Labelled, added_names, added_types
-from models.answers.las_points import PointWriter, laszip_record
+from models.answers.las_points import NEW_WAVES, PointWriter, count_chunks, laszip_record
 from models.answers.las_records import MEANINGS, Added, check_room, class_names, described_names, no_longer, row_of, undescribed, vlr
 from models.errors import BadOption
 from models.io.las import stored_rows
@@ -33,21 +33,29 @@ from models.io.las_header import (
     Vlr,
     read_header,
 )
+from models.io.laz import too_many_chunks
 from models.io.records import Table
 from models.io.source import Source
 from models.labels import LabelMap
 
 ORIGINAL = "original_classification"
 COPC = b"copc"
+CHANNEL_FIELD = "classification_flags"  # from format 6 on
 CLASS_AT = {"raw_classification": 15, "classification": 16}  # byte of a point
 
 
-def check_own(source: Source, label_map: LabelMap) -> None:
+def check_own(source: Source, label_map: LabelMap, compressed: bool) -> None:
     """Whether a file has room for what is added. Raises: BadOption."""
     header = read_header(source)
     added = _added(header, label_map, original=True)
     described = len(_described(source, header)) // EXTRA.size + len(added)
-    check_room(row_of(header.stored.itemsize, added).itemsize, described, (each.name for each in added))
+    base, row = POINT_FORMATS[header.point_format].itemsize, row_of(header.stored.itemsize, added)
+    check_room(base, row, described, (each.name for each in added), compressed)
+    if compressed and header.point_format in NEW_WAVES:
+        blocks = stored_rows(source, header, fields=frozenset((CHANNEL_FIELD,)))
+        chunks = count_chunks(block[CHANNEL_FIELD] for block in blocks)
+        if too_many_chunks(chunks, header.count, row.itemsize - base):
+            raise BadOption("waveforms of points whose scanner channel changes all the time are not packed; ask for las", where="format")
 
 
 def most_classes(header: Header) -> int:

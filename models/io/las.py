@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from models.io.las_columns import Column
+from models.io.las_columns import Column, rows_a_block
 from models.io.las_header import Header, read_header
 from models.io.laz import Packed
-from models.io.records import BLOCK_ROWS, Records, Table
+from models.io.records import Records, Table
 from models.io.source import Source
 
 
@@ -49,6 +49,7 @@ def stored_rows(source: Source, header: Header, packed: Packed | None = None, fi
         yield from packed.rows(source, fields)
         return
     row = header.stored
-    for start in range(0, header.count, BLOCK_ROWS):
-        rows = min(BLOCK_ROWS, header.count - start)
+    at_once = rows_a_block(row)
+    for start in range(0, header.count, at_once):
+        rows = min(at_once, header.count - start)
         yield np.frombuffer(source.read_all(header.points_at + start * row.itemsize, rows * row.itemsize), row)

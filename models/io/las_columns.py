@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadHeader, HeaderTooLarge
-from models.io.records import Table
+from models.io.records import BLOCK_ROWS, Table
 
+BLOCK_BYTES = 4 << 20  # of points as they are stored
 COLUMNS = 256  # of one file, as many as the properties of a PLY element
 
 _HEAD = "X:i4 Y:i4 Z:i4 intensity:u2 bit_fields:u1 "
@@ -102,6 +103,11 @@ def extra_fields(data: bytes) -> list[ExtraField]:
             ExtraField(word, EXTRA_TYPES[place], width + 1, scales if options & SCALED else None, offsets if options & MOVED else None)
         )
     return fields
+
+
+def rows_a_block(row: np.dtype[np.void]) -> int:
+    """How many points are read at once."""
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // row.itemsize))
 
 
 def text_of(data: bytes) -> str:

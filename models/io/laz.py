@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import lazrs  # type: ignore[import-untyped]
+import lazrs
 import numpy as np
 
-from models.errors import BadBody, BadHeader, FileError, UnsupportedFormat
-from models.io.las_columns import FIRST_NEW
+from models.errors import BadBody, BadHeader, FileError, HeaderTooLarge, UnsupportedFormat
+from models.io.las_columns import FIRST_NEW, rows_a_block
 from models.io.las_header import LASZIP, Header
-from models.io.records import BLOCK_ROWS, Table
+from models.io.records import Table
 from models.io.source import Source
 
 POINTS_A_BYTE = 1024  # no chunk holds more; the coder spends at least 1/100 bit on a symbol, each point has some
+MOST_EXTRA = 1024  # extra bytes of a packed point: the coder keeps up to 20 kB for each
+CHUNK_COST, FREE_COST, COST_A_POINT = 140, 70_000, 0.5  # to begin a chunk takes 1 ms and 7 µs for each extra byte: 7 µs is 1
 ONE_CHUNK, CHUNKED, LAYERED = 1, 2, 3  # how the points are packed
 ANY_NUMBER = 0xFFFFFFFF  # of points in a chunk: the table of chunks says how many
 VLR = struct.Struct("<HHBBHIIqqH")
@@ -75,7 +77,7 @@ class Packed:
         """The points, a block at a time; of the layers only those that hold `fields`. Raises: BadBody, TruncatedFile."""
         row = self.header.stored
         selection = _selection(fields)
-        block, filled = np.empty(min(BLOCK_ROWS, self.header.count), row), 0
+        block, filled = np.empty(min(rows_a_block(row), self.header.count), row), 0
         left = self.header.count
         for number, (offset, size, points) in enumerate(zip(self.offsets, self.sizes, self.points, strict=True)):
             points = min(points, left)
@@ -129,12 +131,17 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
+def too_many_chunks(chunks: int, points: int, extra_bytes: int) -> bool:
+    """Whether it would take much longer to begin the chunks than to unpack what is in them."""
+    return chunks * (CHUNK_COST + extra_bytes) > FREE_COST + points * COST_A_POINT
+
+
 def _extra_bytes(header: Header) -> int:
     return header.stored.itemsize - sum(size for _, size in ITEMS[header.point_format])
 
 
 def _checked(record: bytes, header: Header) -> tuple[int, int]:
-    """How the points are packed, and how many at most make a chunk. Raises: BadHeader, UnsupportedFormat."""
+    """How the points are packed, and how many at most make a chunk. Raises: BadHeader, HeaderTooLarge, UnsupportedFormat."""
     place = "laszip encoded"
     if len(record) < VLR.size:
         raise BadHeader(f"a record of LASzip has at least {VLR.size} bytes, not {len(record)}", where=place)
@@ -143,6 +150,8 @@ def _checked(record: bytes, header: Header) -> tuple[int, int]:
     expected = list(ITEMS[header.point_format])
     if extra := _extra_bytes(header):
         expected.append((BYTES14 if new else BYTES, extra))
+    if extra > MOST_EXTRA:
+        raise HeaderTooLarge(f"{extra} extra bytes, the limit of packed points is {MOST_EXTRA}", where="record length")
     if count != len(expected) or len(record) < VLR.size + count * ITEM.size:
         raise BadHeader(f"{count} parts of a point, format {header.point_format} has {len(expected)}", where=place)
     items = [ITEM.unpack_from(record, VLR.size + i * ITEM.size) for i in range(count)]
@@ -187,6 +196,8 @@ def _table(source: Source, record: bytes, table_at: int, room: int, header: Head
     _, count = struct.unpack("<II", source.read_all(table_at, 8))
     if count * row_bytes > room:
         raise BadBody(f"{count} chunks cannot be in {room} bytes", where=place)
+    if too_many_chunks(count, header.count, _extra_bytes(header)):
+        raise BadBody(f"{header.count} points in {count} chunks: chunks of so few points are not read", where=place)
     with _lazrs(place):
         vlr = lazrs.LazVlr(record)
         found = lazrs.read_chunk_table_only(_Window(source, table_at, source.size - table_at), vlr)
