@@ -4,18 +4,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from models.io import FORMATS
+from models.io import ENDINGS as _ENDINGS
+from models.io import is_cloud_file
 
-ENDINGS = tuple(sorted({ending for each in FORMATS.values() for ending in each.extensions}))
+ENDINGS = tuple(ending.decode() for ending in _ENDINGS)
 Identity = tuple[int, int]  # device and inode
 
 
 class Walk:
-    """The files whose ending is that of a format, as paths relative to `folder`: those of a folder by name, then those of its folders.
+    """The files that are clouds (`is_cloud_file`), as paths relative to `folder`: those of a folder by name, then those of its folders.
 
     What links lead to comes last, and no folder comes twice: loops end, and a file is known by its path without links where it has
     one. Nothing is read of `leave_out`, where answers go, whichever way one gets there. While the files are gone through, these fill:
-    passed_over, how many files are hidden or have another ending; unreadable, folders that cannot be listed; folders that were listed.
+    passed_over, how many files are hidden or no clouds; unreadable, folders that cannot be listed; folders that were listed.
     """
 
     def __init__(self, folder: Path, leave_out: Path | None = None) -> None:
@@ -46,7 +47,7 @@ class Walk:
                     self.passed_over += not is_folder
                 elif is_folder:
                     (behind_links if link else below).append(path)
-                elif entry.name.lower().endswith(ENDINGS):
+                elif is_cloud_file(entry.path):
                     yield path
                 else:
                     self.passed_over += 1

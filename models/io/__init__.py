@@ -4,6 +4,7 @@ To add a format: write `read_NAME(source: Source) -> Records` in a file of its o
 against `source.size` and `source.admit` before allocating, and add a line to FORMATS.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ NOT_READ = {  # what is often sent all the same, by its first bytes
 }
 HEAD_BYTES = 1 << 16  # of a file, from which its format is told where nothing else says it
 
-__all__ = ["FORMATS", "CloudFile", "Format", "choose_format", "open_cloud", "read_cloud"]
+__all__ = ["FORMATS", "CloudFile", "Format", "choose_format", "is_cloud_file", "open_cloud", "read_cloud"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,27 @@ FORMATS: dict[str, Format] = {
     "csv": Format(read_text, (".csv",), ("text/csv",)),
     "bin": Format(read_kitti, (".bin",), ("application/x-kitti",)),
 }
+
+
+ENDINGS = tuple(sorted({ending.encode() for each in FORMATS.values() for ending in each.extensions}))
+SHARED_ENDINGS = (b".txt", b".csv", b".asc")  # of files of all kinds
+POSE_ROWS = 4  # text of so few rows of numbers is a matrix
+
+
+def is_cloud_file(path: str | bytes) -> bool:
+    """Whether a file in a folder is meant to be a cloud: by its ending, and with a shared one, if its first lines are rows of numbers.
+
+    True of a file that cannot be opened: who reads it says so.
+    """
+    name = os.path.basename(os.fsencode(path)).lower()  # noqa: PTH119 - names that are not text stay bytes
+    if not name.endswith(SHARED_ENDINGS):
+        return name.endswith(ENDINGS)
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - as above
+            head = file.read(HEAD_BYTES + 1)
+    except OSError:
+        return True
+    return len(head.splitlines()) > POSE_ROWS and guess_text(head[:HEAD_BYTES], whole=len(head) <= HEAD_BYTES) is not None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,18 @@ def test_other_files_are_counted_and_hidden_ones_are_not(tmp_path: Path) -> None
     assert listing.ignored == {".md": 1, ".label": 2, "(none)": 1}
 
 
+def test_endings_that_are_shared_are_clouds_where_they_read_as_such(tmp_path: Path) -> None:
+    """A readme, a list of splits and a camera's pose beside the scans are none."""
+    touch(tmp_path, "a/scan.ply", "b/scan.ply")
+    rows = "".join(f"{i} {i}.5 0.25\n" for i in range(6))
+    others = {"readme.txt": "Scanned in May.\n" * 9, "split.csv": "file,part\na,train\n", "pose.txt": "1 0 0 0\n" * 4, "empty.txt": ""}
+    for name, text in {"cloud.txt": rows, "cloud.csv": "x,y,z\n" + rows.replace(" ", ","), "cloud.asc": rows, **others}.items():
+        (tmp_path / "a" / name).write_text(text)
+    listing = list_folder(tmp_path)
+    assert [path for path, *_ in table(listing)] == ["a/cloud.asc", "a/cloud.csv", "a/cloud.txt", "a/scan.ply", "b/scan.ply"]
+    assert listing.ignored == {".txt": 3, ".csv": 1}
+
+
 def test_endings_of_ignored_files_are_bounded(tmp_path: Path) -> None:
     listing = list_folder(touch(tmp_path, "a/1.ply", "b/1.ply", *(f"a/x.{i:04d}" for i in range(200))))
     assert len(listing.ignored) == 65
@@ -93,7 +105,7 @@ def undecodable(root: Path) -> Path:
         (lambda root: touch(root, "1.ply", "2.ply"), r"directly in it \(1.ply"),
         (lambda root: touch(root, "2.ply", "a/1.ply", "b/1.ply"), r"directly in it \(2.ply"),
         (lambda root: touch(root, "a/1.ply"), "a single class, a/"),
-        (lambda root: touch(root, "a/1.ply", "b/1.stl"), r"b/ has no file of a readable format \(.ply"),
+        (lambda root: touch(root, "a/1.ply", "b/1.stl"), r"b/ has no file of a readable format \(.*\.ply"),
         (lambda root: touch(root, "a/train/1.ply", "a/2.ply", "b/train/1.ply"), "a/ holds train/ and beside it 2.ply"),
         (lambda root: touch(root, "a/train/1.ply", "a/more/2.ply", "b/train/1.ply"), "a/ holds train/ and beside it more/"),
         (lambda root: touch(root, "a/train/1.ply", "b/1.ply"), "a/train/ is a split, while the class b/ has none"),

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.io import FORMATS
+from models.io import ENDINGS as _ENDINGS
+from models.io import is_cloud_file
 from training.datasets.paths import Paths, offsets_of, printable, sorted_names
 
-ENDINGS = tuple(ending for each in FORMATS.values() for ending in each.extensions)
-_ENDINGS = tuple(ending.encode() for ending in ENDINGS)
+ENDINGS = tuple(ending.decode() for ending in _ENDINGS)
 KINDS_OF_ENDINGS = 64  # endings of ignored files that are told apart; a folder of FILE.000001, … has one for each file
 OTHER_ENDINGS = "(others)"
 
@@ -34,7 +34,7 @@ def look(root: Path, prefix: bytes, problems: list[str]) -> Level:
     for entry, is_folder in _entries(root, prefix, problems):
         if is_folder:
             folders.append(entry.name)
-        elif not is_cloud(entry.name):
+        elif not is_cloud_file(entry.path):
             _count(ignored, entry.name)
         elif first is None or entry.name < first:
             first = entry.name
@@ -74,7 +74,7 @@ class Walk:
         for entry, is_folder in _entries(self.root, folder, self.problems):
             if is_folder:
                 folders.append(place + entry.name)
-            elif not is_cloud(entry.name):
+            elif not is_cloud_file(entry.path):
                 _count(self.ignored, entry.name)
             else:
                 size, mtime = _stat(entry)
@@ -105,11 +105,6 @@ class Walk:
 
     def mtimes(self) -> npt.NDArray[np.int64]:
         return np.array(self._mtimes, np.int64)
-
-
-def is_cloud(name: bytes) -> bool:
-    """Whether the ending of a file name is one of a format that can be read."""
-    return name.lower().endswith(_ENDINGS)
 
 
 def _entries(root: Path, prefix: bytes, problems: list[str]) -> Iterator[tuple[os.DirEntry[bytes], bool]]:
