@@ -17,7 +17,7 @@ from models.labels import LabelMap
 
 NAME_BYTES = 32  # of extra bytes
 MOST_BODY = (1 << 16) - 1  # bytes of a record, and of a point
-UNDESCRIBED = 255  # bytes that one description can say nothing of
+UNKNOWN = (224, 192, 160, 128, 96, 64, 32, 7, 6, 5, 4, 3, 2, 1)  # bytes that one description can say nothing of, and laspy reads
 MEANINGS = {
     **dict.fromkeys(ADDED, "colour of the class"),
     "label": "class, as an index",
@@ -46,7 +46,9 @@ class Added:
 def undescribed(count: int, taken: list[str]) -> bytes:
     """Descriptions that say no more of some bytes than that they are there, under names that are not taken."""
     names = (name for name in ("ExtraBytes", *(f"ExtraBytes_{i}" for i in range(2, 1000))) if name not in taken)
-    parts = (min(UNDESCRIBED, count - start) for start in range(0, count, UNDESCRIBED))
+    parts: list[int] = []
+    while left := count - sum(parts):
+        parts.append(next(size for size in UNKNOWN if size <= left))
     return b"".join(
         EXTRA.pack(0, size, name.encode(), *[bytes(24)] * 3, *(1.0,) * 3, *(0.0,) * 3, b"")
         for size, name in zip(parts, names, strict=False)

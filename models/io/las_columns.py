@@ -45,13 +45,17 @@ SCALED, MOVED = 0b1000, 0b10000  # bits of its options: the scale and the offset
 
 @dataclass(frozen=True)
 class ExtraField:
-    """What one description of extra bytes says: `width` values of numpy's type `code` a row, each times its scale plus its offset."""
+    """What one description of extra bytes says: `width` values of numpy's type `code` a row, each times its scale plus its offset.
+
+    unknown: it says no more than that there are some bytes.
+    """
 
     name: str
     code: str
     width: int
     scales: tuple[float, ...] | None
     offsets: tuple[float, ...] | None
+    unknown: bool = False
 
     @property
     def bytes(self) -> int:
@@ -96,7 +100,7 @@ def extra_fields(data: bytes) -> list[ExtraField]:
             raise BadHeader(f"extra bytes of the unknown type {kind}", where=f"extra bytes field {len(fields)}")
         word = text_of(name)
         if kind == 0:  # undocumented: the options are the number of bytes
-            fields.append(ExtraField(word, "u1", options, None, None))
+            fields.append(ExtraField(word, "u1", options, None, None, unknown=True))
             continue
         width, place = divmod(kind - 1, len(EXTRA_TYPES))
         fields.append(
@@ -137,7 +141,7 @@ def columns_of(
 ) -> tuple[Column, ...]:
     """The columns of a file, each name once: x, y, z, the other fields of the point format, the extra bytes.
 
-    Raises: HeaderTooLarge (more than 256; bytes that nothing describes are left out before that).
+    Bytes of unknown use are left out where there would be more columns than a file may have. Raises: HeaderTooLarge.
     """
     double = np.dtype(np.float64)
     found = [Column(axis, double, axis.upper(), scale=each) for axis, *each in zip("xyz", scales, offsets, strict=True)]  # type: ignore[arg-type]
@@ -147,13 +151,16 @@ def columns_of(
             found += [Column(part, np.dtype(np.uint8), name, bits=(low, bits)) for part, low, bits in parts[name]]
         else:
             found.append(Column(name, stored[name], name))
-    for place, each in enumerate(extra):
-        found += _extra_columns(each, f"extra {place}")
-    if len(found) > COLUMNS:
-        raise HeaderTooLarge(f"{len(found)} columns, the limit is {COLUMNS}", where="extra bytes")
-    names = stored.names or ()
-    if "rest" in names and len(found) + stored["rest"].shape[0] <= COLUMNS:
-        found += _extra_columns(ExtraField("ExtraBytes", "u1", stored["rest"].shape[0], None, None), "rest")
+    fields = [(each, f"extra {place}") for place, each in enumerate(extra)]
+    if "rest" in (stored.names or ()):
+        fields.append((ExtraField("ExtraBytes", "u1", stored["rest"].shape[0], None, None, unknown=True), "rest"))
+    known = len(found) + sum(each.width for each, _ in fields if not each.unknown)
+    if known > COLUMNS:
+        raise HeaderTooLarge(f"{known} columns, the limit is {COLUMNS}", where="extra bytes")
+    for each, stored_as in fields:
+        if not each.unknown or known + each.width <= COLUMNS:
+            found += _extra_columns(each, stored_as)
+            known += each.width if each.unknown else 0
     return _each_name_once(found)
 
 
