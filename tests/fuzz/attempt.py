@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.answers import Labelled, check_answer, write_answer
+from models.answers import SAME, Labelled, answer_format, check_answer, write_answer
 from models.errors import InputError
 from models.io import CloudFile, open_cloud
 from models.labels import LabelMap, load_label_map
@@ -86,7 +86,7 @@ def attempt(data: bytes, fmt: str, case: int = 0) -> Outcome:
             done.append(_measured(lambda: _read(file.file, None), len(data)))  # type: ignore[arg-type]
         answered = case % ANSWERED == 0 and isinstance(done[0][0].error, type(None))
         if answered:
-            done.append(_measured(lambda: _answer(Path(file.name), fmt), len(data)))
+            done.append(_measured(lambda: _answer(Path(file.name), fmt, same=case % 2 == 0), len(data)))
     error = done[0][0].error
     nearest = max(done, key=lambda each: each[3] - each[4])
     return Outcome(
@@ -139,13 +139,15 @@ def _read(source: Path, fmt: str | None) -> int:
         return values
 
 
-def _answer(path: Path, fmt: str) -> int:
+def _answer(path: Path, fmt: str, same: bool) -> int:
+    """The answer in the format of the file, unchanged but for what is added, or as if asked for by its name."""
     label_map = _label_map()
     with open_cloud(path, fmt, max_points=MOST_POINTS) as file, tempfile.TemporaryFile() as out:
-        check_answer("same", file, label_map)
+        name = SAME if same else answer_format(SAME, file)
+        check_answer(name, file, label_map)
         cloud = file.cloud(extra=False)
         labels = np.arange(len(cloud), dtype=np.uint16) % len(label_map)
-        write_answer("same", Labelled(file, cloud, labels, np.full(len(cloud), 0.5, np.float32), label_map), out)
+        write_answer(name, Labelled(file, cloud, labels, np.full(len(cloud), 0.5, np.float32), label_map, same), out)
         return _values(file)
 
 

@@ -15,7 +15,7 @@ import laspy
 import lazrs  # type: ignore[import-untyped]
 import numpy as np
 from plyfile import PlyData, PlyElement
-from pypcd4 import Encoding, PointCloud
+from pypcd4.pypcd4 import Encoding, PointCloud
 
 from tests.pcd_files import KINDS, NUMBERS, Fields, cube, pcd, random_values
 from tests.sweep import sweep
