@@ -12,7 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import laspy
 import numpy as np
+import pypcd4
 from plyfile import PlyData
 
 with warnings.catch_warnings(action="ignore"):  # its build tools warn on import
@@ -29,8 +31,8 @@ POINTS = 1_000_000
 RUNS = 5
 VOXEL_SIZE_M = 0.05
 ABOUT = (
-    "Reading and voxelizing a million points on one thread against plyfile, numpy and spconv's voxelizer (files in the page cache, medians "
-    f"of {RUNS} interleaved runs; a ratio is the peer's time over ours), and over real sockets with one client what the service adds to "
+    "Reading and voxelizing a million points on one thread against plyfile, laspy, pypcd4, numpy and spconv's voxelizer (files in the page "
+    f"cache, medians of {RUNS} interleaved runs; a ratio is the peer's time over ours), and over real sockets with one client what the service adds to "
     "parsing, voxelizing and the net, and how soon it refuses bad input."
 )
 
@@ -141,6 +143,34 @@ def text_rows(folder: Path, xyz: np.ndarray, rgb: np.ndarray) -> list[Row]:
     return [row("xyz_text_1m_ms", ms["xyz_text_1m"], "ms"), *rows]
 
 
+def survey_rows(folder: Path, xyz: np.ndarray, rgb: np.ndarray) -> list[Row]:
+    """LAS, LAZ and PCD, as the service reads them: what a model may need of every point."""
+    las, laz, pcd, packed = (folder / f"scan.{name}" for name in ("las", "laz", "pcd", "packed.pcd"))
+    scan = laspy.create(point_format=3, file_version="1.2")
+    scan.header.scales, scan.header.offsets = [0.001] * 3, [500_000.0, 5_400_000.0, 0.0]
+    scan.x, scan.y, scan.z = (xyz + np.array([500_000.0, 5_400_000.0, 0.0])).T
+    scan.red, scan.green, scan.blue = 257 * rgb.T.astype(np.uint16)
+    scan.write(las)
+    scan.write(laz)
+    cloud = pypcd4.PointCloud.from_xyzi_points(np.column_stack([xyz, rgb[:, 0].astype(np.float32)]))
+    cloud.save(pcd, pypcd4.Encoding.BINARY)
+    cloud.save(packed, pypcd4.Encoding.BINARY_COMPRESSED)
+    for path in (las, laz):
+        np.testing.assert_array_equal(read_cloud(path).xyz, laspy.read(path).xyz)
+    for path in (pcd, packed):
+        np.testing.assert_array_equal(read_cloud(path).xyz, pypcd4.PointCloud.from_path(path).numpy(("x", "y", "z")))
+
+    def points_of(path: Path) -> object:
+        return laspy.read(path).xyz if path in (las, laz) else pypcd4.PointCloud.from_path(path).numpy()
+
+    paths = {"las_1m": las, "laz_1m": laz, "pcd_binary_1m": pcd, "pcd_compressed_1m": packed}
+    runs: dict[str, Callable[[], object]] = {name: partial(read_cloud, path, extra=False) for name, path in paths.items()}
+    ms = medians_ms(runs | {f"{name} peer": partial(points_of, path) for name, path in paths.items()})
+    most = {"las_1m": 150, "pcd_binary_1m": 30}
+    rows = [row(f"{name}_ms", ms[name], "ms", most=most.get(name)) for name in paths]
+    return rows + [row(f"{name}_vs_{'laspy' if 'la' in name else 'pypcd4'}", ms[f"{name} peer"] / ms[name], "x") for name in paths]
+
+
 def unique_voxels(xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The textbook version: np.unique over rows, then the mean of the points of each."""
     cells = np.floor((xyz - xyz.min(axis=0)) / np.float32(VOXEL_SIZE_M)).astype(np.int32)
@@ -190,6 +220,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows += reading_rows(Path(folder), xyz, rgb)
         rows += text_rows(Path(folder), xyz, rgb)
+        rows += survey_rows(Path(folder), xyz, rgb)
     rows += service_overhead.rows()
     report.write("io", ABOUT, rows)
 
