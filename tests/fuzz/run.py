@@ -180,10 +180,11 @@ def confirmed(fmt: str, seed: int, case: int, outcome: Outcome, data: Path | Non
 # --- the command
 
 
-def run(fmt: str, seed: int, cases: int, data: Path | None) -> State:
+def run(fmt: str, seed: int, cases: int, data: Path | None, code: str) -> State:
+    """The cases of a format up to a number. code: the commit of what was loaded when the process began."""
     state = load(fmt, seed, corpus_digest(fmt, data))
     if state.done < cases:
-        state.commits.setdefault(commit(), state.done)
+        state.commits.setdefault(code, state.done)
     while state.done < cases:
         for case, outcome in outcomes(fmt, seed, range(state.done, min(cases, state.done - state.done % BATCH + BATCH)), data):
             final = confirmed(fmt, seed, case, outcome, data)
@@ -226,9 +227,9 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="write docs/results/fuzz.md from what was run")
     options = parser.parse_args()
     data = Path(os.environ["FIP_DATA"]).resolve() if os.environ.get("FIP_DATA") else None
-    failed = 0
+    failed, code = 0, commit()
     for fmt in SEEDS if options.format == "all" else [options.format] if options.format else []:
-        failed += bool(run(fmt, options.seed, options.cases, data).failures)
+        failed += bool(run(fmt, options.seed, options.cases, data, code).failures)
     if options.report:
         from tests.fuzz.report import write_report
 
