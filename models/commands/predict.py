@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 ANSWER_NAMES = ("same", "ply", "pcd", "las", "laz", "xyz", "pts", "csv", "npy", "npz", "label", "lidarseg", "raw", "json")  # of predict_out
+TASK_HELP = "What to do.  [default: what the model does; where none is named, segment if answers are to be written, else classify]"
 EXAMPLES = """\b
 Examples:
   fip predict chair.ply                                 what is it?
   fip predict --task segment street.las                 what is in it, by points?
-  fip predict --task segment -o labelled.las street.las
-  fip predict --task segment scans labelled --format same
-  fip predict --task segment scans labelled --format same --resume
+  fip predict street.las -o labelled.las                every point with its class
+  fip predict scans labelled --format same              the same for a folder and all in it
+  fip predict scans labelled --format same --resume     go on where that was stopped
 """
 
 
@@ -34,7 +35,7 @@ Examples:
     metavar="NAME|DIR",
     help="NAME, NAME:VERSION, NAME@ALIAS or a folder.  [default: the bundled one of the task]",
 )
-@click.option("--task", type=click.Choice(["classify", "segment"]), help="What to do.  [default: what the model does, else classify]")
+@click.option("--task", type=click.Choice(["classify", "segment"]), help=TASK_HELP)
 @registry_option
 @click.option("--up", type=click.Choice(["x", "y", "z"]), help="The file's up axis, where it is not the model's.")
 @click.option("--unit", metavar="UNIT", help="Unit of the coordinates (m, cm, mm, ...), for models that work in metres.")
@@ -94,10 +95,13 @@ def predict(
     named = ctx.get_parameter_source("model") == click.core.ParameterSource.COMMANDLINE
     options = Options(up, unit, input_format, top, tile_size(tile_voxels, tile_halo))
 
-    def load() -> tuple["Predictor", "Row"]:
-        return load_model(model, registry, _device(device), engine, precision or "fp32", task=task, named=named)
-
     job = folder_job(files, out, fmt, input_format, resume=resume, force=force)
+    written = out is not None if job is None else job.out is not None
+
+    def load() -> tuple["Predictor", "Row"]:
+        wanted = "segment" if task is None and written and not (named and model) else task
+        return load_model(model, registry, _device(device), engine, precision or "fp32", task=wanted, named=named)
+
     if job is not None:
         return label_folder(job, load, options, as_json=as_json)
     return label_files(files, out, fmt, load, options, force=force, as_json=as_json)

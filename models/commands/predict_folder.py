@@ -104,7 +104,7 @@ class Run:
                     self._file(name)
                 for name, error in self.walk.unreadable:
                     self._failed(name, FileError(f"the folder cannot be listed: {error.strerror}"))
-        except (CannotWrite, KeyboardInterrupt):
+        except (click.ClickException, KeyboardInterrupt):
             self._tell()
             if self.writer is not None:
                 click.echo("stopped; with --resume the same command goes on from here", err=True)

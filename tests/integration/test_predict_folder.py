@@ -416,10 +416,14 @@ def test_links_are_followed_once_and_loops_end(use: list[str], scans: Path, out:
     (scans / ".git").mkdir()
     save_cloud(scans / ".git" / "g.bin", 60)
     os.mkfifo(scans / "pipe.ply")
+    os.mkfifo(scans / "pipe.csv")  # of which one would have to look at what is in it
+    (scans / "notes.txt").write_text("not a cloud\n" * 9)
     assert run([*use, str(scans), str(out), "--format", "same", "--json"]) == 3
     found = summary(capsys.readouterr().out)
+    assert (found["labelled"], found["passed_over"]) == (6, 1)
     assert files_of(out) == ANSWERS | {"0 elsewhere/f.label"}
     assert {Path(each["file"]).name: each["detail"] for each in found["failures"]} == {
+        "pipe.csv": "not a regular file",
         "pipe.ply": "not a regular file",
         "self.ply": "cannot be opened: Too many levels of symbolic links",
     }
@@ -527,7 +531,7 @@ def test_the_zoo(data_dir: Path, out: Path, capsys: Capture, monkeypatch: pytest
     monkeypatch.delenv("FIP_MODEL", raising=False)
     if not (BUNDLED / "lidar19").is_dir():
         pytest.skip("lidar19 is not bundled here")
-    asked = ["predict", "--task", "segment", "--json", str(data_dir / "ply-zoo"), str(out), "--format", "same"]
+    asked = ["predict", "--json", str(data_dir / "ply-zoo"), str(out), "--format", "same"]
     assert run(asked) == 3
     found = summary(capsys.readouterr().out)
     assert {Path(each["file"]).name: each["code"] for each in found["failures"]} == {
@@ -546,7 +550,7 @@ def test_scans_of_kitti(data_dir: Path, out: Path, capsys: Capture, monkeypatch:
     if not (BUNDLED / "lidar19").is_dir():
         pytest.skip("lidar19 is not bundled here")
     sequences = data_dir / "semantickitti" / "sequences"
-    assert run(["predict", "--task", "segment", "--json", str(sequences), str(out), "--format", "same"]) == 0
+    assert run(["predict", "--json", str(sequences), str(out), "--format", "same"]) == 0
     found = summary(capsys.readouterr().out)
     scans = {path.relative_to(sequences): path for path in sequences.rglob("*.bin")}
     assert files_of(out) == {name.with_suffix(".label").as_posix() for name in scans}

@@ -289,13 +289,14 @@ def model_of(arguments: list[str], capsys: Capture) -> str:
     return json.loads(capsys.readouterr().out)["model"]["name"]
 
 
-def test_the_task_chooses_the_model(registry: Path, street: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_chooses_the_model(registry: Path, street: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FIP_MODEL", raising=False)
     common = ["--registry", str(registry), str(street)]
     segmenter = "lidar19" if (BUNDLED / "lidar19").is_dir() else "streets"
     assert model_of(common, capsys) == "modelnet40"
     assert model_of([*common, "--task", "classify"], capsys) == "modelnet40"
     assert model_of([*common, "--task", "segment"], capsys) == segmenter
+    assert model_of([*common, "--out", str(tmp_path / "x.ply")], capsys) == segmenter
     assert model_of([*common, "--task", "segment", "--model", "streets"], capsys) == "streets"
     assert model_of([*common, "--task", "segment", "--model", str(registry / "streets" / "1")], capsys) == "streets"
     assert run(["predict", *common, "--task", "segment", "--model", "tiny"]) == 4
@@ -303,13 +304,16 @@ def test_the_task_chooses_the_model(registry: Path, street: Path, capsys: Captur
 
 
 def test_a_model_of_the_environment_is_the_default_of_its_own_task(
-    registry: Path, street: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    registry: Path, street: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["--registry", str(registry), str(street)]
     monkeypatch.setenv("FIP_MODEL", "streets")
     assert model_of(common, capsys) == "streets"
     assert model_of([*common, "--task", "segment"], capsys) == "streets"
     assert model_of([*common, "--task", "classify"], capsys) == "modelnet40"
+    monkeypatch.setenv("FIP_MODEL", "tiny")
+    assert model_of(common, capsys) == "tiny"
+    assert model_of([*common, "--format", "raw", "-o", str(tmp_path)], capsys) not in ("tiny", "modelnet40")
 
 
 def test_filled_features_are_told(use: list[str], tmp_path: Path, capsys: Capture) -> None:
