@@ -1,5 +1,6 @@
-"""Made-up shapes and 2D weights to train on in seconds, and real ModelNet40 clouds to judge on."""
+"""Made-up shapes and 2D weights to train on in seconds, real ModelNet40 clouds to judge on, and made-up streets to label."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ from safetensors.torch import save_file
 from models.manifest import NetworkSpec
 from models.zoo import build
 from tests import stored_modelnet40
+from tests.predicting import CLOUDS, save_cloud
 from tests.training_runs import fitted
+from tests.untrained_segmenter import save_segmenter
 from training.datasets import LabelledClouds
 
 
@@ -65,3 +68,35 @@ def whole(data: Path, image_file: Path, tmp_path_factory: pytest.TempPathFactory
 def modelnet(data_dir: Path) -> Callable[[str, Callable[[np.ndarray], np.ndarray]], LabelledClouds]:
     """Clouds of a split, `train` or `test`: those rows that a function picks from the labels (D,)."""
     return partial(stored_modelnet40.read, data_dir)
+
+
+@pytest.fixture(scope="session")
+def registry(tiny_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The classifier `tiny` and two untrained segmenters, `streets` and `roads`."""
+    registry = tmp_path_factory.mktemp("models")
+    shutil.copytree(tiny_registry / "tiny", registry / "tiny")
+    save_segmenter(registry / "streets" / "1", "streets")
+    save_segmenter(registry / "roads" / "1", "roads", seed=1)
+    return registry
+
+
+@pytest.fixture
+def use(registry: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """`fip predict` with `streets`."""
+    for name in ("FIP_MODEL", "FIP_TILE_VOXELS", "FIP_TILE_HALO"):
+        monkeypatch.delenv(name, raising=False)
+    return ["predict", "--registry", str(registry), "--model", "streets"]
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Clouds of five formats in three folders."""
+    for seed, (name, points) in enumerate(CLOUDS.items()):
+        save_cloud(tmp_path / "scans" / name, points, seed)
+    return tmp_path / "scans"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where answers go; it does not exist yet."""
+    return tmp_path / "out"
