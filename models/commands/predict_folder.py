@@ -77,6 +77,12 @@ def in_use(job: Job) -> click.BadParameter:
     return refused(f"another run is writing to {shown(job.out or '')} just now", OUT)
 
 
+class Unexpected(InputError):
+    """A file that something went wrong with that nobody foresaw."""
+
+    code = "unexpected"
+
+
 @dataclass
 class Run:
     """The files of a job, one after the other. left: what is to do, `count` files of it; rows go to stdout, all else to stderr."""
@@ -130,6 +136,11 @@ class Run:
                     self.writer.done(name, self.left.done(name, target, before, answered.points, answered.counts))
         except InputError as error:
             self._failed(name, error)
+            return
+        except click.ClickException:
+            raise
+        except Exception as error:  # a defect of ours, or too little memory, may not cost the thousands of files that follow
+            self._failed(name, Unexpected(f"{type(error).__name__}: {error}"))
             return
         self.report.add_answer(answered)
         self._row(answered.row, answered.text)

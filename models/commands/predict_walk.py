@@ -47,7 +47,7 @@ class Walk:
                     self.passed_over += not is_folder
                 elif is_folder:
                     (behind_links if link else below).append(path)
-                elif is_cloud(entry):
+                elif is_cloud_file(entry.path):
                     yield path
                 else:
                     self.passed_over += 1
@@ -64,11 +64,6 @@ class Walk:
             listed = sorted(entries, key=lambda entry: entry.name)
         self.folders.add(found)
         return listed
-
-
-def is_cloud(entry: os.DirEntry[str]) -> bool:
-    """As `is_cloud_file`, which would wait for ever to see what comes out of a pipe."""
-    return entry.name.lower().endswith(ENDINGS) and (not os.path.isfile(entry.path) or is_cloud_file(entry.path))  # noqa: PTH113
 
 
 def identity(path: Path) -> Identity | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from models.errors import NoPoints, UnsupportedFormat, nearest
 from models.io.columns import PLAIN_SPLAT, cloud_of
+from models.io.e57 import read_e57
 from models.io.las import read_las
 from models.io.npy import read_npy
 from models.io.npz import read_npz
@@ -28,7 +29,6 @@ from models.io.text import guess_text, read_text
 from models.pointcloud import PointCloud
 
 NOT_READ = {  # what is often sent all the same, by its first bytes
-    b"ASTM-E57": "E57 is not read; convert the file to PLY",
     b"\x1f\x8b": f"a gzip archive: unpack it first; a compressed Gaussian splat (SPZ): {PLAIN_SPLAT}",
     b"NGSP": f"a compressed Gaussian splat (SPZ): {PLAIN_SPLAT}",
     b"<": "a page or XML document, not a cloud",
@@ -55,6 +55,7 @@ FORMATS: dict[str, Format] = {
     "npz": Format(read_npz, (".npz",), ("application/x-npz",), (b"PK\x03\x04",)),
     "pcd": Format(read_pcd, (".pcd",), ("application/pcd", "application/x-pcd"), (b"# .PCD", b"#.PCD", b"VERSION ", b"FIELDS ")),
     "las": Format(read_las, (".las", ".laz"), ("application/vnd.las", "application/vnd.laszip", "application/vnd.laszip+las"), (b"LASF",)),
+    "e57": Format(read_e57, (".e57",), ("model/e57",), (b"ASTM-E57",)),
     "nuscenes": Format(read_nuscenes, (".pcd.bin",), ("application/x-nuscenes",)),
     "xyz": Format(read_text, (".xyz", ".txt", ".asc", ".xyzrgb", ".xyzn", ".xyzi"), ("text/plain",)),
     "pts": Format(read_text, (".pts",), ()),
@@ -71,11 +72,13 @@ POSE_ROWS = 4  # text of so few rows of numbers is a matrix
 def is_cloud_file(path: str | bytes) -> bool:
     """Whether a file in a folder is meant to be a cloud: by its ending, and with a shared one, if its first lines are rows of numbers.
 
-    True of a file that cannot be opened: who reads it says so.
+    True of what cannot be opened or is no file: who reads it says so.
     """
     name = os.path.basename(os.fsencode(path)).lower()  # noqa: PTH119 - names that are not text stay bytes
     if not name.endswith(SHARED_ENDINGS):
         return name.endswith(ENDINGS)
+    if not os.path.isfile(path):  # noqa: PTH113 - as above; to open a pipe would wait for a writer
+        return True
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - as above
             head = file.read(HEAD_BYTES + 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.cli import run
-from models.io import read_cloud
+from models.io import FORMATS, Format, read_cloud
 from models.labels import load_label_map
 from models.predictor import Predictor
 from models.registry.catalogue import BUNDLED
@@ -204,3 +204,19 @@ def test_scans_of_kitti(data_dir: Path, out: Path, capsys: Capture, monkeypatch:
         answer = STREETS.classes_of(np.fromfile((out / name).with_suffix(".label"), "<u4"))
         right, total = right + int((truth == answer)[truth >= 0].sum()), total + int((truth >= 0).sum())
     assert right / total > 0.8
+
+
+def test_a_defect_of_ours_does_not_cost_the_other_files(
+    use: list[str], scans: Path, out: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(source: object) -> object:
+        return 1 // 0
+
+    monkeypatch.setitem(FORMATS, "off", Format(broken, (".off",), ()))
+    (scans / "aaa.off").write_text("OFF\n")
+    assert run([*use, "--json", str(scans), str(out), "--format", "ply"]) == 3
+    said = capsys.readouterr()
+    last = summary(said.out)
+    assert [(each["code"], Path(each["file"]).name) for each in last["failures"]] == [("unexpected", "aaa.off")]
+    assert last["labelled"] == 5
+    assert "ZeroDivisionError" in said.err

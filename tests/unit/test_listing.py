@@ -71,8 +71,9 @@ def test_endings_that_are_shared_are_clouds_where_they_read_as_such(tmp_path: Pa
     others = {"readme.txt": "Scanned in May.\n" * 9, "split.csv": "file,part\na,train\n", "pose.txt": "1 0 0 0\n" * 4, "empty.txt": ""}
     for name, text in {"cloud.txt": rows, "cloud.csv": "x,y,z\n" + rows.replace(" ", ","), "cloud.asc": rows, **others}.items():
         (tmp_path / "a" / name).write_text(text)
+    os.mkfifo(tmp_path / "b" / "pipe.txt")  # never opened: that would wait for a writer
     listing = list_folder(tmp_path)
-    assert [path for path, *_ in table(listing)] == ["a/cloud.asc", "a/cloud.csv", "a/cloud.txt", "a/scan.ply", "b/scan.ply"]
+    assert [path for path, *_ in table(listing)] == ["a/cloud.asc", "a/cloud.csv", "a/cloud.txt", "a/scan.ply", "b/pipe.txt", "b/scan.ply"]
     assert listing.ignored == {".txt": 3, ".csv": 1}
 
 
