@@ -14,8 +14,9 @@ from pathlib import Path
 
 import laspy
 import numpy as np
-import pypcd4
 from plyfile import PlyData
+from pypcd4.pypcd4 import Encoding
+from pypcd4.pypcd4 import PointCloud as Pypcd4
 
 with warnings.catch_warnings(action="ignore"):  # its build tools warn on import
     from spconv.utils import Point2VoxelCPU3d, tv
@@ -32,8 +33,8 @@ RUNS = 5
 VOXEL_SIZE_M = 0.05
 ABOUT = (
     "Reading and voxelizing a million points on one thread against plyfile, laspy, pypcd4, numpy and spconv's voxelizer (files in the page "
-    f"cache, medians of {RUNS} interleaved runs; a ratio is the peer's time over ours), and over real sockets with one client what the service adds to "
-    "parsing, voxelizing and the net, and how soon it refuses bad input."
+    f"cache, medians of {RUNS} interleaved runs; a ratio is the peer's time over ours), and over real sockets with one client what the "
+    "service adds to parsing, voxelizing and the net, and how soon it refuses bad input."
 )
 
 
@@ -152,16 +153,16 @@ def survey_rows(folder: Path, xyz: np.ndarray, rgb: np.ndarray) -> list[Row]:
     scan.red, scan.green, scan.blue = 257 * rgb.T.astype(np.uint16)
     scan.write(las)
     scan.write(laz)
-    cloud = pypcd4.PointCloud.from_xyzi_points(np.column_stack([xyz, rgb[:, 0].astype(np.float32)]))
-    cloud.save(pcd, pypcd4.Encoding.BINARY)
-    cloud.save(packed, pypcd4.Encoding.BINARY_COMPRESSED)
+    cloud = Pypcd4.from_xyzi_points(np.column_stack([xyz, rgb[:, 0].astype(np.float32)]))
+    cloud.save(pcd, Encoding.BINARY)
+    cloud.save(packed, Encoding.BINARY_COMPRESSED)
     for path in (las, laz):
         np.testing.assert_array_equal(read_cloud(path).xyz, laspy.read(path).xyz)
     for path in (pcd, packed):
-        np.testing.assert_array_equal(read_cloud(path).xyz, pypcd4.PointCloud.from_path(path).numpy(("x", "y", "z")))
+        np.testing.assert_array_equal(read_cloud(path).xyz, Pypcd4.from_path(path).numpy(("x", "y", "z")))
 
     def points_of(path: Path) -> object:
-        return laspy.read(path).xyz if path in (las, laz) else pypcd4.PointCloud.from_path(path).numpy()
+        return laspy.read(path).xyz if path in (las, laz) else Pypcd4.from_path(path).numpy()
 
     paths = {"las_1m": las, "laz_1m": laz, "pcd_binary_1m": pcd, "pcd_compressed_1m": packed}
     runs: dict[str, Callable[[], object]] = {name: partial(read_cloud, path, extra=False) for name, path in paths.items()}
