@@ -29,6 +29,7 @@ TIMES_DECODED = 4
 MOST_POINTS = 1_000_000  # what a caller admits, as the service does
 ANSWERED = 5  # every so manieth case, if it can be read, is answered, too
 
+os.environ["RUST_BACKTRACE"] = "0"  # to say where it was, a panic of lazrs would take 50 MB, once
 _LIBC = ctypes.CDLL(None)
 
 
