@@ -104,12 +104,14 @@ class _Child:
         self._process, self._errors = process, errors
         assert process.stdout is not None
         self._pipe = process.stdout.fileno()
+        self._ready = select.poll()  # select.select knows only the first 1,024 files of a process
+        self._ready.register(self._pipe, select.POLLIN)
 
     def take(self, size: int, *, whole: bool = True) -> bytes:
         """So many bytes, or fewer at the end where that is allowed. Raises: FileError (what was wrong with the file)."""
         found = bytearray()
         while len(found) < size:
-            if not select.select([self._pipe], [], [], SILENCE_S)[0]:
+            if not self._ready.poll(SILENCE_S * 1000):
                 raise BadBody(f"nothing was read of it in {SILENCE_S} s")
             piece = os.read(self._pipe, size - len(found))
             if not piece:
