@@ -27,6 +27,7 @@ SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 INVALID = ("cartesianInvalidState", "sphericalInvalidState")  # of a point: 0 where its coordinates mean something
 NAMES = {"colorRed": "red", "colorGreen": "green", "colorBlue": "blue"}
 OWN = ("x", "y", "z", "scan_index")  # columns that are no fields
+BUFFERS = dict.fromkeys(("<u4", "<i4", "<i8"), "q")  # pye57 knows C's int not at all, and takes its long for 32 bits
 
 try:
     import numpy as np
@@ -76,7 +77,7 @@ class Scan:
     def blocks(self, names: list[str]) -> Iterator[dict[str, Column]]:
         """Some fields of the points that have coordinates, a block at a time."""
         wanted = dict.fromkeys([*names, *([self.invalid] if self.invalid else [])])
-        arrays = {name: np.empty(BLOCK_ROWS, self.fields[name]) for name in wanted}
+        arrays = {name: np.empty(BLOCK_ROWS, BUFFERS.get(self.fields[name], self.fields[name])) for name in wanted}
         buffers = libe57.VectorSourceDestBuffer()
         for name, array in arrays.items():
             buffers.append(libe57.SourceDestBuffer(self.image, name, array, BLOCK_ROWS, True, True))

@@ -166,6 +166,21 @@ def test_spheres_and_scaled_numbers(tmp_path):
     assert cloud.rgb[:, 2].tolist() == [255] * n
 
 
+WIDE = [(0, 1), (-128, 127), (0, 65535), (0, (1 << 32) - 1), (-(1 << 31), (1 << 31) - 1), (-5, 1 << 33), (-(1 << 63), (1 << 63) - 1)]
+
+
+@pytest.mark.parametrize(("low", "high"), WIDE)
+def test_whole_numbers_of_any_width(tmp_path, low, high):
+    """The widest ones are what a writer declares who declares nothing."""
+    values = np.array([low, high, 0, 1, high // 3], np.longlong)
+    double = lambda image: libe57.FloatNode(image, 0.0, libe57.E57_DOUBLE)  # noqa: E731
+    fields = {f"cartesian{axis}": (double, np.arange(5.0)) for axis in "XYZ"}
+    fields["rowIndex"] = (lambda image: libe57.IntegerNode(image, 0, low, high), values)
+    found = read_cloud(custom(tmp_path / "a.e57", fields)).extra["rowIndex"]
+    np.testing.assert_array_equal(found, values)
+    assert (np.iinfo(found.dtype).min <= low) & (np.iinfo(found.dtype).max >= high)
+
+
 def test_without_coordinates(tmp_path):
     double = lambda image: libe57.FloatNode(image, 0.0, libe57.E57_DOUBLE)  # noqa: E731
     path = custom(tmp_path / "a.e57", {"cartesianX": (double, np.zeros(5)), "cartesianY": (double, np.zeros(5))})
