@@ -41,6 +41,7 @@ format: $(VENV)/.installed-dev  ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix .
 
 fuzz: $(VENV)/.installed-dev  ## damaged files of every format, 100,000 each (hours; goes on where it stopped; FIP_DATA: real ones too)
+	$(BIN)/python -m tests.fuzz.e57_library
 	$(BIN)/python -m tests.fuzz.run all --report $(ARGS)
 
 bench: $(BENCHES:%=bench-%)  ## every benchmark; each writes build/bench/NAME.json

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from tests.fuzz.e57 import XML_WORDS, damage_e57
 from tests.fuzz.seeds import real_seeds, seeds_of, zipped
 
 MOST_BYTES = 256 << 10  # of a damaged file
 HEAD = 400  # where headers are, to which half of all damage goes
-TEXTS = ("off", "xyz", "pts", "csv")
+TEXTS = ("off", "xyz", "pts", "csv", "e57")
 NUMBERS = (
     *(b"0 1 -1 2 3 127 128 255 256 257 65535 65536 2147483647 2147483648 4294967295 4294967296 -2147483649".split()),
     *(b"9007199254740993 9223372036854775807 9223372036854775808 18446744073709551615 1000000000 999999999999999999".split()),
@@ -73,7 +74,7 @@ WORDS: dict[str, tuple[bytes, ...]] = {
     ),
     "xyz": tuple(b'x y z r g b X Y Z red intensity nan # // % name "a b" nx'.split()),
 }
-WORDS |= {"npz": WORDS["npy"], "pts": WORDS["xyz"], "csv": WORDS["xyz"]}
+WORDS |= {"e57": XML_WORDS, "npz": WORDS["npy"], "pts": WORDS["xyz"], "csv": WORDS["xyz"]}
 
 Damage = Callable[[bytearray, Random, str], None]
 
@@ -87,6 +88,8 @@ def case_bytes(fmt: str, seed: int, case: int, data: Path | None = None) -> byte
     start = rng.choice(seeds)
     if fmt == "npz" and rng.random() < 0.6:
         return _within_zip(start, rng)
+    if fmt == "e57":
+        return damage_e57(start, rng, lambda data, kind: damaged(data, rng, kind, (data,)))
     return damaged(start, rng, fmt, seeds)
 
 

@@ -24,6 +24,9 @@ kept in [found](../../tests/fuzz/found), and `tests/unit/test_fuzz_found.py` rep
 |-|-|-|-|-|-|-|-|-|-|-|
 """
 NOTE = """
+e57: two processes are started for each file, which takes most of the time; so fewer cases went through the door. e57-library: the same
+cases as what such a process does with a file, forked for each ([e57_library.py](../../tests/fuzz/e57_library.py)).
+
 Refused: the codes of the errors. Slowest: wall time of a step, on a machine that did other things too. Code: the commits that ran the
 cases, each from the case given on; `+` where files of models/io or models/answers had changes that were not in it.
 """
@@ -31,7 +34,7 @@ cases, each from the case given on; `+` where files of models/io or models/answe
 
 def write_report(states: Path, page: Path) -> None:
     """From the states of all formats that were run."""
-    paths = [states / f"{fmt}.json" for fmt in SEEDS]
+    paths = [states / f"{fmt}.json" for fmt in (*SEEDS, "e57-library")]
     rows = [_row(json.loads(path.read_text())) for path in paths if path.exists()]
     page.write_text(ABOUT + "\n".join(rows) + "\n" + NOTE, encoding="utf-8")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from tests.fuzz.attempt import Outcome, attempt
 from tests.fuzz.mutate import case_bytes, corpus_digest
-from tests.fuzz.seeds import SEEDS
+from tests.fuzz.seeds import SEEDS, seeds_of
 
 ROOT = Path(__file__).parents[2]
 STATES, FOUND, REPORT = ROOT / "build" / "fuzz", ROOT / "tests" / "fuzz" / "found", ROOT / "docs" / "results" / "fuzz.md"
@@ -229,6 +229,9 @@ def main() -> int:
     data = Path(os.environ["FIP_DATA"]).resolve() if os.environ.get("FIP_DATA") else None
     failed, code = 0, commit()
     for fmt in SEEDS if options.format == "all" else [options.format] if options.format else []:
+        if not seeds_of(fmt):
+            print(f"{fmt}: not run, pye57 is not installed")
+            continue
         failed += bool(run(fmt, options.seed, options.cases, data, code).failures)
     if options.report:
         from tests.fuzz.report import write_report

@@ -17,6 +17,7 @@ import numpy as np
 from plyfile import PlyData, PlyElement
 from pypcd4.pypcd4 import Encoding, PointCloud
 
+from tests.fuzz.e57 import seeds as e57_seeds
 from tests.pcd_files import KINDS, NUMBERS, Fields, cube, pcd, random_values
 from tests.sweep import sweep
 
@@ -311,6 +312,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "xyz": xyz_seeds,
     "pts": pts_seeds,
     "csv": csv_seeds,
+    "e57": e57_seeds,
 }
 
 
