@@ -27,7 +27,8 @@ NOTE = """
 e57: two processes are started for each file, which takes most of the time; so fewer cases went through the door. e57-library: the same
 cases as what such a process does with a file, forked for each ([e57_library.py](../../tests/fuzz/e57_library.py)).
 
-Refused: the codes of the errors. Slowest: wall time of a step, on a machine that did other things too. Code: the commits that ran the
+Refused: the codes of the errors. Slowest: wall time of a step, the best of three where it was above
+0.25 s, on a machine that did other things too. Code: the commits that ran the
 cases, each from the case given on; `+` where files of models/io or models/answers had changes that were not in it.
 """
 

@@ -6,8 +6,8 @@
 
 Case i of a format and a seed is always the same file (`mutate`). Cases run in child processes of a thousand each, which say through a
 pipe which case they begin, so that one that dies or hangs is known by its number. What every thousand came to is kept in
-build/fuzz/FORMAT.json. A case over a limit is run three times more, each time in a process of its own, and the best of these counts:
-the machine may be busy. The first three failures of a kind are kept under tests/fuzz/found, where a unit test repeats them.
+build/fuzz/FORMAT.json. A case over a limit, or above a quarter of a second, is run three times more, each time in a process of its own, and
+the best of these counts: the machine may be busy. The first three failures of a kind are kept under tests/fuzz/found, where a unit test repeats them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tests.fuzz.attempt import Outcome, attempt
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 STATES, FOUND, REPORT = ROOT / "build" / "fuzz", ROOT / "tests" / "fuzz" / "found", ROOT / "docs" / "results" / "fuzz.md"
 BATCH = 1000
 HANG_S = 30  # of silence, after which a child is ended
-AGAIN = 3
+LONG_S, AGAIN = 0.25, 3
 KEPT_BYTES = 64 << 10  # of a file that is kept with its number
 
 
@@ -164,8 +164,8 @@ def _child(fmt: str, seed: int, cases: list[int], data: Path | None) -> tuple[in
 
 
 def confirmed(fmt: str, seed: int, case: int, outcome: Outcome, data: Path | None) -> Outcome:
-    """The outcome of a case, repeated where it was over a limit; if it still is, that is a failure."""
-    if outcome.failure or not (outcome.is_slow or outcome.is_large):
+    """The outcome of a case, repeated where it was over a limit or slow; if it still is over a limit, that is a failure."""
+    if outcome.failure or not (outcome.seconds > LONG_S or outcome.is_large):
         return outcome
     again = [next(iter(outcomes(fmt, seed, [case], data)))[1] for _ in range(AGAIN)]
     if failed := next((each for each in again if each.failure), None):
@@ -174,7 +174,7 @@ def confirmed(fmt: str, seed: int, case: int, outcome: Outcome, data: Path | Non
     seconds, memory = min(each.seconds for each in again), min(each.memory for each in again)
     best = Outcome(found.refused, seconds, min(each.cpu_seconds for each in again), memory, found.limit, found.answered)
     said = f"{seconds:.2f} s" if best.is_slow else f"{memory >> 20} MB, the limit is {best.limit >> 20} MB" if best.is_large else ""
-    return Outcome(best.refused, seconds, best.cpu_seconds, memory, best.limit, best.answered, said)
+    return replace(best, failure=said)
 
 
 # --- the command
