@@ -163,6 +163,7 @@ def _values(file: CloudFile) -> int:
     return file.records.count * (len(file.records.names) + 5)
 
 
+@cache
 def _label_map() -> LabelMap:
     return load_label_map("semantickitti19")
 
