@@ -12,6 +12,7 @@ from pathlib import Path
 
 import laspy
 import numpy as np
+import pye57
 import pytest
 
 from models.answers import SAME, Labelled, check_answer, write_answer
@@ -34,7 +35,6 @@ from models.io.source import opened
 from models.labels import load_label_map
 from tests.in_memory import guessed
 
-pye57 = pytest.importorskip("pye57", reason="the extra e57 is not installed")
 libe57 = pye57.libe57
 
 ROTATION, SHIFT = np.array([0.5, 0.5, 0.5, 0.5]), np.array([456000.25, 5432000.5, -7.0])  # UTM
