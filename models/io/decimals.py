@@ -152,16 +152,18 @@ def _regular(block: _Block, row: int, first: _Numbers) -> Doubles | None:
     """Lines that all have the same marks, as programs write them. row: how many of a line; first: the numbers (C,) of the first line."""
     marks, columns = block.marks, len(first.ends)
     rows = (len(marks) - 1) // row
-    second = set(range(1, row + 1)).difference(*(each.tolist() for each in (first.dots, first.stops, first.ends)))
+    blank = np.ones(row + 1, np.bool_)
+    blank[np.concatenate([[0], first.dots, first.stops, first.ends])] = False
+    second = np.flatnonzero(blank)
     layouts = 2 * first.raised + first.dotted  # (C,)
-    if not second and (layouts == layouts[0]).all():  # all columns alike: their numbers are read one after another
+    if not len(second) and (layouts == layouts[0]).all():  # all columns alike: their numbers are read one after another
         starts, dots, stops, ends = (marks[each[0] :: row // columns][: rows * columns] for each in first.places)
         found = _values(block, starts + 1, dots, stops, ends, layouts[0] & 1, layouts[0] >> 1)
         return found[0].reshape(rows, columns) if found is not None and found[1] == block.signs else None
     grid = np.empty((row + 1, rows), np.int64)  # the marks of every line, after the one before it
     grid[1:] = marks[1:].reshape(rows, row).T
     grid[0] = marks[:-1:row]
-    if any((grid[mark] - grid[mark - 1] != 1).any() for mark in second):  # a second blank that ends a number in another line
+    if (grid[second] - grid[second - 1] != 1).any():  # a second blank that ends a number in another line
         return None
     table = np.empty((rows, columns))
     signs = 0
