@@ -7,12 +7,13 @@ from pathlib import Path
 
 import laspy
 import numpy as np
+import pytest
 from plyfile import PlyData
 from pypcd4.pypcd4 import PointCloud
 
 from tests.round_trip import ADDED
 from tests.sweep import sweep
-from tests.third_party import Columns, columns_of, in_metres, las_of, packed_colour, pcd_of, ply_of, text_of
+from tests.third_party import UTM, Columns, columns_of, in_metres, las_of, packed_colour, pcd_of, ply_of, text_of
 
 COLOUR = ("red", "green", "blue")
 Input = Callable[[Path], tuple[Path, Columns]]  # into a folder: the file and its columns
@@ -86,6 +87,23 @@ def _pts(folder: Path) -> tuple[Path, Columns]:
     return text_of(folder / "a.pts", found, "%.17g", " ", f"{len(found['x'])}\n"), found
 
 
+def _e57(folder: Path) -> tuple[Path, Columns]:
+    """Two scans by pye57, at their places."""
+    pye57 = pytest.importorskip("pye57", reason="the extra e57 is not installed")
+    scans = []
+    with pye57.E57(str(folder / "a.e57"), "w") as file:
+        for seed in (0, 1):
+            found = in_metres(columns_of(300, seed))
+            raw = {f"cartesian{axis.upper()}": found[axis].astype("f8") for axis in "xyz"}
+            raw |= {f"color{name.title()}": found[name] for name in COLOUR} | {"intensity": found["intensity"].astype("f4")}
+            file.write_scan_raw(raw, translation=UTM + 40 * seed)
+            scans.append({name: found[name] for name in COLOUR} | {"scan_index": np.full(300, seed, "u2"), "intensity": raw["intensity"]})
+    with pye57.E57(str(folder / "a.e57")) as file:
+        placed = [file.read_scan(number, ignore_missing_fields=True) for number in range(2)]
+    axes = {axis: np.concatenate([each[f"cartesian{axis.upper()}"] for each in placed]) for axis in "xyz"}
+    return folder / "a.e57", axes | {name: np.concatenate([each[name] for each in scans]) for name in scans[0]}
+
+
 NAMES = list(columns_of())
 INPUTS: dict[str, Input] = {
     "ply": _ply,
@@ -103,6 +121,7 @@ INPUTS: dict[str, Input] = {
     "xyz": _text("a.xyz", " ", "//" + " ".join(NAMES) + "\n"),
     "pts": _pts,
     "csv": _text("a.csv", ",", ",".join(NAMES) + "\n"),
+    "e57": _e57,
 }
 
 

@@ -87,7 +87,8 @@ def test_las_as_laz_and_back_keeps_the_stored_integers(tmp_path: Path, source: s
         np.testing.assert_array_equal(new.points.array[name], old.points.array[name])
 
 
-def test_a_mesh_has_no_answer_of_its_own_kind(tmp_path: Path) -> None:
-    before, _ = INPUTS["off"](tmp_path)
+@pytest.mark.parametrize("source", ["off", "e57"])
+def test_meshes_and_e57_have_no_answer_of_their_own_kind(tmp_path: Path, source: str) -> None:
+    before, _ = INPUTS[source](tmp_path)
     with pytest.raises(BadOption, match="ask for another format"):
-        answer_file(before, tmp_path / "after.off", "same", KITTI)
+        answer_file(before, tmp_path / "after", "same", KITTI)
