@@ -6,9 +6,9 @@
 
 Case i of a format and a seed is always the same file (`mutate`). Cases run in child processes of a thousand each, which say through a
 pipe which case they begin, so that one that dies or hangs is known by its number. What every thousand came to is kept in
-build/fuzz/FORMAT.json. A case over a limit, or above a quarter of a second, is run three times more (where it waited for the
-processor thirty times), each time in a process of its own, and the best of these counts: the machine may be busy. The first three failures of a kind are kept under tests/fuzz/found, where a unit
-test repeats them.
+build/fuzz/FORMAT.json. A case over a limit, or above a quarter of a second, is run three times more, or thirty times where it had to wait
+for the processor, each time in a process of its own, and the best of these counts: the machine may be busy. The first three failures of
+a kind are kept under tests/fuzz/found, where a unit test repeats them.
 """
 
 import argparse
