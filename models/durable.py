@@ -1,5 +1,6 @@
 """Files that survive a crash at any moment: written, synced, then renamed into place; and a lock that dies with its process."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -48,19 +49,71 @@ def write_whole(path: Path, content: bytes) -> None:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """As `write_whole`, of content that is written piece by piece: a new file that can be sought and read, hidden beside the old one.
 
-    It takes the name `path` when all went well; of what was written before an exception nothing is left. Raises: OSError.
+    It takes the name `path` when all went well; of what was written before an exception nothing is left. Nobody else writes the same
+    file meanwhile. Raises: BlockingIOError (another does just now); OSError.
     """
     part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # of a process that was killed; and a link of that name is not followed
-    try:
-        with part.open("x+b") as file:
+    with _new_part(part) as file:  # locked until it has its name
+        try:
             yield file
             sync(file)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
     sync_path(path.parent)
+
+
+def _new_part(part: Path) -> BinaryIO:
+    """A new and locked file. One of a process that was killed makes way for it. Raises: as `whole_file`."""
+    while True:
+        try:
+            file = part.open("x+b")
+        except FileExistsError:
+            _clear(part)
+            continue
+        try:
+            if _locked_here(file.fileno(), part):
+                return file
+        except BlockingIOError:  # by who found it before it was locked, and will remove it
+            file.close()
+            raise
+        except BaseException:
+            file.close()
+            part.unlink(missing_ok=True)
+            raise
+        file.close()
+
+
+def _clear(part: Path) -> None:
+    """Remove what nobody writes; what a link leads to stays. Raises: as `whole_file`."""
+    try:
+        descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        part.unlink(missing_ok=True)
+        return
+    try:
+        if _locked_here(descriptor, part):
+            part.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _locked_here(descriptor: int, path: Path) -> bool:
+    """Lock an open file, and say whether it still is the one of that name: who had the lock may have renamed or removed it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EAGAIN, "it is being written by another process", str(path)) from None
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
 
 
 def copy_synced(source: Path, target: Path) -> str:
