@@ -32,10 +32,24 @@ class CannotWrite(click.ClickException):
 
 @dataclass(frozen=True)
 class Target:
-    """A file that does not exist yet, or that may be replaced, and what it will hold: a name of FORMATS."""
+    """A file that does not exist yet, or that may be replaced, and what it will hold: a name of FORMATS. named: who asks chose its name."""
 
     path: Path
     fmt: str
+    named: bool = False
+
+    def check_ending(self, fmt: str) -> None:
+        """Whether the answer, of a name of ANSWERS, may have that name. Who says --format other than `same` knows what the file will be.
+
+        Raises: BadOption.
+        """
+        ending = _by_ending(self.path)
+        if self.named and self.fmt == SAME and ending not in (None, fmt):
+            raise BadOption(
+                f"--format same gives {fmt} here, and the name {self.path.name!r} is that of {ending}; "
+                f"say --format {ending}, or end the name with {ENDINGS[fmt]}",
+                where="--out",
+            )
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
@@ -92,7 +106,7 @@ def plan(files: Sequence[Path], out: str | None, fmt: str | None, input_format: 
         folder, fmt = Path(out), fmt or DEFAULT
         targets = [Target(folder / target_name(path.name, fmt, input_format), fmt) for path in files]
     else:
-        targets = [Target(Path(out), fmt or _by_ending(Path(out)))]
+        targets = [Target(Path(out), fmt or _said_by_ending(Path(out)), named=True)]
     _check(files, targets, force)
     return [*targets]
 
@@ -106,12 +120,18 @@ def make_folders(targets: Sequence[Target | None]) -> None:
             raise refused(f"the folder {folder} cannot be made: {error.strerror}", "--out") from error
 
 
-def _by_ending(path: Path) -> str:
-    """Raises: BadParameter."""
+def _by_ending(path: Path) -> str | None:
+    """The format that a name is of; None of one that no answer has."""
     found = [name for name, ending in ENDINGS.items() if path.name.lower().endswith(ending)]
-    if not found:
+    return max(found, key=lambda name: len(ENDINGS[name]), default=None)
+
+
+def _said_by_ending(path: Path) -> str:
+    """Raises: BadParameter."""
+    found = _by_ending(path)
+    if found is None:
         raise refused(f"the ending of {path.name!r} names no format; say it with --format (known: {', '.join(FORMATS)})", "--out")
-    return max(found, key=lambda name: len(ENDINGS[name]))
+    return found
 
 
 def _check(files: Sequence[Path], targets: Sequence[Target], force: bool) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from models.answers import SAME, ClassSummary, Labelled, check_answer, summary, write_answer
+from models.answers import SAME, ClassSummary, Labelled, answer_format, check_answer, summary, write_answer
 from models.answers.palette import palette
 from models.commands.predict_out import JSON, Target
 from models.errors import FileError
@@ -83,6 +83,7 @@ def segment_file(predictor: Predictor, ref: Row, path: Path, options: Options, t
     with open_cloud(path, options.input_format) as file:
         if target is not None and target.fmt != JSON:
             check_answer(target.fmt, file, label_map)
+            target.check_ending(answer_format(target.fmt, file))
         cloud = file.cloud(extra=False)
         found = segment_cloud(predictor, cloud, up=options.up, unit=options.unit, tile=options.tile, progress=tell)
         classes = summary(cloud.xyz, found.labels, found.confidence, label_map)

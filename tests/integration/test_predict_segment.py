@@ -188,6 +188,26 @@ def test_the_ending_says_the_format(use: list[str], street: Path, tmp_path: Path
     assert (tmp_path / out).read_bytes().startswith(begins)
 
 
+def test_same_under_the_ending_of_another_format_is_refused(use: list[str], street: Path, tmp_path: Path, capsys: Capture) -> None:
+    for fmt in ("las", "laz"):
+        assert run([*use, "-o", str(tmp_path / f"street.{fmt}"), str(street)]) == 0
+    asked = [*use, "--format", "same"]
+    for source, out, word in (
+        ("street.laz", "x.las", "gives laz here"),
+        ("street.las", "x.laz", "say --format laz"),
+        ("street.bin", "x.ply", ""),
+    ):
+        capsys.readouterr()
+        assert run([*asked, "-o", str(tmp_path / out), str(tmp_path / source)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith(f"error [bad_option]: {tmp_path / source}: --out: --format same gives ")
+        assert word in said.err
+        assert not (tmp_path / out).exists()
+    for source, out in (("street.laz", "x.laz"), ("street.las", "x.las"), ("street.bin", "x.label"), ("street.bin", "x.dat")):
+        assert run([*asked, "-o", str(tmp_path / out), str(tmp_path / source)]) == 0
+
+
 def test_without_an_ending_it_is_a_folder(use: list[str], street: Path, tmp_path: Path) -> None:
     assert run([*use, "--out", str(tmp_path / "x"), str(street)]) == 0
     assert (tmp_path / "x" / "street.ply").read_bytes().startswith(b"ply\n")
