@@ -5,6 +5,7 @@ stride; points are sorted into small blocks of cells once (4 bytes a point), and
 beside the cloud and the order of its points, memory is that of one tile.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from models.voxelize import Grid, Voxels, check_options, corners, features, firs
 
 LEAST_BLOCK = 16  # cells a side, where the net's stride is not larger
 ROWS_AT_A_TIME = 1 << 17
-TABLE_CELLS = 1 << 22  # of the cells of some blocks, in which voxels are counted
+FEW_BLOCKS, POINTS_A_BLOCK = 1 << 18, 8  # blocks are made larger where there are more than either
+TABLE_CELLS = 1 << 22  # blocks of a grid whose sums are kept
 
 Int64s = npt.NDArray[np.int64]
 Rows = slice | npt.NDArray[np.int32]
@@ -87,13 +89,12 @@ class TiledCloud:
         self._unit = unit
         self.filled = features(self._some(slice(0, 1)), spec.features)[1]
         self._grid = self._whole_grid()
-        side = reach.stride * math.ceil(LEAST_BLOCK / reach.stride)
         self.halo = reach.radius if size.halo is None else min(size.halo, reach.radius)
         self.needed_halo = reach.radius
-        self._blocks = Blocks(self._cells, len(cloud), self._grid.shape, side)
+        self._blocks = Blocks(self._cells, len(cloud), self._grid.shape, reach.stride * math.ceil(LEAST_BLOCK / reach.stride))
         self.num_voxels = int(self._blocks.voxels.sum())
         margin = self.halo + (1 if spec.devoxelize == "trilinear" else 0)  # points look into the cells beside theirs
-        self.tiles = tuple(cut(self._blocks, size.voxels, math.ceil(margin / side)))
+        self.tiles = tuple(cut(self._blocks, size.voxels, math.ceil(margin / self._blocks.side)))
 
     def __len__(self) -> int:
         return len(self._cloud)
@@ -165,20 +166,23 @@ class TiledCloud:
 class Blocks:
     """The K occupied blocks of `side` cells a side, ascending by place, and the points in each.
 
-    coords (K, 3); points (K,) and voxels (K,): how many of either a block has.
+    coords (K, 3) int32; points (K,) and voxels (K,): how many of either a block has. In clouds so sparse that there would be more than one
+    for every POINTS_A_BLOCK points the side is doubled until there are not: what is kept of a block is then little beside the points.
     """
 
     def __init__(self, cells: CellsOf, count: int, shape: tuple[int, ...], side: int) -> None:
-        """cells: the cells of some of the `count` points; shape: of the grid."""
-        self.side = side
-        self._shape = tuple(-(-length // side) for length in shape)
-        keys = np.empty(0, np.int64)
-        for rows in slices(count):
-            keys = np.union1d(keys, self._block_keys(cells(rows)))
-        self.coords = np.stack(np.unravel_index(keys, self._shape), axis=1)  # (K, 3)
+        """cells: the cells of some of the `count` points; shape: of the grid; side: of a block, or as often doubled as it takes."""
+        self._grid = shape
+        self.side, keys = self._occupied(cells, count, side)
+        self.coords = np.stack(np.unravel_index(keys, self.shape), axis=1).astype(np.int32)  # (K, 3)
         self._order, self.points = self._sorted(cells, count, keys)
         self._starts = np.concatenate([[0], np.cumsum(self.points)])
         self.voxels = self._counted(cells)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid, in blocks."""
+        return tuple(-(-length // self.side) for length in self._grid)
 
     def rows(self, blocks: Int64s) -> Iterator[npt.NDArray[np.int32]]:
         """The points of blocks, in the order of the blocks and then of the file: rows (n,) of the cloud, up to ROWS_AT_A_TIME at once."""
@@ -199,16 +203,33 @@ class Blocks:
         if held:
             yield np.concatenate(held)
 
+    def _occupied(self, cells: CellsOf, count: int, side: int) -> tuple[int, Int64s]:
+        """The side of a block that is large enough, and the keys (K,) of those that have points, ascending."""
+        most = max(FEW_BLOCKS, count // POINTS_A_BLOCK)
+        self.side, keys, found = side, np.empty(0, np.int64), list[Int64s]()
+        for rows in slices(count):
+            found.append(distinct(self._block_keys(cells(rows))))
+            if sum(map(len, found)) < most and rows.stop < count:
+                continue
+            keys = distinct(np.concatenate([keys, *found]))
+            found = []
+            while len(keys) > most and max(self.shape) > 1:
+                coarser = [axis // 2 for axis in np.unravel_index(keys, self.shape)]
+                self.side *= 2
+                keys = distinct(np.ravel_multi_index(tuple(coarser), self.shape))
+        return self.side, keys
+
     def _block_keys(self, cells: list[Int64s]) -> Int64s:
+        shape = self.shape
         x, y, z = (column // self.side for column in cells)
-        keys: Int64s = (x * self._shape[1] + y) * self._shape[2] + z
+        keys: Int64s = (x * shape[1] + y) * shape[2] + z
         return keys
 
     def _sorted(self, cells: CellsOf, count: int, keys: Int64s) -> tuple[npt.NDArray[np.int32], Int64s]:
         """The rows of all points by block, those of one block in the order of the file, and how many each block has."""
         points = np.zeros(len(keys), np.int64)
         for rows in slices(count):
-            points += np.bincount(np.searchsorted(keys, self._block_keys(cells(rows))), minlength=len(keys))
+            np.add.at(points, np.searchsorted(keys, self._block_keys(cells(rows))), 1)
         order = np.empty(count, np.int32)
         free = np.cumsum(points) - points  # the next place of each block
         for rows in slices(count):
@@ -223,20 +244,37 @@ class Blocks:
         return order, points
 
     def _counted(self, cells: CellsOf) -> Int64s:
-        """Voxels of each block (K,): as many blocks at a time as a table of their cells has room for."""
-        inside = self.side**3
+        """Voxels of each block (K,): of as many whole blocks at a time as have ROWS_AT_A_TIME points, or of one."""
         voxels = np.empty(len(self.points), np.int64)
-        for start in range(0, len(voxels), TABLE_CELLS // inside or 1):
-            stop = min(start + (TABLE_CELLS // inside or 1), len(voxels))
-            table = np.zeros((stop - start, inside), np.bool_)
-            begin = int(self._starts[start])
-            for rows in self.rows(np.arange(start, stop)):
-                x, y, z = (column % self.side for column in cells(rows))
-                block = np.searchsorted(self._starts, np.arange(begin, begin + len(rows)), side="right") - 1 - start
-                table[block, (x * self.side + y) * self.side + z] = True
-                begin += len(rows)
-            voxels[start:stop] = table.sum(axis=1)
+        start = 0
+        while start < len(voxels):
+            within = int(np.searchsorted(self._starts, self._starts[start] + ROWS_AT_A_TIME, side="right")) - 1
+            stop = max(start + 1, within)
+            if stop == start + 1:
+                seen = [distinct(self._voxel_keys(cells(rows))) for rows in self.rows(np.arange(start, stop))]
+                voxels[start] = len(distinct(np.concatenate(seen)))
+            else:
+                [rows] = self.rows(np.arange(start, stop))
+                unique, inverse = group(self._voxel_keys(cells(rows)), math.prod(self._grid))
+                first = first_of(inverse, len(unique)) + self._starts[start]  # a point of each voxel, and by its place the block
+                block = np.searchsorted(self._starts, first, side="right") - 1 - start
+                voxels[start:stop] = np.bincount(block, minlength=stop - start)
+            start = stop
         return voxels
+
+    def _voxel_keys(self, cells: list[Int64s]) -> Int64s:
+        x, y, z = cells
+        keys: Int64s = (x * self._grid[1] + y) * self._grid[2] + z
+        return keys
+
+
+def distinct(keys: Int64s) -> Int64s:
+    """np.unique(keys), which takes several times as long."""
+    ordered = np.sort(keys)
+    first = np.ones(len(keys), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    found: Int64s = ordered[first]
+    return found
 
 
 def slices(count: int) -> Iterator[slice]:
@@ -265,12 +303,35 @@ def cut(blocks: Blocks, voxels: int, margin: int) -> Iterator[Tile]:
             yield Tile(core, region, base, found, int(blocks.points[core].sum()))
             continue
         if (low == high).all():
-            raise TooManyVoxels(
-                f"the smallest tile, {blocks.side} voxels a side with a margin of {margin * blocks.side}, has {found} voxels, "
-                f"the limit is {voxels}; raise tile_voxels, or set tile_halo",
-                where="tile_voxels",
-            )
+            raise _too_small(blocks, voxels, margin, found)
         boxes += halves(blocks, core)
+
+
+def _too_small(blocks: Blocks, voxels: int, margin: int, found: int) -> TooManyVoxels:
+    needed = largest_region(blocks, margin)
+    many = f"at least {found}" if needed is None else f"up to {needed}"
+    narrower = ", or tile_halo a narrower margin" if margin > 1 else ""
+    return TooManyVoxels(
+        f"tiles of {blocks.side} voxels a side with a margin of {margin * blocks.side} have {many} voxels, and tile_voxels is {voxels}; "
+        f"whoever runs this has to allow that many{narrower}",
+        where="tile_voxels",
+    )
+
+
+def largest_region(blocks: Blocks, margin: int) -> int | None:
+    """The most voxels that a block has together with those up to `margin` blocks around it; None where the grid is too large to say."""
+    if math.prod(blocks.shape) > TABLE_CELLS:
+        return None
+    sums = np.zeros([length + 1 for length in blocks.shape], np.int64)  # of all blocks below each place
+    sums[tuple((blocks.coords + 1).T)] = blocks.voxels
+    for axis in range(3):
+        np.cumsum(sums, axis=axis, out=sums)
+    low, high = np.maximum(blocks.coords - margin, 0), np.minimum(blocks.coords + margin + 1, blocks.shape)
+    regions = np.zeros(len(low), np.int64)
+    for corner in itertools.product((0, 1), repeat=3):
+        place = np.where(corner, high, low)
+        regions += (-1) ** (3 - sum(corner)) * sums[tuple(place.T)]
+    return int(regions.max())
 
 
 def halves(blocks: Blocks, core: Int64s) -> list[Int64s]:

@@ -176,7 +176,7 @@ def test_a_margin_that_is_told_to_be_narrow_is_told_of(predictor: Predictor) -> 
 
 
 def test_a_tile_that_cannot_be_small_enough(predictor: Predictor) -> None:
-    with pytest.raises(TooManyVoxels, match=r"a margin of 1\d\d, has \d+ voxels, the limit is 300; raise tile_voxels, or set tile_halo"):
+    with pytest.raises(TooManyVoxels, match=r"a margin of 128 have up to \d+ voxels, and tile_voxels is 300;.* or tile_halo"):
         segment_cloud(predictor, street(), tile=TileSize(300))
 
 
@@ -230,3 +230,35 @@ def test_small_clouds_go_in_one_piece(predictor: Predictor, monkeypatch: pytest.
     found = segment_cloud(predictor, cloud)
     assert (found.tiles, found.halo) == (1, 0)
     assert_array_equal(found.labels, whole(predictor, cloud)[0])
+
+
+@pytest.mark.parametrize("points", [0, 100_000])
+def test_sparse_clouds_have_few_blocks(points: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hardly two points in a block of the smallest size: blocks grow, all points are in one of them, and voxels are counted as they are."""
+    monkeypatch.setattr("models.tiling.FEW_BLOCKS", 500)
+    rng = np.random.default_rng(0)
+    xyz = np.concatenate([rng.uniform(0, 3000, (20_000, 3)), rng.uniform(0, 2, (points, 3))])  # and many in a corner of it
+    cloud, how = PointCloud(xyz, intensity=np.zeros(len(xyz), np.float32)), spec()
+    tiled = TiledCloud(cloud, how, Reach(8, 20), TileSize(6000))
+    blocks = tiled._blocks
+    assert blocks.side in (2**power * 16 for power in range(1, 12))
+    assert len(blocks.coords) <= max(500, len(xyz) // 8)
+    expected = voxelize(cloud, how)
+    cells = expected.coords // blocks.side
+    found, counts = np.unique(cells, axis=0, return_counts=True)
+    assert_array_equal(blocks.coords, found)
+    assert_array_equal(blocks.voxels, counts)
+    rows = np.concatenate(list(blocks.rows(np.arange(len(found)))))
+    assert_array_equal(np.sort(rows), np.arange(len(xyz)))
+    assert_array_equal(blocks.points, np.unique(cells[expected.inverse], axis=0, return_counts=True)[1])
+
+
+def test_the_largest_region_is_found(predictor: Predictor) -> None:
+    """A tile of as many voxels as the refusal asks for is large enough."""
+    cloud = street(5000)
+    with pytest.raises(TooManyVoxels, match="have up to") as refused:
+        segment_cloud(predictor, cloud, tile=TileSize(300))
+    needed = int(str(refused.value).split("up to ")[1].split()[0])
+    assert segment_cloud(predictor, cloud, tile=TileSize(needed)).tiles > 1
+    with pytest.raises(TooManyVoxels):
+        segment_cloud(predictor, cloud, tile=TileSize(needed - 1))
