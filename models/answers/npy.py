@@ -26,7 +26,9 @@ EXACT_IN_DOUBLE = 1 << 53
 def check_npy(file: CloudFile, label_map: LabelMap) -> None:
     """Raises: BadOption (not an .npy file; more columns than our own reader admits; whole numbers that no float holds)."""
     if file.fmt != "npy":
-        raise BadOption(f"an npy answer is an npy file with two more columns, and this is a {file.fmt} file; ask for npz", where="format")
+        raise BadOption(
+            f"an npy answer is an npy file with two more columns, and the format of this file is {file.fmt}; ask for npz", where="format"
+        )
     layout = _layout(file.source)
     if layout.shape[1] + ADDED_COLUMNS > COLUMNS:
         raise BadOption(f"{layout.shape[1]} columns and two more; npy answers hold {COLUMNS}; ask for another format", where="format")

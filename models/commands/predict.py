@@ -79,7 +79,8 @@ def predict(
     labelled, large ones tile by tile.
 
     Of a folder, IN_DIR, all files of known endings are taken, those of its folders too, and OUT_DIR gets the same shape. Run again with
-    --resume, the same command goes on where it was stopped, however that happened.
+    --resume, the same command goes on where it was stopped, however that happened. Passed over are hidden files, other endings, and
+    .txt, .csv and .asc that are not five or more rows of three or more numbers; the summary counts them, and names the latter.
 
     A file that cannot be used is reported on stderr and does not stop the others; the exit code is then 3.
     """

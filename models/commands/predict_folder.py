@@ -179,7 +179,9 @@ class Run:
 
     def _tell(self) -> None:
         """The summary."""
-        self.report.passed_over = self.walk.passed_over
+        walk = self.walk
+        self.report.passed_over, self.report.num_doubtful = walk.passed_over, walk.num_doubtful
+        self.report.doubtful = [str(walk.folder / name) for name in walk.doubtful]
         if self.as_json:
             click.echo(json.dumps(self.report.row()))
             return

@@ -9,14 +9,15 @@ from models.commands.predict_journal import Done
 from models.commands.predict_rows import Answered, Row, shown
 from models.errors import FipError
 
-MOST_CLASSES, MOST_FAILURES = 10, 20
+MOST_CLASSES, MOST_FAILURES, MOST_NAMED = 10, 20, 5
 
 
 @dataclass
 class Report:
     """points: of the files labelled now, in `seconds`; counts: of each class, in these and in the files that had their answer already.
 
-    unit: what is counted, points or, of whole files that get a class, files.
+    unit: what is counted, points or, of whole files that get a class, files. doubtful: the first of the files passed over that have the
+    ending of clouds, num_doubtful how many there are.
     """
 
     unit: str = "points"
@@ -24,6 +25,8 @@ class Report:
     skipped: int = 0
     failed: int = 0
     passed_over: int = 0
+    num_doubtful: int = 0
+    doubtful: list[str] = field(default_factory=list)
     points: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[Row] = field(default_factory=list)
@@ -57,7 +60,7 @@ class Report:
         classes = [{"name": name, self.unit: count, "share": count / total} for name, count in self.counts.most_common()]
         said: Row = {name: getattr(self, name) for name in ("labelled", "skipped", "failed", "passed_over", "points")}
         said |= {"seconds": round(self.seconds, 3), "points_per_second": round(self.points_per_second)}
-        return {"summary": said | {"classes": classes, "failures": self.failures}}
+        return {"summary": said | {"classes": classes, "failures": self.failures, "passed_over_texts": self.doubtful}}
 
     def table(self) -> str:
         """The same for a reader: the first classes, and the first files that failed."""
@@ -69,13 +72,15 @@ class Report:
             ("passed over", self.passed_over),
         ]
         rows = [
-            *((name, f"{count:,}") for name, count in [*files, ("points", self.points)]),
+            *((name, f"{count:,}") for name, count in [*files, ("points labelled now" if self.skipped else "points", self.points)]),
             ("seconds", seconds),
             ("points per second", rate),
         ]
         parts = [aligned(rows)]
         if self.counts:
             parts.append(self._classes())
+        if self.num_doubtful:
+            parts.append(self._doubtful())
         if self.failed:
             parts.append(self._failures())
         return "\n\n".join(parts)
@@ -83,8 +88,14 @@ class Report:
     def _classes(self) -> str:
         total = self.counts.total()
         best = self.counts.most_common(MOST_CLASSES)
-        rows = [("class", self.unit, "share"), *((name, f"{count:,}", f"{100 * count / total:.1f} %") for name, count in best)]
+        head = "class (all files)" if self.skipped else "class"  # the points above are those of this run
+        rows = [(head, self.unit, "share"), *((name, f"{count:,}", f"{100 * count / total:.1f} %") for name, count in best)]
         return aligned(rows) + and_more(len(self.counts) - len(best), "classes")
+
+    def _doubtful(self) -> str:
+        names = self.doubtful[:MOST_NAMED]
+        lines = ["passed over, because they are no rows of numbers:", *map(shown, names)]
+        return "\n".join(lines) + and_more(self.num_doubtful - len(names), "files")
 
     def _failures(self) -> str:
         lines = [f"{shown(str(each['file']))}: [{each['code']}] {shown(str(each['detail']))}" for each in self.failures]
@@ -98,4 +109,6 @@ def aligned(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def and_more(count: int, what: str) -> str:
-    return f"\nand {count:,} more {what}" if count > 0 else ""
+    """what: the plural of what there are more of."""
+    one = {"classes": "class", "files": "file"}
+    return f"\nand {count:,} more {one[what] if count == 1 else what}" if count > 0 else ""

@@ -8,20 +8,24 @@ from models.io import ENDINGS as _ENDINGS
 from models.io import is_cloud_file
 
 ENDINGS = tuple(ending.decode() for ending in _ENDINGS)
+MOST_DOUBTFUL = 20
 Identity = tuple[int, int]  # device and inode
 
 
 class Walk:
-    """The files that are clouds (`is_cloud_file`), as paths relative to `folder`: those of a folder by name, then those of its folders.
+    """The files that are clouds (`is_cloud_file`, whatever their columns are called), as paths relative to `folder`: those of a folder by
+    name, then those of its folders.
 
     What links lead to comes last, and no folder comes twice: loops end, and a file is known by its path without links where it has
     one. Nothing is read of `leave_out`, where answers go, whichever way one gets there. While the files are gone through, these fill:
-    passed_over, how many files are hidden or no clouds; unreadable, folders that cannot be listed; folders that were listed.
+    passed_over, how many files are hidden or no clouds; doubtful, the first of those that have the ending of clouds and are not hidden,
+    and num_doubtful, how many there are; unreadable, folders that cannot be listed; folders that were listed.
     """
 
     def __init__(self, folder: Path, leave_out: Path | None = None) -> None:
-        self._folder, self._leave_out = folder, leave_out
-        self.passed_over = 0
+        self.folder, self._leave_out = folder, leave_out
+        self.passed_over = self.num_doubtful = 0
+        self.doubtful: list[str] = []
         self.unreadable: list[tuple[str, OSError]] = []
         self.folders: set[Identity] = set()
 
@@ -47,15 +51,22 @@ class Walk:
                     self.passed_over += not is_folder
                 elif is_folder:
                     (behind_links if link else below).append(path)
-                elif is_cloud_file(entry.path):
+                elif is_cloud_file(entry.path, any_names=True):
                     yield path
                 else:
-                    self.passed_over += 1
+                    self._pass_over(path)
             here += reversed(below)
+
+    def _pass_over(self, path: str) -> None:
+        self.passed_over += 1
+        if path.lower().endswith(ENDINGS):
+            self.num_doubtful += 1
+            if len(self.doubtful) < MOST_DOUBTFUL:
+                self.doubtful.append(path)
 
     def _listed(self, folder: str, left_out: Identity | None) -> list[os.DirEntry[str]]:
         """By name; nothing, where it was listed before. Raises: OSError."""
-        path = self._folder / folder
+        path = self.folder / folder
         status = path.stat()
         found = (status.st_dev, status.st_ino)
         if found in self.folders or found == left_out:

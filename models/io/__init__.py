@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from models.errors import NoPoints, UnsupportedFormat, nearest
-from models.io.columns import PLAIN_SPLAT, cloud_of
+from models.errors import FileError, MissingCoordinates, NoPoints, UnsupportedFormat, nearest
+from models.io.columns import COORDINATES, PLAIN_SPLAT, cloud_of
 from models.io.e57 import read_e57
 from models.io.las import read_las
 from models.io.npy import read_npy
@@ -26,6 +26,7 @@ from models.io.raw import guess_records, read_kitti, read_nuscenes
 from models.io.records import Records
 from models.io.source import Source, opened
 from models.io.text import guess_text, read_text
+from models.io.text_layout import text_layout
 from models.pointcloud import PointCloud
 
 NOT_READ = {  # what is often sent all the same, by its first bytes
@@ -69,9 +70,10 @@ SHARED_ENDINGS = (b".txt", b".csv", b".asc")  # of files of all kinds
 POSE_ROWS = 4  # text of so few rows of numbers is a matrix
 
 
-def is_cloud_file(path: str | bytes) -> bool:
+def is_cloud_file(path: str | bytes, *, any_names: bool = False) -> bool:
     """Whether a file in a folder is meant to be a cloud: by its ending, and with a shared one, if its first lines are rows of numbers.
 
+    any_names: also of columns none of which are called coordinates, if there are three; reading it says what they are called.
     True of what cannot be opened or is no file: who reads it says so.
     """
     name = os.path.basename(os.fsencode(path)).lower()  # noqa: PTH119 - names that are not text stay bytes
@@ -84,7 +86,21 @@ def is_cloud_file(path: str | bytes) -> bool:
             head = file.read(HEAD_BYTES + 1)
     except OSError:
         return True
-    return len(head.splitlines()) > POSE_ROWS and guess_text(head[:HEAD_BYTES], whole=len(head) <= HEAD_BYTES) is not None
+    if len(head.splitlines()) <= POSE_ROWS:
+        return False
+    head, whole = head[:HEAD_BYTES], len(head) <= HEAD_BYTES
+    return guess_text(head, whole) is not None or (any_names and _lacks_only_names(head, whole))
+
+
+def _lacks_only_names(head: bytes, whole: bool) -> bool:
+    """Whether a text is rows of three or more numbers under names that are not those of coordinates."""
+    try:
+        text_layout(head, whole)
+    except MissingCoordinates as error:
+        return error.where in COORDINATES  # not the line of rows that are too short
+    except FileError:
+        pass
+    return False
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ def test_what_is_there_is_not_labelled_again(use: list[str], scans: Path, out: P
     assert (out / "a.label").stat().st_size == 3200
     assert files_of(out) == ANSWERS | {"new.label"}
 
+    save_cloud(scans / "last.bin", 20)
+    assert run([*asked[:-1], "--resume"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in told if line.startswith("points labelled now ")] == ["20"]
+    assert [line.split()[-2:] for line in told if line.startswith("class (all files) ")] == [["points", "share"]]
+
 
 def test_without_resume_what_is_there_is_refused(use: list[str], scans: Path, out: Path, capsys: Capture) -> None:
     asked = [*use, str(scans), str(out), "--format", "same"]

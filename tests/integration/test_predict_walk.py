@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from models.cli import run
+from models.io import is_cloud_file
 from tests.predicting import ANSWERS, JOURNAL, Capture, contents, files_of, refused, save_cloud, summary
 
 
@@ -85,3 +86,33 @@ def test_odd_names(use: list[str], tmp_path: Path, out: Path, capsys: Capture) -
     }
     assert run([*use, str(tmp_path / "in"), str(out), "--resume", "--json"]) == 3
     assert summary(capsys.readouterr().out)["skipped"] == 4
+
+
+def test_what_is_passed_over_is_named(use: list[str], tmp_path: Path, out: Path, capsys: Capture) -> None:
+    """Rows of numbers are tried whatever they are called; notes are not, and a data set has neither."""
+    folder = tmp_path / "in"
+    save_cloud(folder / "a.bin", 100)
+    save_cloud(folder / "deep" / "b.bin", 100)
+    table = folder / "deep" / "unnamed.csv"
+    table.write_text("alpha,beta,gamma\n" + "1,2,3\n4,5,6\n" * 5)
+    pairs = folder / "pairs.csv"
+    pairs.write_text("step,loss\n" + "1,2\n4,5\n" * 5)
+    for number in range(22):
+        (folder / f"notes{number:02}.txt").write_text("what I saw\n" * 9)
+    (folder / "readme.md").touch()
+    (folder / ".hidden.txt").touch()
+    assert is_cloud_file(table, any_names=True)
+    assert not any([is_cloud_file(table), is_cloud_file(pairs), is_cloud_file(pairs, any_names=True)])
+    assert run([*use, str(folder), str(out)]) == 3
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error [missing_coordinates]: {table}: ")
+    told = said.out.split("\n\n")[2].splitlines()
+    assert told == [
+        "passed over, because they are no rows of numbers:",
+        *(str(folder / f"notes{number:02}.txt") for number in range(5)),
+        "and 18 more files",
+    ]
+    assert run([*use, str(folder), str(out), "--json", "--resume"]) == 3
+    found = summary(capsys.readouterr().out)
+    assert (found["labelled"], found["skipped"], found["failed"], found["passed_over"]) == (0, 2, 1, 25)
+    assert found["passed_over_texts"] == [str(folder / f"notes{number:02}.txt") for number in range(20)]
