@@ -54,9 +54,12 @@ class PointCloud:
         with np.errstate(invalid="ignore"):  # what numpy would warn of is refused here
             # min and max propagate NaN and need no temporary array of N values
             if not (self.xyz.min() >= -limit and self.xyz.max() <= limit):
-                row = int(np.flatnonzero(~(np.abs(self.xyz) <= limit).all(axis=1))[0])
-                values = ", ".join(f"{value:g}" for value in self.xyz[row])
-                raise NonFinite(f"coordinates must be finite and below {LARGEST_COORDINATE:g}, found ({values})", where=f"point {row}")
+                rows = np.flatnonzero(~(np.abs(self.xyz) <= limit).all(axis=1))
+                values = ", ".join(f"{value:g}" for value in self.xyz[rows[0]])
+                others = f" and {len(rows) - 1} more such points; remove them from the file" if len(rows) > 1 else ""
+                raise NonFinite(
+                    f"coordinates must be finite and below {LARGEST_COORDINATE:g}, found ({values}){others}", where=f"point {rows[0]}"
+                )
             if self.intensity is not None and not (np.isfinite(self.intensity.min()) and np.isfinite(self.intensity.max())):
                 row = int(np.flatnonzero(~np.isfinite(self.intensity))[0])
                 raise NonFinite(f"intensity must be finite, found {self.intensity[row]:g}", where=f"point {row}")

@@ -64,13 +64,16 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     """Give every point of a cloud a class. The file is sent as for `/v1/classify`; the answer is in the order of its points.
 
     - `json`: points, share, bounds and confidence of each class that occurs, and the palette of all
+    - `same`: the file itself, with label, confidence, label_red, label_green, label_blue behind the columns of each point and everything
+      else as it was; of a KITTI scan `label`, of a nuScenes one `lidarseg`
+    - `ply`, `pcd`, `xyz`, `pts`, `csv`, `npy` (of npy files), `npz`: as `same`, if the file is one. Of a file of another format its
+      columns and these; npz then has arrays labels, ids, confidence and names
+    - `las`, `laz`: also, and `classification` is the index of the class; what it was before is in `original_classification`
     - `label`: little-endian uint32 a point, the id of its class, as SemanticKITTI has them
-    - `npz`: arrays labels, ids, confidence and names
+    - `lidarseg`: a byte a point, that id, as nuScenes has them
     - `raw`: the class of every point, a byte each (two above 256 classes), then the confidence of every point, a little-endian float16 each
-    - `ply`: the file's own columns, and label, confidence, label_red, label_green, label_blue after them
-    - `same`: the file itself, with those columns added and everything else as it was
 
-    Of a mesh (`off`) the points are those that were drawn from its surface; `ply` has them too.
+    Of a mesh (`off`) the points are those that were drawn from its surface. Large clouds are cut into tiles, which changes no answer.
     """
     model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
     request.state.model_used = (model.ref.name, model.ref.version)

@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import Request
 
 from models.errors import BadOption
-from models.io import read_cloud
+from models.io import FORMATS, read_cloud
 from models.manifest import Axis
 from models.pointcloud import PointCloud
 from models.voxelize import Voxels
@@ -21,7 +21,11 @@ from service.uploads import Upload
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 FORM = {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}
-REQUEST_BODY = {"required": True, "content": {"application/octet-stream": BINARY, "application/ply": BINARY, "multipart/form-data": FORM}}
+FILE_TYPES = sorted({kind for each in FORMATS.values() for kind in each.content_types})
+REQUEST_BODY = {
+    "required": True,
+    "content": {"application/octet-stream": BINARY, **dict.fromkeys(FILE_TYPES, BINARY), "multipart/form-data": FORM},
+}
 TEXT = {"schema": {"type": "string"}}
 FILE_NAME = {"name": "X-Filename", "in": "header", "description": "name of a file sent as the body; its ending says the format", **TEXT}
 ANSWER_HEADERS = {
