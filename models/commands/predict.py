@@ -94,7 +94,8 @@ def predict(
     _one_of(unit, UNITS_M, "--unit")
     _one_of(input_format, FORMATS, "--input-format")
     named = ctx.get_parameter_source("model") == click.core.ParameterSource.COMMANDLINE
-    options = Options(up, unit, input_format, top, tile_size(tile_voxels, tile_halo))
+    chosen = task is not None or bool(named and model)
+    options = Options(up, unit, input_format, top, tile_size(tile_voxels, tile_halo), advise=not chosen)
 
     job = folder_job(files, out, fmt, input_format, resume=resume, force=force)
     written = out is not None if job is None else job.out is not None

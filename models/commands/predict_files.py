@@ -8,8 +8,8 @@ import click
 
 from models.cli import describe, exit_code
 from models.commands.predict_out import make_folders, plan
-from models.commands.predict_progress import Progress, tile_of
-from models.commands.predict_rows import Options, Row, answer, shown
+from models.commands.predict_progress import Progress
+from models.commands.predict_rows import ADVICE, Options, Row, advised, answer, shown
 from models.errors import InputError
 from models.predictor import Predictor
 
@@ -30,13 +30,13 @@ def label_files(
     if out is not None and predictor.manifest.task != "segment":
         raise click.UsageError(f"--out: {ref['name']} gives no point a class; --task segment, or --model, chooses a model that does")
     make_folders(targets)
-    worst = 0
+    worst, advise = 0, options.advise
     with Progress() as progress:
         for path, target in zip(files, targets, strict=True):
 
-            def tell(done: int, tiles: int, name: str = shown(path)) -> None:
-                if tiles > 1:
-                    progress.say(f"{name}{tile_of(done, tiles)}")
+            def tell(doing: str, long: bool, name: str = shown(path)) -> None:
+                if doing:
+                    progress.say(f"{name}{doing}", at_once=long)
 
             try:
                 answered = answer(predictor, ref, path, options, target, tell)
@@ -49,4 +49,7 @@ def label_files(
                 continue
             progress.clear()
             click.echo(json.dumps(answered.row) if as_json else answered.text)
+            if advise and advised(predictor, answered):
+                click.echo(ADVICE, err=True)
+                advise = False
     return worst

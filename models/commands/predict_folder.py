@@ -13,8 +13,8 @@ from models.cli import describe
 from models.commands.predict_journal import Head, Journal, Writer, appending
 from models.commands.predict_out import CannotWrite, Target, refused, writing
 from models.commands.predict_plan import OUT, Job, Left, check_folders, earlier, stamp
-from models.commands.predict_progress import Progress, tile_of
-from models.commands.predict_rows import Options, Row, answer, shown
+from models.commands.predict_progress import Progress
+from models.commands.predict_rows import ADVICE, Options, Row, Tell, advised, answer, shown
 from models.commands.predict_table import Report
 from models.durable import is_held, locked
 from models.errors import FileError, InputError
@@ -99,6 +99,7 @@ class Run:
     def __post_init__(self) -> None:
         self.walk = self.left.job.walk()
         self.rows = self.as_json or self.writer is None
+        self.advise = self.options.advise
         self.progress = Progress(shown=not (self.rows and sys.stdout.isatty()))
         self.report = Report("points" if self.predictor.manifest.task == "segment" else "files")
 
@@ -144,6 +145,10 @@ class Run:
             return
         self.report.add_answer(answered)
         self._row(answered.row, answered.text)
+        if self.advise and advised(self.predictor, answered):
+            self.progress.clear()
+            click.echo(ADVICE, err=True)
+            self.advise = False
 
     def _skipped(self, name: str, path: Path, target: Target | None) -> None:
         done = self.left.journal.done(name)
@@ -166,15 +171,15 @@ class Run:
             self.progress.clear()
             click.echo(json.dumps(row) if self.as_json else text)
 
-    def _teller(self, name: str) -> Callable[[int, int], None]:
-        """Says which file it is, which tile of it, and how fast it went until then."""
+    def _teller(self, name: str) -> Tell:
+        """Says which file it is, what is being done with it, and how fast it went until then."""
         head = f"file {self.number:,} of {max(self.number, self.count):,}"
         rate = f", {self.report.points_per_second:,.0f} points/s" if self.report.points else ""
 
-        def tell(done: int, tiles: int) -> None:
-            self.progress.say(f"{head}{tile_of(done, tiles)}{rate}: {shown(name)}")
+        def tell(doing: str, long: bool) -> None:
+            self.progress.say(f"{head}{doing}{rate}: {shown(name)}", at_once=long)
 
-        tell(0, 1)
+        tell("", False)
         return tell
 
     def _tell(self) -> None:

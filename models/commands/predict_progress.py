@@ -8,6 +8,7 @@ from types import TracebackType
 
 SECONDS = 5.0  # between plain lines, and before the first: small files have none
 TERMINAL_SECONDS = 0.1
+LARGE_BYTES = 1 << 24  # of a file that takes seconds to read and to write
 CLEAR = "\r\x1b[K"
 
 
@@ -25,10 +26,10 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.clear()
 
-    def say(self, text: str) -> None:
-        """Called as often as there is something to say; most of it is not said."""
+    def say(self, text: str, *, at_once: bool = False) -> None:
+        """Called as often as there is something to say; most of it is not said. at_once: this is, for nothing may follow for long."""
         now = time.monotonic()
-        if not self._shown or now - self._last < (TERMINAL_SECONDS if self._terminal else SECONDS):
+        if not self._shown or (not at_once and now - self._last < (TERMINAL_SECONDS if self._terminal else SECONDS)):
             return
         self._last = now
         if self._terminal:
@@ -44,5 +45,5 @@ class Progress:
 
 
 def tile_of(done: int, tiles: int) -> str:
-    """`, tile 3 of 12`, of the tile that comes next; nothing of a cloud in one piece."""
-    return f", tile {min(done + 1, tiles):,} of {tiles:,}" if tiles > 1 else ""
+    """`, tile 3 of 12`, of the tile that comes next; nothing behind the last one, and of a cloud in one piece."""
+    return f", tile {done + 1:,} of {tiles:,}" if 1 < tiles > done else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from models.answers import SAME, ClassSummary, Labelled, answer_format, check_answer, summary, write_answer
 from models.answers.palette import palette
 from models.commands.predict_out import JSON, Target
+from models.commands.predict_progress import LARGE_BYTES, tile_of
 from models.errors import FileError
 from models.io import CloudFile, open_cloud, read_cloud
 from models.labels import LabelMap
@@ -18,19 +19,25 @@ from models.segmenting import segment_cloud
 from models.tiling import TILE, TileSize
 
 Row = dict[str, object]
-Tell = Callable[[int, int], None]  # how many tiles are done, and of how many
+Tell = Callable[[str, bool], None]  # what is being done with a file, as `, reading`; and whether that takes long
 TOP_OF_POINTS = 5
+MANY_POINTS = 20_000  # of a single object there are seldom more
+ADVICE = "one class for the whole file; --task segment gives every point one"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the caller says of the files, how many classes he wants to see (None is the default of the task), and how large a tile is."""
+    """What the caller says of the files, how many classes he wants to see (None is the default of the task), and how large a tile is.
+
+    advise: the task was not his choice, so that he may be told of the other one.
+    """
 
     up: Axis | None
     unit: str | None
     input_format: str | None
     top: int | None
     tile: TileSize = TILE
+    advise: bool = False
 
 
 def tile_size(voxels: int | None, halo: int | None) -> TileSize:
@@ -48,7 +55,7 @@ class Answered:
     counts: dict[str, int]
 
 
-def silent(_done: int, _tiles: int) -> None:
+def silent(_doing: str, _long: bool) -> None:
     """Tell nobody."""
 
 
@@ -62,6 +69,11 @@ def answer(predictor: Predictor, ref: Row, path: Path, options: Options, target:
         raise FileError(f"cannot be read: {error.strerror or error}") from error
 
 
+def advised(predictor: Predictor, answered: Answered) -> bool:
+    """Whether a file is more than a single object, of which a class is told all the same."""
+    return predictor.manifest.task == "classify" and answered.points > MANY_POINTS
+
+
 def classify_file(predictor: Predictor, ref: Row, path: Path, options: Options) -> Answered:
     """As `POST /v1/classify`, and `chair.ply: chair 0.930, stool 0.040`. Raises: InputError, OSError."""
     cloud = read_cloud(path, options.input_format, extra=False)
@@ -72,7 +84,8 @@ def classify_file(predictor: Predictor, ref: Row, path: Path, options: Options) 
     ranked = [{"label": labels[i], "index": int(i), "score": float(found.scores[i])} for i in best]
     row: Row = {"file": str(path), "model": ref, "predictions": ranked, "num_points": len(cloud), "num_voxels": found.num_voxels}
     row["filled"] = list(found.filled)
-    text = f"{shown(path)}: " + ", ".join(f"{labels[i]} {found.scores[i]:.3f}" for i in best)
+    ranks = ", ".join(f"{labels[i]} {found.scores[i]:.3f}" for i in best)
+    text = "; ".join([f"{shown(path)}: {ranks}", *notes(found.filled, ())])
     return Answered(row, text, len(cloud), {labels[found.index]: 1})
 
 
@@ -84,19 +97,39 @@ def segment_file(predictor: Predictor, ref: Row, path: Path, options: Options, t
         if target is not None and target.fmt != JSON:
             check_answer(target.fmt, file, label_map)
             target.check_ending(answer_format(target.fmt, file))
+        large = file.source.size >= LARGE_BYTES
+        tell(", reading" if large else "", large)
         cloud = file.cloud(extra=False)
-        found = segment_cloud(predictor, cloud, up=options.up, unit=options.unit, tile=options.tile, progress=tell)
+
+        def progress(done: int, tiles: int) -> None:
+            tell(tile_of(done, tiles), False)
+
+        found = segment_cloud(predictor, cloud, up=options.up, unit=options.unit, tile=options.tile, progress=progress)
         classes = summary(cloud.xyz, found.labels, found.confidence, label_map)
-        row: Row = {"file": str(path), "model": ref, "num_points": len(cloud), "num_voxels": found.num_voxels}
-        row |= {"filled": list(found.filled), "scaled": list(found.scaled), "tiles": found.tiles}
-        row["halo"] = {"voxels": found.halo, "full": found.full_halo} if found.tiles > 1 else None
-        row |= {"classes": [asdict(each) for each in classes], "palette": [asdict(each) for each in palette(label_map)]}
-        text = f"{shown(path)}: {len(cloud):,} points{in_tiles(found)}: {shares(classes, options.top or TOP_OF_POINTS)}"
-        counts = {each.name: each.points for each in classes}
-        if target is None:
-            return Answered(row, text, len(cloud), counts)
-        _write(target, row, file, cloud, found, label_map)
-    return Answered(row | {"out": str(target.path)}, f"{text} -> {shown(target.path)}", len(cloud), counts)
+        row: Row = {"file": str(path), "model": ref, **_facts(found), "classes": [asdict(each) for each in classes]}
+        row["palette"] = [asdict(each) for each in palette(label_map)]
+        if target is not None:
+            tell(", writing", large)
+            _write(target, row, file, cloud, found, label_map)
+            row["out"] = str(target.path)
+    noted = "".join(f", {note}" for note in notes(found.filled, found.scaled))
+    text = f"{shown(path)}: {len(cloud):,} points{in_tiles(found)}{noted}: {shares(classes, options.top or TOP_OF_POINTS)}"
+    if target is not None:
+        text += f" -> {shown(target.path)}"
+    return Answered(row, text, len(cloud), {each.name: each.points for each in classes})
+
+
+def _facts(found: Segmentation) -> Row:
+    """What the fields of an answer say of how it was found."""
+    halo = {"voxels": found.halo, "full": found.full_halo} if found.tiles > 1 else None
+    return {
+        "num_points": len(found.labels),
+        "num_voxels": found.num_voxels,
+        "filled": list(found.filled),
+        "scaled": list(found.scaled),
+        "tiles": found.tiles,
+        "halo": halo,
+    }
 
 
 def _write(target: Target, row: Row, file: CloudFile, cloud: PointCloud, found: Segmentation, label_map: LabelMap) -> None:
@@ -114,6 +147,13 @@ def in_tiles(found: Segmentation) -> str:
         return ""
     narrow = f" with a margin of {found.halo} of the {found.full_halo} voxels that the net sees" if found.halo < found.full_halo else ""
     return f", {found.tiles:,} tiles{narrow}"
+
+
+def notes(filled: tuple[str, ...], scaled: tuple[str, ...]) -> list[str]:
+    """`intensity filled`: the file lacks it, and it has the value that the model was trained to take for that; `intensity scaled`: it came
+    in another range than the model knows. Nothing of a file that has all as the model wants it.
+    """
+    return [f"{' and '.join(names)} {what}" for names, what in ((filled, "filled"), (scaled, "scaled")) if names]
 
 
 def shares(classes: tuple[ClassSummary, ...], top: int) -> str:

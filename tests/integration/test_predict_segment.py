@@ -15,6 +15,8 @@ from models.answers.names import answer_name
 from models.cli import run
 from models.commands.predict import ANSWER_NAMES
 from models.commands.predict_out import FORMATS
+from models.commands.predict_progress import LARGE_BYTES, tile_of
+from models.commands.predict_rows import ADVICE, notes
 from models.io import read_cloud
 from models.labels import load_label_map
 from models.predictor import Predictor, Segmentation
@@ -341,6 +343,39 @@ def test_filled_features_are_told(use: list[str], tmp_path: Path, capsys: Captur
     np.save(path, np.random.default_rng(1).uniform(-3, 3, (300, 3)))
     assert run([*use, "--json", str(path)]) == 0
     assert json.loads(capsys.readouterr().out)["filled"] == ["intensity"]
+    assert run([*use, str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: 300 points, intensity filled: ")
+    assert notes((), ("intensity",)) == ["intensity scaled"]
+
+
+def test_who_chose_no_task_is_told_of_the_other_one(
+    registry: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FIP_MODEL", raising=False)
+    common = ["predict", "--registry", str(registry)]
+    folder = tmp_path / "surveys"
+    for name, points in (("a.npy", 300), ("b.npy", 20_001), ("c.npy", 20_001)):
+        folder.mkdir(exist_ok=True)
+        np.save(folder / name, np.random.default_rng(1).uniform(-3, 3, (points, 3)))
+    files = [str(path) for path in sorted(folder.iterdir())]
+    for arguments in ([str(folder)], files):
+        assert run([*common, *arguments]) == 0
+        assert capsys.readouterr().err == f"{ADVICE}\n"  # once
+        for chosen in (["--task", "classify"], ["--model", "tiny"]):
+            assert run([*common, *chosen, *arguments]) == 0
+            assert capsys.readouterr().err == ""
+    assert run([*common, files[0]]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_what_takes_long_is_told_at_once(use: list[str], registry: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Of a large file that it is read and that it is written, however short that is; and no tile twice."""
+    path = tmp_path / "large.npy"
+    np.save(path, np.random.default_rng(1).uniform(-3, 3, (LARGE_BYTES // 24, 3)))
+    assert run([*use, "-o", str(tmp_path / "x.label"), str(path)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert (told[0], told[-1]) == (f"{path}, reading", f"{path}, writing")
+    assert [tile_of(done, 3) for done in range(4)] == [", tile 1 of 3", ", tile 2 of 3", ", tile 3 of 3", ""]
 
 
 @pytest.mark.data
