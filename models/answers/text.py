@@ -12,7 +12,7 @@ from models.answers.text_numbers import confidence_texts, number_texts
 from models.errors import BadBody
 from models.io.text import layout_of
 from models.io.text_layout import TextLayout
-from models.io.text_rows import line_blocks, row_places
+from models.io.text_lines import line_blocks, row_places
 
 COLOUR = {"red": "R", "green": "G", "blue": "B"}
 
@@ -69,12 +69,12 @@ def write_same_text(answer: Labelled, out: BinaryIO) -> None:
     done, line, left = 0, layout.line, layout.count
     for block in line_blocks(source, layout.start, layout.newline):
         lines = block.split(layout.newline)
-        places, ended, left = row_places(block, layout, line, left)
+        places, ended, left = row_places(block, layout.newline, line, left)
         rows = slice(done, done + len(places))
         if rows.stop > len(answer.cloud):
             break
         added = _added(answer, rows, layout.separator.decode("ascii"), "," if layout.decimal_comma else ".")
-        out.write(layout.newline.join(_with_words(lines, places, added)))
+        out.write(layout.newline.join(_with_words(lines, places.tolist(), added)))
         done, line = rows.stop, line + ended
     if done != len(answer.cloud):
         raise BadBody(f"the file has other than the {len(answer.cloud)} rows that were read")

@@ -22,6 +22,7 @@ SAMPLE_ROWS = 200
 COLUMNS = 256
 BOM = b"\xef\xbb\xbf"
 COMMENTS = (b"#", b"//", b"%")
+REMARK = re.compile(rb"(?:[ \t]*#(?![0-9A-Fa-f]{6}(?:[0-9A-Fa-f]{2})?\b)|[ \t]+(?://|%))[^\r\n]*")  # behind the numbers; no `#ff0000`
 SEPARATORS = (b";", b"\t", b",", b" ")  # tried in this order; a space stands for any run of blanks
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -32,7 +33,8 @@ class TextLayout:
     """separator: one byte; newline: what ends a line, LF (also after CR) or CR. names (C,): of all columns; numeric: which are numbers.
 
     start: the byte where the first row begins; line: its number, from 1; count: of rows, where a line before them says it; header: the
-    bytes (from, to) of the line that names the columns, its end not counted.
+    bytes (from, to) of the line that names the columns, its end not counted. closed: rows end with a separator; remarks: a comment may
+    stand behind the numbers of a row, which then are all there is in one.
     """
 
     separator: bytes
@@ -44,6 +46,8 @@ class TextLayout:
     line: int
     count: int | None
     header: tuple[int, int] | None
+    closed: bool
+    remarks: bool
 
     @property
     def columns(self) -> int:
@@ -88,7 +92,10 @@ def text_layout(head: bytes, whole: bool) -> TextLayout:
         header, sample = None, rows[first : first + SAMPLE_ROWS]
     if not sample:
         raise BadHeader(f"no row of numbers after {rows[first].text[:40].decode('latin-1')!r}", where=rows[first].where)
-    separator, table = _table([line.text for line in sample], sample[0])
+    separator, table = _table_without_remarks(sample, header)
+    closed = _is_closed(table, separator, header)
+    if closed:
+        table = [row[:-1] if not row[-1] else row for row in table]
     width = _checked_width(table, sample[0], header)
     decimal_comma = separator != b"," and any(_DECIMAL_COMMA.fullmatch(word) for row in table for word in row)
     values = _values(table, width, decimal_comma)
@@ -99,7 +106,8 @@ def text_layout(head: bytes, whole: bool) -> TextLayout:
     names, named_by = _names(header, lines, sample[0], separator, width)
     span = (named_by.start, named_by.start + len(named_by.text.rstrip(b"\r"))) if named_by else None
     chosen = column_names(names, values, numeric)
-    return TextLayout(separator, decimal_comma, newline, chosen, numeric, sample[0].start, sample[0].number, count, span)
+    remarks = len(numeric) == width
+    return TextLayout(separator, decimal_comma, newline, chosen, numeric, sample[0].start, sample[0].number, count, span, closed, remarks)
 
 
 def _lines(head: bytes, whole: bool) -> tuple[bytes, list[_Line]]:
@@ -125,7 +133,7 @@ def fields(line: str, separator: bytes) -> list[str]:
     """The words of a row; quoted ones may hold separators."""
     if '"' in line:
         try:
-            found = next(csv.reader([line.strip()], delimiter=separator.decode("ascii"), skipinitialspace=True), [])
+            found = next(csv.reader([line.strip(" \r\n")], delimiter=separator.decode("ascii"), skipinitialspace=True), [])
         except csv.Error:
             return [line]
         return [word.strip() for word in found if word or separator != b" "]
@@ -142,6 +150,26 @@ def _is_header(line: bytes) -> bool:
     """Whether a row has words and no numbers, whatever separates them."""
     words = [word.strip('" ') for word in re.split(r"[;,\t ]+", line.decode("latin-1").strip())]
     return not any(_NUMBER.fullmatch(word) for word in words)
+
+
+def _table_without_remarks(sample: list[_Line], header: _Line | None) -> tuple[bytes, list[list[str]]]:
+    """What separates the columns, and the words of the rows, without the comments behind them where nothing but numbers is before these."""
+    cut = [REMARK.sub(b"", line.text) for line in sample]
+    if any(len(text) < len(line.text) for text, line in zip(cut, sample, strict=True)):
+        separator, table = _table(cut, sample[0])
+        fits = header is None or _words(header.text, separator, len(table[0])) is not None
+        if fits and len(table[0]) >= 3 and all(is_number(word) for row in table for word in row if word):
+            return separator, table
+    return _table([line.text for line in sample], sample[0])
+
+
+def _is_closed(table: list[list[str]], separator: bytes, header: _Line | None) -> bool:
+    """Whether every row ends with a separator, behind which no name is."""
+    width = len(table[0])
+    if separator == b" " or width < 4 or any(len(row) != width or row[-1] for row in table):
+        return False
+    names = None if header is None else _words(header.text, separator, width)
+    return names is None or not names[-1]
 
 
 def _table(lines: Sequence[bytes], first: _Line) -> tuple[bytes, list[list[str]]]:
@@ -191,7 +219,7 @@ def _are_numbers(table: list[list[str]], width: int) -> npt.NDArray[np.bool_]:
 def _names(header: _Line | None, lines: list[_Line], first: _Line, separator: bytes, width: int) -> tuple[list[str] | None, _Line | None]:
     """The names (C,) that a row or the last fitting comment before the rows gives, and its line. Raises: BadHeader."""
     if header is not None:
-        names = _words(header.text, separator, width)
+        names = _words(header.text, separator, width) or _words(header.text.rstrip(b" \r" + separator), separator, width)
         if names is None:
             text = header.text[:60].decode("latin-1").strip()
             raise BadHeader(f"the names {text!r} are not as many as the {width} columns of {first.where}", where=header.where)
