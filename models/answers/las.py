@@ -2,7 +2,8 @@
 
 Programs find the answer in the extra bytes label, confidence and label_red, label_green, label_blue, and in the classification, whose
 values a record names; a file that is to stay the same keeps its classification. Where a name is taken, the added one gets the prefix
-`fip_`.
+`fip_`. What the classes of the label are called stands in a variable length record of user id `fip_server` and record id 1: UTF-8 text,
+`0 car (id 10)` and so on, a line a class, at most 65,535 bytes; the id is that of the label map.
 """
 
 from typing import BinaryIO

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from models.answers.labelled import ADDED, Labelled, added_names, added_types
 from models.answers.las_points import PointWriter, laszip_record
-from models.answers.las_records import MEANINGS, Added, check_room, class_names, row_of, vlr
+from models.answers.las_records import MEANINGS, Added, check_room, class_names, label_name, legend, row_of, vlr
 from models.errors import BadOption
 from models.io import CloudFile
 from models.io.columns import roles_of
@@ -111,6 +111,7 @@ def write_new(answer: Labelled, out: BinaryIO, compressed: bool) -> None:
     )
     scale, offset = scaling(answer.cloud.xyz, _spacing(answer))
     vlrs = [vlr(EXTRA_BYTES, b"".join(each.description for each in added), "Extra Bytes Record"), class_names(answer.label_map)]
+    vlrs.append(legend(answer.label_map, label_name(added)))
     record = laszip_record(plan.point_format, row.itemsize - layout.itemsize) if compressed else None
     if record is not None:
         vlrs.append(vlr(LASZIP, record, "http://laszip.org"))

@@ -25,6 +25,7 @@ MEANINGS = {
     "original_classification": "classification as it came",
 }
 LONG_NAME = 15  # bytes of the name of a class
+LEGEND = (b"fip_server", 1)  # user and number of the record that lists the classes of the column label
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Added:
         return EXTRA.pack(
             EXTRA_TYPES.index(self.code) + 1, 0, self.name.encode(), *[bytes(24)] * 3, *(1.0,) * 3, *(0.0,) * 3, self.meaning.encode()
         )
+
+
+def label_name(added: Iterable[Added]) -> str:
+    """What the column of labels is called among those that are added."""
+    return next(each.name for each in added if each.meaning == MEANINGS["label"])
 
 
 def undescribed(count: int, taken: list[str]) -> bytes:
@@ -86,6 +92,17 @@ def class_names(label_map: LabelMap) -> bytes:
     names = [name.encode("ascii", "replace")[:LONG_NAME] for name in label_map.names[:256]]
     body = b"".join(bytes([number]) + name.ljust(LONG_NAME, b"\0") for number, name in enumerate(names + [b""] * (256 - len(names))))
     return vlr(LOOKUP, body, "classes")
+
+
+def legend(label_map: LabelMap, column: str) -> bytes:
+    """The record that lists the classes of a column, in UTF-8: `0 car (id 10)`, a line a class, as many as there is room for."""
+    body = b""
+    for index, each in enumerate(label_map.classes):
+        line = f"{index} {' '.join(each.name.split())} (id {each.ids[0]})\n".encode()
+        if len(body) + len(line) > MOST_BODY:
+            break
+        body += line
+    return vlr(LEGEND, body, f"classes of the column {column}")
 
 
 def no_longer(user: bytes) -> bytes:

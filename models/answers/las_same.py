@@ -2,6 +2,7 @@
 integers, header, records and what stands behind the points stay.
 
 What has to change: how many bytes a point has and where things begin; the record that describes the extra bytes, and that of LASzip.
+A record more, of the user id `fip_server`, lists the classes; one of ours that is there already makes way for it.
 The index of a COPC file would point to wrong places: its two records stay under the user id `was copc`, the points are plain LAZ.
 
 Unless the file is to be the same, the class of a point is also its classification. What that was before is then the column
@@ -17,7 +18,20 @@ import numpy as np
 from models.answers.copying import copy_bytes
 from models.answers.labelled import ADDED, PREFIX, Labelled, added_names, added_types
 from models.answers.las_points import NEW_WAVES, PointWriter, count_chunks, laszip_record
-from models.answers.las_records import MEANINGS, Added, check_room, class_names, described_names, no_longer, row_of, undescribed, vlr
+from models.answers.las_records import (
+    LEGEND,
+    MEANINGS,
+    Added,
+    check_room,
+    class_names,
+    described_names,
+    label_name,
+    legend,
+    no_longer,
+    row_of,
+    undescribed,
+    vlr,
+)
 from models.errors import BadOption
 from models.io.las import stored_rows
 from models.io.las_columns import EXTRA, FIRST_NEW, POINT_FORMATS
@@ -141,13 +155,14 @@ def _write_vlrs(answer: Labelled, header: Header, added: list[Added], row: np.dt
     """The records before the points; how many they are."""
     source, count = answer.file.source, 0
     body = _described(source, header) + b"".join(each.description for each in added)
-    new = {EXTRA_BYTES: vlr(EXTRA_BYTES, body, "Extra Bytes Record")}
+    new = {EXTRA_BYTES: vlr(EXTRA_BYTES, body, "Extra Bytes Record"), LEGEND: legend(answer.label_map, label_name(added))}
     if compressed:
         new[LASZIP] = vlr(LASZIP, laszip_record(header.point_format, _extra(header, row)), "http://laszip.org")
     for each in header.vlrs:
         if each.key in new:  # the first of its kind, where it stood
-            out.write(_headed(source, each, new.pop(each.key)))
-        elif each.key in (EXTRA_BYTES, LASZIP):  # a second one counts for nobody; that of LASzip not in LAS
+            record = new.pop(each.key)
+            out.write(record if each.key == LEGEND else _headed(source, each, record))
+        elif each.key in (EXTRA_BYTES, LASZIP, LEGEND):  # a second one counts for nobody; that of LASzip not in LAS
             continue
         else:
             out.write(_kept(source, each, renamed=each.user == COPC or (each.key == LOOKUP and not answer.same)))

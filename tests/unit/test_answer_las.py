@@ -17,6 +17,7 @@ from models.errors import BadOption
 from models.io import open_cloud, read_cloud
 from models.io.laz import MOST_EXTRA
 from models.io.records import BLOCK_ROWS
+from models.labels import LabelClass, LabelMap
 from tests.in_memory import cloud_of, encode, file_of, guessed, many_classes
 from tests.las_answers import ADDED, KITTI, answer_to, has_all_of, has_answer
 from tests.las_files import CRS, EXTRA, LAYOUTS, bytes_of, las_bytes, las_data, number_at, patched, points_at, record_at
@@ -168,6 +169,39 @@ def test_former_names_of_classes_are_put_aside(save):
     assert found.get_by_id("was LASF_Spec")[0].record_data == names.record_data_bytes()
     kept = laspy.read(io.BytesIO(answer_to(path, SAME)[0])).vlrs
     assert kept.get("ClassificationLookupVlr")[0].lookups == {2: "ground"}
+
+
+def legends(data: bytes) -> list[tuple[str, str]]:
+    """The descriptions and texts of the records that list the classes of a column."""
+    found = laspy.read(io.BytesIO(data)).vlrs.get_by_id("fip_server")
+    assert all(each.record_id == 1 for each in found)
+    return [(each.description, each.record_data.decode()) for each in found]
+
+
+@pytest.mark.parametrize("name", ["same", "las", "laz"])
+def test_what_the_labels_are_called_is_written(save, name):
+    """Once, whoever wrote that before; the file that is read is not touched."""
+    expected = "".join(f"{index} {each.name} (id {each.ids[0]})\n" for index, each in enumerate(KITTI.classes))
+    assert expected.startswith("0 car (id 10)\n1 ")
+    las = las_data(6, "1.4", 10, [])
+    las.header.vlrs.append(VLR("fip_server", 1, "classes of the column label", b"0 of another model\n"))
+    las.header.vlrs.append(VLR("fip_server", 1, "classes of the column label", b"a second one"))
+    path = save("a.las", bytes_of(las))
+    before = path.read_bytes()
+    once = answer_to(path, name)[0]
+    assert legends(once) == [("classes of the column label", expected)]
+    assert path.read_bytes() == before
+    again = answer_to(save("again.las", once), name)[0]
+    assert legends(again) == [("classes of the column fip_label", expected)]
+    assert legends(answer_to(save("fresh.las", las_bytes(3, "1.2")), name)[0]) == [("classes of the column label", expected)]
+
+
+def test_many_names_are_as_many_as_there_is_room_for(save):
+    long = LabelMap(classes=tuple(LabelClass(name=f"größe {i} " + "é" * 90, colour=(0, 0, i % 256), ids=(i,)) for i in range(1000)))
+    [(_, text)] = legends(answer_to(save("a.las", las_bytes(6, "1.4")), SAME, long)[0])
+    lines = text.splitlines()
+    assert lines == [f"{i} {long.names[i]} (id {i})" for i in range(len(lines))]
+    assert 65_535 - 250 < len(text.encode()) <= 65_535
 
 
 def test_many_classes(save):

@@ -40,6 +40,7 @@ def test_a_cloud_of_another_format(name, kind):
     for column, values in extra.items():
         np.testing.assert_array_equal(found[column], values)
     assert found.vlrs.get("ClassificationLookupVlr")[0].lookups[0] == "car"
+    assert found.vlrs.get_by_id("fip_server")[0].record_data.startswith(b"0 car (id 10)\n1 ")
     np.testing.assert_allclose(found.header.mins, found.xyz.min(axis=0), atol=1e-9)
     np.testing.assert_allclose(found.header.maxs, found.xyz.max(axis=0), atol=1e-9)
     assert found.header.number_of_points_by_return[0] == n
