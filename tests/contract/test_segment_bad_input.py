@@ -46,7 +46,7 @@ CASES = [
     Case("wrong_unit", GOOD + points((3e5, 0, 0, 0)), 422, "extent", query=BIN),
     Case("wrong_format", b"\xff\xd8\xff\xe0 JFIF" * 100, 415, "unsupported_format"),
     Case("not_the_format_of_its_name", b"\xff\xd8\xff\xe0 JFIF" * 100, 400, "bad_header", headers={"X-Filename": "a.ply"}),
-    Case("unknown_answer", GOOD, 422, "bad_option", where="format", query=BIN | {"format": "las"}),
+    Case("unknown_answer", GOOD, 422, "bad_option", where="format", query=BIN | {"format": "docx"}),
     Case("answer_in_capitals", GOOD, 422, "bad_option", where="format", query=BIN | {"format": "PLY"}),
     Case("answer_given_twice", GOOD, 422, "bad_option", where="format", query=[("format", "ply"), ("format", "label"), *BIN.items()]),
     Case("unknown_input", GOOD, 422, "bad_option", where="input_format", query={"input_format": "docx"}),
