@@ -17,7 +17,8 @@ from tests.fuzz.attempt import TIME_LIMIT_S, Outcome, attempt, memory_limit
 from tests.fuzz.mutate import case_bytes
 from tests.fuzz.seeds import SEEDS, seeds_of
 
-FOUND = sorted((Path(__file__).parents[1] / "fuzz" / "found").glob("*.json"))
+RECORDS = sorted((Path(__file__).parents[1] / "fuzz" / "found").glob("*.json"))
+FOUND = [path for path in RECORDS if "file" in json.loads(path.read_text())]  # of real files only the number of the case is kept
 FAST = [fmt for fmt in SEEDS if fmt != "e57"]  # which is read in processes of its own
 FIRST = 200
 BATCH = 50
