@@ -24,7 +24,7 @@ from models.answers.ply import check_ply, write_ply
 from models.answers.raw import write_raw
 from models.answers.summary import Bounds, ClassSummary, summary
 from models.answers.text import write_pts, write_xyz
-from models.errors import BadOption, nearest
+from models.errors import BadOption, InputError, nearest
 from models.io import CloudFile
 from models.labels import LabelMap
 
@@ -89,7 +89,7 @@ def answer_format(name: str, file: CloudFile) -> str:
         return name
     found = own_las(file) if file.fmt == "las" else OWN.get(file.fmt, file.fmt)
     if found not in ANSWERS:
-        raise BadOption(f"labels cannot be added to {file.fmt} files; ask for another format", where="format", known=ANSWERS)
+        raise BadOption(f"labels cannot be added to {file.fmt} files; ask for another format", where="format")
     return found
 
 
@@ -97,11 +97,26 @@ OWN = {"bin": "label", "nuscenes": "lidarseg"}  # what carries the labels of a k
 
 
 def check_answer(name: str, file: CloudFile, label_map: LabelMap) -> None:
-    """Whether a format can hold the answer for a file, said before anything is computed. Raises: BadOption."""
-    chosen = ANSWERS[answer_format(name, file)]
-    chosen.check(file, label_map)
-    if name != SAME:
-        chosen.check_named(file, label_map)
+    """Whether a format can hold the answer for a file, said before anything is computed. Raises: BadOption (lists those that can)."""
+    try:
+        chosen = ANSWERS[answer_format(name, file)]
+        chosen.check(file, label_map)
+        if name != SAME:
+            chosen.check_named(file, label_map)
+    except BadOption as error:
+        if error.known:
+            raise
+        others = [each for each in ANSWERS if each != name and _can_hold(each, file, label_map)]
+        raise BadOption(error.detail, where=error.where, known=others) from error
+
+
+def _can_hold(name: str, file: CloudFile, label_map: LabelMap) -> bool:
+    try:
+        ANSWERS[name].check(file, label_map)
+        ANSWERS[name].check_named(file, label_map)
+    except InputError:
+        return False
+    return True
 
 
 def write_answer(name: str, answer: Labelled, out: BinaryIO) -> None:

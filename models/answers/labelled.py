@@ -1,6 +1,6 @@
 """What every answer is written from: a file with a class and a confidence for each of its points."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from models.pointcloud import PointCloud
 MOST_CLASSES = 1 << 16
 ADDED = ("label", "confidence", "label_red", "label_green", "label_blue")
 PREFIX = "fip_"
+WIDENED = {"b1": "u1", "f2": "f4"}  # what formats that have no such type hold without loss
+EXACT_IN_DOUBLE = 1 << 53  # up to here all whole numbers are doubles
 
 Column = npt.NDArray[np.generic]  # (n,)
 
@@ -69,12 +71,28 @@ def added_types(label_map: LabelMap) -> tuple[str, ...]:
 def added_names(taken: Iterable[str]) -> tuple[str, ...]:
     """The names of ADDED, each with the prefix `fip_` until it is free; case does not tell two names apart, as in our reader."""
     lower = {name.lower() for name in taken}
-    names = []
-    for name in ADDED:
-        while name in lower:
-            name = PREFIX + name
-        names.append(name)
-    return tuple(names)
+    return tuple(prefixed(name, lower) for name in ADDED)
+
+
+def prefixed(name: str, taken: Container[str]) -> str:
+    """The name with as many prefixes `fip_` as it takes to be free."""
+    while name in taken:
+        name = PREFIX + name
+    return name
+
+
+def code_of(dtype: np.dtype[np.generic]) -> str:
+    """numpy's letter and the bytes of a value: `f4`."""
+    return f"{dtype.kind}{dtype.itemsize}"
+
+
+def packed_rows(types: Iterable[str], columns: Sequence[Column]) -> npt.NDArray[np.uint8]:
+    """n rows as they stand in a file, (n, bytes of a row): the columns (n,), each of its type, one directly behind the other."""
+    row = np.dtype([(str(place), each) for place, each in enumerate(types)])
+    block = np.empty(len(columns[0]), row)
+    for name, column in zip(row.names or (), columns, strict=True):
+        block[name] = column
+    return block.view(np.uint8).reshape(len(block), row.itemsize)
 
 
 @dataclass(frozen=True)

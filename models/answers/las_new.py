@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from models.answers.labelled import ADDED, Labelled, added_names, added_types
+from models.answers.labelled import ADDED, WIDENED, Labelled, added_names, added_types, code_of
 from models.answers.las_points import PointWriter, laszip_record
 from models.answers.las_records import MEANINGS, Added, check_room, class_names, label_name, legend, row_of, vlr
 from models.errors import BadOption
@@ -27,11 +27,11 @@ from models.io import CloudFile
 from models.io.columns import roles_of
 from models.io.las_columns import EXTRA_TYPES, POINT_FORMATS, columns_of
 from models.io.las_header import COMPRESSED, EXTRA_BYTES, LASZIP, SIZES
+from models.io.names import numbered
 from models.io.records import BLOCK_ROWS, Table
 from models.labels import LabelMap
 from models.pointcloud import PointCloud
 
-WIDENED = {"b1": "u1", "f2": "f4"}
 KEPT = ("gps_time", "user_data", "point_source_id", "scan_angle")  # columns that LAS has a field for, if their values fit
 COARSEST = 1e-3  # unless the extent demands it
 MOST_STEPS = (1 << 31) - 1
@@ -74,20 +74,13 @@ def plan_of(file: CloudFile, label_map: LabelMap, keep_intensity: bool) -> Plan:
     extra = []
     for name, word in others:
         dtype = records.dtype[name]
-        code = WIDENED.get(f"{dtype.kind}{dtype.itemsize}", f"{dtype.kind}{dtype.itemsize}")
+        code = WIDENED.get(code_of(dtype), code_of(dtype))
         if code not in EXTRA_TYPES:
             raise BadOption(f"LAS cannot hold the column {name[:80]!r} ({dtype}); ask for another format", where="format")
-        extra.append((name, Added(_free(word.replace("\0", "_") or "extra_bytes", taken), code)))
+        free = numbered(word.replace("\0", "_") or "extra_bytes", taken, key=str.lower)
+        taken.add(free.lower())
+        extra.append((name, Added(free, code)))
     return Plan(point_format, fields, tuple(extra), roles.intensity)
-
-
-def _free(word: str, taken: set[str]) -> str:
-    number, name = 1, word
-    while name.lower() in taken:
-        number += 1
-        name = f"{word}_{number}"
-    taken.add(name.lower())
-    return name
 
 
 def _all_added(plan: Plan, label_map: LabelMap) -> list[Added]:

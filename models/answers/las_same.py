@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from models.answers.copying import copy_bytes
-from models.answers.labelled import ADDED, PREFIX, Labelled, added_names, added_types
+from models.answers.labelled import ADDED, Labelled, added_names, added_types, prefixed
 from models.answers.las_points import NEW_WAVES, PointWriter, count_chunks, laszip_record
 from models.answers.las_records import (
     LEGEND,
@@ -136,10 +136,7 @@ def _added(header: Header, label_map: LabelMap, original: bool) -> list[Added]:
     codes = [np.dtype(code).str[1:] for code in added_types(label_map)]
     added = [Added(name, code, MEANINGS[known]) for known, name, code in zip(ADDED, added_names(taken), codes, strict=True)]
     if original:
-        name = ORIGINAL
-        while name in taken:
-            name = PREFIX + name
-        added.append(Added(name, "u1", MEANINGS[ORIGINAL]))
+        added.append(Added(prefixed(ORIGINAL, taken), "u1", MEANINGS[ORIGINAL]))
     return added
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from models.answers.arrays import Values, write_array_header, write_column
 from models.answers.copying import PIECE_BYTES, copy_bytes
-from models.answers.labelled import Labelled, index_type
+from models.answers.labelled import EXACT_IN_DOUBLE, Labelled, index_type
 from models.errors import BadOption
 from models.io import CloudFile
 from models.io.npy import COLUMNS, HEADER_BYTES, Layout, parse_layout
@@ -20,7 +20,6 @@ from models.io.source import Source
 from models.labels import LabelMap
 
 ADDED_COLUMNS = 2
-EXACT_IN_DOUBLE = 1 << 53
 
 
 def check_npy(file: CloudFile, label_map: LabelMap) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from models.answers.arrays import Values, write_array_header, write_column
 from models.answers.copying import copy_bytes
-from models.answers.labelled import PREFIX, Labelled, index_type
+from models.answers.labelled import Labelled, index_type, prefixed
 from models.errors import BadBody, BadOption
 from models.io import CloudFile
 from models.io.npz import DIRECTORY_BYTES, MEMBERS, UNZIPPED_BYTES
@@ -57,7 +57,7 @@ def write_npz(answer: Labelled, out: BinaryIO) -> None:
         ("<u4", lambda rows: answer.label_map.ids_of(answer.labels[rows])),
         ("<f4", lambda rows: answer.confidence[rows]),
     )
-    labels, ids, confidence, names = (_free(name, taken) for name in ARRAYS)
+    labels, ids, confidence, names = (prefixed(name, taken) for name in ARRAYS)
     with zipfile.ZipFile(out, "a" if taken else "w") as archive:  # what is appended takes the place of the list of members
         for name, (code, values) in zip((labels, ids, confidence), arrays, strict=True):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -65,12 +65,6 @@ def write_npz(answer: Labelled, out: BinaryIO) -> None:
                 write_column(member, np.dtype(code), count, values)
         with archive.open(f"{names}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, _names(answer.label_map), allow_pickle=False)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name = PREFIX + name
-    return name
 
 
 def _names(label_map: LabelMap) -> Values:

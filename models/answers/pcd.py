@@ -11,16 +11,16 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from models.answers.labelled import Column, Labelled, Plain, added_names, added_types, plain_columns
+from models.answers.labelled import WIDENED, Column, Labelled, Plain, added_names, added_types, code_of, packed_rows, plain_columns
 from models.answers.pcd_lines import added_fields, class_lines, room_for_comments, type_words
 from models.answers.pcd_same import labelled_header, write_same_pcd
 from models.errors import BadOption
 from models.io import CloudFile
 from models.io.columns import roles_of
+from models.io.names import numbered
 from models.io.pcd_header import PADDING, TYPES, Field, read_header
 from models.labels import LabelMap
 
-WIDENED = {"b1": "u1", "f2": "f4"}
 COLOUR = slice(3, 6)  # red, green, blue of the plain columns of a file with colours
 
 
@@ -45,14 +45,11 @@ def write_pcd(answer: Labelled, out: BinaryIO) -> None:
     codes = [f"<{field.code}" for field in _fields(plain, coloured)]
     if coloured:
         codes[COLOUR.start] = "<u4"  # the bits of the float
-    row = np.dtype([(str(place), code) for place, code in enumerate([*codes, *added_types(answer.label_map)])])
+    codes += added_types(answer.label_map)
     for rows, columns in plain.blocks(answer.cloud):
         if coloured:
             columns[COLOUR] = [_packed(*columns[COLOUR])]
-        block = np.empty(rows.stop - rows.start, row)
-        for name, values in zip(row.names or (), [*columns, *answer.added(rows)], strict=True):
-            block[name] = values
-        out.write(block.view(np.uint8).data)
+        out.write(packed_rows(codes, [*columns, *answer.added(rows)]).data)
 
 
 def _is_coloured(file: CloudFile) -> bool:
@@ -92,16 +89,11 @@ def _fields(plain: Plain, coloured: bool) -> tuple[Field, ...]:
         names[COLOUR], types[COLOUR] = ["rgb"], [np.dtype(np.float32)]
     fields: dict[str, Field] = {}
     for name, dtype in zip(names, types, strict=True):
-        code = f"{dtype.kind}{dtype.itemsize}"
-        code = WIDENED.get(code, code)
+        code = WIDENED.get(code_of(dtype), code_of(dtype))
         if code not in TYPES.values():
             raise BadOption(f"PCD cannot hold the column {name[:80]!r} ({dtype}); ask for another format", where="format")
-        word = _word(name)
-        number, new = 1, word
-        while new in fields:
-            number += 1
-            new = f"{word}_{number}"
-        fields[new] = Field(new, code, 1)
+        word = numbered(_word(name), fields)
+        fields[word] = Field(word, code, 1)
     return tuple(fields.values())
 
 

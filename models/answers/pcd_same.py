@@ -14,7 +14,7 @@ import lzf
 import numpy as np
 
 from models.answers.copying import copy_bytes
-from models.answers.labelled import Labelled, added_names, added_types
+from models.answers.labelled import Labelled, added_names, added_types, packed_rows
 from models.answers.pcd_lines import added_fields, class_lines, room_for_comments, type_words
 from models.answers.text_rows import added_texts, whole_rows
 from models.errors import TruncatedFile
@@ -108,17 +108,11 @@ def _write_binary(answer: Labelled, header: Header, out: BinaryIO) -> None:
     """The bytes of each point, its padding too, and behind them the answer."""
     source = answer.file.source
     stored = as_stored(header, source)
-    added = np.dtype([(str(place), code) for place, code in enumerate(added_types(answer.label_map))])
     done = 0
     for table in READERS[header.data](source, stored, row_type(stored)):
         rows = table if stored is header else _padded(table, header)
-        behind = np.empty(len(rows), added)
-        for name, column in zip(added.names or (), answer.added(slice(done, done + len(rows))), strict=True):
-            behind[name] = column
-        joined = np.empty((len(rows), rows.itemsize + added.itemsize), np.uint8)
-        joined[:, : rows.itemsize] = rows.view(np.uint8).reshape(len(rows), -1)
-        joined[:, rows.itemsize :] = behind.view(np.uint8).reshape(len(rows), -1)
-        out.write(joined.data)
+        behind = packed_rows(added_types(answer.label_map), answer.added(slice(done, done + len(rows))))
+        out.write(np.concatenate([rows.view(np.uint8).reshape(len(rows), -1), behind], axis=1).data)
         done += len(rows)
 
 

@@ -12,16 +12,16 @@ from typing import BinaryIO
 
 import numpy as np
 
-from models.answers.labelled import Labelled, Plain, added_names, added_types, plain_columns
+from models.answers.labelled import EXACT_IN_DOUBLE, WIDENED, Labelled, Plain, added_names, added_types, code_of, packed_rows, plain_columns
 from models.answers.ply_lines import TYPES, added_lines, checked_header, class_comments
 from models.answers.ply_same import labelled_header, write_same_ply
 from models.errors import BadOption
 from models.io import CloudFile
+from models.io.names import numbered
 from models.io.ply_header import read_header
 from models.labels import LabelMap
 
-WIDENED = {"b1": "u1", "f2": "f4", "i8": "f8", "u8": "f8"}
-EXACT_IN_DOUBLE = 1 << 53
+HELD_AS = WIDENED | {"i8": "f8", "u8": "f8"}  # types that PLY has not
 
 
 def check_ply(file: CloudFile, label_map: LabelMap) -> None:
@@ -31,7 +31,7 @@ def check_ply(file: CloudFile, label_map: LabelMap) -> None:
         return
     plain = plain_columns(file.records)
     for name, dtype in zip(plain.names, plain.types, strict=True):
-        if _code(dtype) not in (*TYPES, *WIDENED):
+        if code_of(dtype) not in (*TYPES, *HELD_AS):
             raise _unheld(name, dtype)
     _header(plain, label_map, file.records.count)
     _check_wide(file)
@@ -47,13 +47,9 @@ def write_ply(answer: Labelled, out: BinaryIO) -> None:
         return
     plain = plain_columns(answer.file.records)
     out.write(_header(plain, answer.label_map, answer.file.records.count))
-    types = [*(np.dtype(f"<{code}") for code in _codes(plain)), *map(np.dtype, added_types(answer.label_map))]
-    row = np.dtype([(str(place), each) for place, each in enumerate(types)])
+    types = [*(f"<{code}" for code in _codes(plain)), *added_types(answer.label_map)]
     for rows, columns in plain.blocks(answer.cloud):
-        block = np.empty(rows.stop - rows.start, row)
-        for name, values in zip(row.names or (), [*columns, *answer.added(rows)], strict=True):
-            block[name] = values
-        out.write(block.view(np.uint8).data)
+        out.write(packed_rows(types, [*columns, *answer.added(rows)]).data)
 
 
 def _header(plain: Plain, label_map: LabelMap, count: int) -> bytes:
@@ -73,7 +69,7 @@ def _header(plain: Plain, label_map: LabelMap, count: int) -> bytes:
 
 def _check_wide(file: CloudFile) -> None:
     """Raises: BadOption (a column of 64-bit integers that double does not hold)."""
-    wide = [name for name in file.records.names if _code(file.records.dtype[name]) in ("i8", "u8")]
+    wide = [name for name in file.records.names if code_of(file.records.dtype[name]) in ("i8", "u8")]
     if not wide:
         return
     for _, table in file.records.blocks():
@@ -88,27 +84,17 @@ def _unheld(name: str, dtype: np.dtype[np.generic]) -> BadOption:
 
 def _codes(plain: Plain) -> list[str]:
     """How PLY holds the columns."""
-    return [WIDENED.get(code, code) for code in map(_code, plain.types)]
+    return [HELD_AS.get(code, code) for code in map(code_of, plain.types)]
 
 
 def _words(plain: Plain) -> tuple[str, ...]:
     """The names of the columns as PLY can hold them, each once."""
     taken: dict[str, None] = {}
     for name in plain.names:
-        number, word = 1, _word(name)
-        new = word
-        while new in taken:
-            number += 1
-            new = f"{word}_{number}"
-        taken[new] = None
+        taken[numbered(_word(name), taken)] = None
     return tuple(taken)
 
 
 def _word(name: str) -> str:
     """As one word in latin-1, which leaves every name that came out of a PLY header as it is."""
     return "".join("_" if letter.isspace() or letter < " " or letter > "\xff" else letter for letter in name) or "column"
-
-
-def _code(dtype: np.dtype[np.generic]) -> str:
-    """numpy's letter and the bytes of a value: `f4`."""
-    return f"{dtype.kind}{dtype.itemsize}"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.answers.copying import copy_bytes
-from models.answers.labelled import Labelled, added_names, added_types
+from models.answers.labelled import Labelled, added_names, added_types, packed_rows
 from models.answers.ply_lines import added_lines, checked_header, class_comments
 from models.answers.text_rows import added_texts, whole_rows, with_added, words_end
 from models.errors import BadBody, TruncatedFile
@@ -65,15 +65,11 @@ def _line_end(line: bytes) -> str:
 def _write_binary(answer: Labelled, header: Header, out: BinaryIO) -> int:
     """What stands before the vertices, and the vertices; where in the file they end."""
     source = answer.file.source
-    codes = (header.byte_order + each[-2:] for each in added_types(answer.label_map))
-    added = np.dtype([(str(place), code) for place, code in enumerate(codes)])
+    codes = [header.byte_order + each[-2:] for each in added_types(answer.label_map)]
     done, end = 0, header.offset
     for rows in vertex_rows(source, header):
         copy_bytes(source, end, rows.begin, out)  # of the first ones; after that there is nothing between
-        behind = np.empty(len(rows), added)
-        for name, column in zip(added.names or (), answer.added(slice(done, done + len(rows))), strict=True):
-            behind[name] = column
-        out.write(_joined(rows, behind.view(np.uint8).reshape(len(rows), -1)))
+        out.write(_joined(rows, packed_rows(codes, answer.added(slice(done, done + len(rows))))))
         done, end = done + len(rows), rows.begin + len(rows.data)
     return end
 

@@ -42,11 +42,6 @@ class Records:
             start += len(table)
 
 
-def records_of(table: Table) -> Records:
-    """The rows of a table (N,) in memory."""
-    return Records(len(table), table.dtype, lambda: (table[start : start + BLOCK_ROWS] for start in range(0, len(table), BLOCK_ROWS)))
-
-
 def records_of_columns(columns: dict[str, npt.NDArray[np.generic]]) -> Records:
     """The rows of columns (N,) in memory, in their order; they are not copied."""
     dtype = np.dtype([(name, column.dtype) for name, column in columns.items()])

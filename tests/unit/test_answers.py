@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from plyfile import PlyData
 
-from models.answers import ANSWERS, SAME, Labelled, summary
+from models.answers import ANSWERS, SAME, Labelled, check_answer, summary
 from models.answers.names import answer_name
 from models.answers.ply_lines import COMMENT_BYTES
 from models.errors import BadOption, FipError
-from models.io import FORMATS, read_cloud
+from models.io import FORMATS, open_cloud, read_cloud
+from models.io.names import numbered
 from models.io.ply_header import HEADER_BYTES
 from models.io.records import BLOCK_ROWS
 from models.labels import LabelClass, LabelMap, load_label_map
@@ -345,6 +346,29 @@ def test_an_unknown_format_lists_the_known_ones():
     with pytest.raises(BadOption, match="did you mean 'label'") as caught:
         encode("labels", cloud_of(), labels, sure, KITTI)
     assert caught.value.known == (*ANSWERS, SAME)
+
+
+@pytest.mark.parametrize("name", ["same", "npy"])
+def test_a_refusal_lists_the_formats_that_can_hold_the_answer(tmp_path, name):
+    path = tmp_path / "mesh.off"
+    path.write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    with open_cloud(path) as file:
+        with pytest.raises(BadOption, match="ask for") as caught:
+            check_answer(name, file, KITTI)
+        assert caught.value.known == tuple(each for each in ANSWERS if each != "npy")
+        for each in caught.value.known:
+            assert answered(each, file, *guessed(file.records.count), KITTI)
+        many = many_classes(300)
+        with pytest.raises(BadOption) as caught:
+            check_answer(name, file, many)
+        assert not {"las", "laz", "lidarseg", "npy"} & set(caught.value.known)
+        assert "label" in caught.value.known
+
+
+def test_names_that_are_taken_are_numbered():
+    assert numbered("a", {}) == "a"
+    assert numbered("a", {"a", "a_2", "b"}) == "a_3"
+    assert [numbered("A", {"a"}), numbered("A", {"a"}, key=str.lower)] == ["A", "A_2"]
 
 
 def test_extensions_and_media_types():
