@@ -3,15 +3,17 @@
 For files of other kinds `xyz` has a first line that names the columns, as CloudCompare writes it; `pts` has the number of points there.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from operator import add
 from typing import BinaryIO
 
 from models.answers.labelled import Labelled, added_names, plain_columns
-from models.answers.text_numbers import confidence_texts, number_texts
+from models.answers.text_numbers import number_texts
+from models.answers.text_rows import added_texts
 from models.errors import BadBody
 from models.io.text import layout_of
-from models.io.text_layout import TextLayout
+from models.io.text_layout import COMMENTS, REMARK, TextLayout
 from models.io.text_lines import line_blocks, row_places
 
 COLOUR = {"red": "R", "green": "G", "blue": "B"}
@@ -45,17 +47,8 @@ def plain_rows(answer: Labelled, separator: str, order: tuple[str, ...]) -> Iter
     places = [plain.names.index(name) for name in order]
     for rows, columns in plain.blocks(answer.cloud):
         words = zip(*(number_texts(columns[place]) for place in places), strict=True)
-        lines = map(str.encode, map(separator.join, words))
-        yield b"\n".join([*map(add, lines, _added(answer, rows, separator)), b""])
-
-
-def _added(answer: Labelled, rows: slice, separator: str, point: str = ".") -> list[bytes]:
-    """What goes behind some rows: class, confidence and colour, with a separator before each. point: the decimal point."""
-    classes = enumerate(answer.label_map.classes)
-    pairs = [(f"{separator}{index}{separator}", separator.join(map(str, ("", *each.colour)))) for index, each in classes]
-    heads, tails = ([each.encode() for each in column] for column in zip(*pairs, strict=True))
-    labels, sure = answer.labels[rows].tolist(), confidence_texts(answer.confidence[rows], point)
-    return [heads[label] + each + tails[label] for label, each in zip(labels, sure, strict=True)]
+        lines = map(separator.encode().join, words)
+        yield b"\n".join([*map(add, lines, added_texts(answer, rows, separator)), b""])
 
 
 def write_same_text(answer: Labelled, out: BinaryIO) -> None:
@@ -73,8 +66,8 @@ def write_same_text(answer: Labelled, out: BinaryIO) -> None:
         rows = slice(done, done + len(places))
         if rows.stop > len(answer.cloud):
             break
-        added = _added(answer, rows, layout.separator.decode("ascii"), "," if layout.decimal_comma else ".")
-        out.write(layout.newline.join(_with_words(lines, places.tolist(), added)))
+        added = added_texts(answer, rows, layout.separator.decode("ascii"), "," if layout.decimal_comma else ".")
+        out.write(layout.newline.join(_with_words(lines, places.tolist(), added, _rest(block, layout))))
         done, line = rows.stop, line + ended
     if done != len(answer.cloud):
         raise BadBody(f"the file has other than the {len(answer.cloud)} rows that were read")
@@ -85,6 +78,8 @@ def _labelled_head(head: bytes, layout: TextLayout) -> bytes:
     if layout.header is None:
         return head
     start, end = layout.header
+    if layout.closed:
+        end = start + len(head[start:end].rstrip(b" " + layout.separator))  # `x,y,z,` stays closed
     line = head[start:end]
     separator = next((each for each in (b", ", layout.separator, b",", b"\t") if each in line.strip()), b" ")
     quote = b'"' if line.rstrip().endswith(b'"') else b""
@@ -92,13 +87,32 @@ def _labelled_head(head: bytes, layout: TextLayout) -> bytes:
     return head[:end] + b"".join(separator + name for name in names) + head[end:]
 
 
-def _with_words(lines: list[bytes], places: Sequence[int], words: list[bytes]) -> Iterable[bytes]:
-    """Lines without their ends, those at some places with words behind them; a CR that belongs to the end stays there."""
+def _rest(block: bytes, layout: TextLayout) -> re.Pattern[bytes] | None:
+    """What finds the place of the answer in a row of the block: before a comment, or the separator at the end; None where no row has any."""
+    remarks = layout.remarks and any(marker[:1] in block for marker in COMMENTS)
+    if not (remarks or layout.closed):
+        return None
+    end = rb"(?:%b[ \t]*)?" % layout.separator if layout.closed else b""
+    remark = rb"(?:%b)?" % REMARK.pattern if remarks else b""
+    return re.compile(end + remark + rb"\r?$")
+
+
+def _with_words(lines: list[bytes], places: Sequence[int], words: list[bytes], rest: re.Pattern[bytes] | None) -> Iterable[bytes]:
+    """Lines without their ends, those at some places with words in them, before the `rest`; a CR that belongs to the end stays there."""
     rows = lines if len(places) == len(lines) else [lines[place] for place in places]
-    longer = [line[:-1] + word + b"\r" if line.endswith(b"\r") else line + word for line, word in zip(rows, words, strict=True)]
+    if rest is None:
+        longer = [line[:-1] + word + b"\r" if line.endswith(b"\r") else line + word for line, word in zip(rows, words, strict=True)]
+    else:
+        longer = [_put(line, word, rest) for line, word in zip(rows, words, strict=True)]
     if len(longer) == len(lines):
         return longer
     out = list(lines)
     for place, line in zip(places, longer, strict=True):
         out[place] = line
     return out
+
+
+def _put(line: bytes, word: bytes, rest: re.Pattern[bytes]) -> bytes:
+    found = rest.search(line)
+    place = found.start() if found else len(line)
+    return line[:place] + word + line[place:]

@@ -5,41 +5,31 @@ n rows of a block.
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from models.answers.labelled import Column
 
 MILLION = 1_000_000
-_SHORT = 6  # digits that a float32 always can have; nine tell any two of them apart
-_EXACT_POWER = 22  # the largest power of ten that is a float64
 
 
-def number_texts(column: Column) -> list[str]:
+def number_texts(column: Column) -> list[bytes]:
     """The values (n,) as text; `1` for a whole number in a column of floats, too."""
-    if column.dtype.kind in "iub":
-        return list(map(str, column.astype(np.int64 if column.dtype.kind == "b" else column.dtype).tolist()))
-    doubles = column if column.dtype.itemsize == 8 else as_short(column.astype(np.float32))
-    return [text[:-2] if text.endswith(".0") else text for text in map(repr, doubles.tolist())]
+    kind, size = column.dtype.kind, column.dtype.itemsize
+    if not len(column):
+        return []
+    if kind != "f":
+        native = column.astype(np.uint8 if kind == "b" else column.dtype.newbyteorder("="), copy=False)
+        return _json(native).split(b",")
+    with np.errstate(invalid="ignore", over="ignore"):  # a NaN that signals
+        native = column.astype(np.float64 if size >= 8 else np.float32, copy=False)
+    texts = (_json(native) + b",").replace(b".0,", b",")[:-1].split(b",")
+    for place in np.flatnonzero(~np.isfinite(native)).tolist():  # JSON has no such numbers
+        texts[place] = b"nan" if np.isnan(native[place]) else b"inf" if native[place] > 0 else b"-inf"
+    return texts
 
 
-def as_short(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The float64 (n,) with the fewest digits that round to the values (n,)."""
-    exact = values.astype(np.float64)
-    out = exact.copy()
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        exponents = np.floor(np.log10(np.abs(exact)))
-    todo = np.flatnonzero(np.isfinite(exponents) & (np.abs(exponents) < _EXACT_POWER - 8))
-    rare = np.isfinite(exponents)
-    rare[todo] = False
-    out[rare] = [float(str(each)) for each in values[rare]]
-    for digits in range(_SHORT, 10):
-        places = digits - 1 - exponents[todo]
-        scale = 10.0 ** np.abs(places)  # exact
-        short = np.where(places >= 0, np.rint(exact[todo] * scale) / scale, np.rint(exact[todo] / scale) * scale)
-        found = short.astype(np.float32) == values[todo]
-        out[todo[found]] = short[found]
-        todo = todo[~found]
-    out[todo] = [float(str(each)) for each in values[todo]]
-    return out
+def _json(values: Column) -> bytes:
+    return orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
 def confidence_texts(confidence: npt.NDArray[np.float32], point: str = ".") -> list[bytes]:
@@ -50,4 +40,5 @@ def confidence_texts(confidence: npt.NDArray[np.float32], point: str = ".") -> l
     for place in (7, 6, 5, 4, 3, 2, 0):
         left, digit = np.divmod(left, 10)
         out[:, place] = digit + ord("0")
-    return [bytes(each) for each in out.view("S8")[:, 0].tolist()]
+    texts: list[bytes] = out.view("S8")[:, 0].tolist()
+    return texts

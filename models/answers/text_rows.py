@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.answers.labelled import Labelled
+from models.answers.text_numbers import confidence_texts
 from models.errors import BadBody
 
 _LETTER = np.ones(256, np.bool_)
@@ -50,10 +51,10 @@ def with_added(text: bytes, places: list[int], added: list[bytes]) -> bytes:
     return b"".join([part for pair in zip(kept, added, strict=True) for part in pair]) + text[starts[-1] :]
 
 
-def added_texts(answer: Labelled, rows: slice) -> list[bytes]:
-    """The added values of some points, each with a blank before it. The confidence has as many digits as float32 needs."""
-    classes = answer.label_map.classes
-    heads = [b" %d " % index for index in range(len(classes))]
-    tails = [b" %d %d %d" % each.colour for each in classes]
-    sure = answer.confidence[rows].astype("S24").tolist()
-    return [b"%b%b%b" % (heads[label], each, tails[label]) for label, each in zip(answer.labels[rows].tolist(), sure, strict=True)]
+def added_texts(answer: Labelled, rows: slice, separator: str = " ", point: str = ".") -> list[bytes]:
+    """What goes behind some rows: class, confidence and colour, with a separator before each. point: the decimal point."""
+    classes = enumerate(answer.label_map.classes)
+    pairs = [(f"{separator}{index}{separator}", separator.join(map(str, ("", *each.colour)))) for index, each in classes]
+    heads, tails = ([each.encode() for each in column] for column in zip(*pairs, strict=True))
+    labels, sure = answer.labels[rows].tolist(), confidence_texts(answer.confidence[rows], point)
+    return [heads[label] + each + tails[label] for label, each in zip(labels, sure, strict=True)]

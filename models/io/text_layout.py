@@ -95,7 +95,8 @@ def text_layout(head: bytes, whole: bool) -> TextLayout:
     separator, table = _table_without_remarks(sample, header)
     closed = _is_closed(table, separator, header)
     if closed:
-        table = [row[:-1] if not row[-1] else row for row in table]
+        width = max(map(len, table)) - 1
+        table = [row[:width] for row in table]
     width = _checked_width(table, sample[0], header)
     decimal_comma = separator != b"," and any(_DECIMAL_COMMA.fullmatch(word) for row in table for word in row)
     values = _values(table, width, decimal_comma)
@@ -164,9 +165,9 @@ def _table_without_remarks(sample: list[_Line], header: _Line | None) -> tuple[b
 
 
 def _is_closed(table: list[list[str]], separator: bytes, header: _Line | None) -> bool:
-    """Whether every row ends with a separator, behind which no name is."""
-    width = len(table[0])
-    if separator == b" " or width < 4 or any(len(row) != width or row[-1] for row in table):
+    """Whether rows end with a separator, behind which no name is; some may lack it."""
+    width = max(map(len, table))
+    if separator == b" " or width < 4 or any(row[-1] if len(row) == width else len(row) < width - 1 for row in table):
         return False
     names = None if header is None else _words(header.text, separator, width)
     return names is None or not names[-1]

@@ -43,5 +43,5 @@ def test_text_of_another_kind_becomes_csv(save):
     assert answer.decode().splitlines() == [
         "x,y,z,red,green,blue,Class,label,confidence,label_red,label_green,label_blue",
         f"1.5,2,-3,255,0,9,4,{behind[0]}",
-        f"0.1,5,6e-07,7,8,9,4,{behind[1]}",
+        f"0.1,5,6e-7,7,8,9,4,{behind[1]}",
     ]

@@ -56,7 +56,8 @@ def header_lines(data: bytes) -> dict[str, str]:
 def check_added(rows: np.ndarray, names: tuple[str, ...], labels: np.ndarray, sure: np.ndarray, label_map: LabelMap = KITTI) -> None:
     assert names_of(rows)[-5:] == names
     np.testing.assert_array_equal(rows[names[0]], labels)
-    assert rows[names[1]].astype("f4").tobytes() == sure.tobytes()
+    six = np.array([f"{each:.6f}" for each in sure], np.float32)  # as text has them
+    assert rows[names[1]].astype("f4").tobytes() in (sure.tobytes(), six.tobytes())
     for channel, name in enumerate(names[2:]):
         np.testing.assert_array_equal(rows[name], label_map.colours[labels, channel])
 
@@ -125,7 +126,7 @@ def test_lines_of_text_stay_as_they_are(save):
     data = header_of(cube(), "ascii", 4).replace(b"TYPE", b"  TYPE") + b"\n".join(lines) + b"\n\nno point\n"
     answer, labels, sure = labelled(save, data)
     new = answer[answer.index(b"ascii\n") + 6 :].split(b"\n")
-    added = [b" %d %s %d %d %d" % (label, str(each).encode(), *KITTI.colours[label]) for label, each in zip(labels, sure, strict=True)]
+    added = [b" %d %.6f %d %d %d" % (label, each, *KITTI.colours[label]) for label, each in zip(labels, sure, strict=True)]
     expected = [
         lines[0] + added[0],
         b"  -0 +1\t.5" + added[1] + b"  ",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.answers.text_numbers import as_short, confidence_texts, number_texts
+from models.answers.text_numbers import confidence_texts, number_texts
 from models.io import open_cloud, read_cloud
 from models.pointcloud import PointCloud
 from tests.in_memory import answer_to, answered, cloud_of, encode, file_of, guessed, many_classes
@@ -39,7 +39,6 @@ FILES = [  # name, text, separator, decimal point, line end, what is added to th
     ("a.csv", '"x","y","z"\n"1.5","2","-3"\n"4","5","6"\n', ",", ".", "\n", ',"' + ADDED_NAMES.replace(" ", '","') + '"'),
     ("a.csv", 'x;y;name;z\r\n1,5;2;"a; b";-3\r\n4;5;chair;6\r\n', ";", ",", "\r\n", ";" + ADDED_NAMES.replace(" ", ";")),
     ("a.csv", "x,y,z,LABEL\n1.5,2,-3,7\n4,5,6,7\n", ",", ".", "\n", ",fip_" + ADDED_NAMES.replace(" ", ",")),
-    ("a.csv", "1.5,2,-3,\n4,5,6,\n", ",", ".", "\n", ""),
 ]
 
 
@@ -77,6 +76,39 @@ def test_any_file_comes_back(tmp_path_factory, lines, separator, end, ended):
     answer, labels, _ = answer_to(path, "same", many_classes(300))
     assert len(labels) == sum(isinstance(line, list) for line in lines)
     assert without_added(answer, separator, ".", end, "") == text.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.csv", "1.5,2,-3,\n4,5,6,\n", "1.5,2,-3A,\n4,5,6B,\n"),
+        ("a.csv", "1.5,2,-3,", "1.5,2,-3A,"),
+        ("a.csv", "x,y,z\r\n1.5,2,-3,\r\n4,5,6,\r\n", "x,y,zN\r\n1.5,2,-3A,\r\n4,5,6B,\r\n"),
+        ("a.csv", "x;y;z;\n1,5;2;-3;\n4;5;6; \n", "x;y;zN;\n1,5;2;-3A;\n4;5;6B; \n"),
+        ("a.csv", "1.5\t2\t-3\t\n4\t5\t6\t\n", "1.5\t2\t-3A\t\n4\t5\t6B\t\n"),
+        ("a.xyz", "1.5 2 -3 # note\n# all\n4 5 6\n", "1.5 2 -3A # note\n# all\n4 5 6B\n"),
+        ("a.xyz", "1.5 2 -3\n4 5 6#x y\r\n", "1.5 2 -3A\n4 5 6B#x y\r\n"),
+        ("a.xyz", "//X Y Z\n1.5 2 -3  // a # b\n4 5 6 % 7\n", "//X Y ZN\n1.5 2 -3A  // a # b\n4 5 6B % 7\n"),
+        ("a.csv", "1.5,2,-3, # note\n4,5,6,\n", "1.5,2,-3A, # note\n4,5,6B,\n"),
+        ("a.txt", "x y z c\n1.5 2 -3 #ff0000\n4 5 6 #a0b\n", "x y z cN\n1.5 2 -3 #ff0000A\n4 5 6 #a0bB\n"),
+        ("a.csv", "x,y,z,c\n1.5,2,-3,C # 1\n4,5,6,C # 2\n", "x,y,z,cN\n1.5,2,-3,C # 1A\n4,5,6,C # 2B\n"),
+    ],
+)
+def test_the_answer_stands_before_what_ends_a_row(save, name, text, expected):
+    """A separator, a comment. N are the added names, A and B what is added to the two rows."""
+    path = save(name, text.encode())
+    answer, labels, confidence = answer_to(path, "same", many_classes(3))
+    separator = next((each for each in ";,\t" if each in text), " ")
+    point = "," if separator == ";" else "."
+    for place, sign in enumerate("AB"[: len(labels)]):
+        words = [str(labels[place]), f"{confidence[place]:.6f}".replace(".", point), str(labels[place]), "0", "7"]
+        expected = expected.replace(sign, separator + separator.join(words))
+    assert answer.decode() == expected.replace("N", separator + ADDED_NAMES.replace(" ", separator))
+    path.write_bytes(answer)
+    with open_cloud(path) as file:
+        table = np.concatenate([each.copy() for each in file.records.read()])
+    np.testing.assert_array_equal(table[file.records.names[0]], [1.5, 4][: len(table)])
+    np.testing.assert_array_equal(table[file.records.names[-5]], labels)
 
 
 def test_many_blocks_come_back(save):
@@ -135,7 +167,7 @@ def test_float32_has_the_fewest_digits_that_bring_it_back(values):
     column = np.array(values, np.float32)
     texts = number_texts(column)
     np.testing.assert_array_equal(np.array(texts, np.float64).astype(np.float32).view(np.uint32), column.view(np.uint32))
-    np.testing.assert_array_equal(as_short(column), [float(str(each)) for each in column])  # numpy's own shortest text
+    np.testing.assert_array_equal(np.array(texts, np.float64), [float(str(each)) for each in column])  # numpy's own shortest text
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
@@ -146,13 +178,20 @@ def test_float64_comes_back(values):
 @pytest.mark.parametrize(
     ("column", "texts"),
     [
-        (np.array([1, 255], np.uint8), ["1", "255"]),
-        (np.array([-1, 1 << 62]), ["-1", str(1 << 62)]),
-        (np.array([(1 << 64) - 1], np.uint64), [str((1 << 64) - 1)]),
-        (np.array([True, False]), ["1", "0"]),
-        (np.array([1, 0.1, 1e-7, np.nan, np.inf], ">f4"), ["1", "0.1", "1e-07", "nan", "inf"]),
-        (np.array([0.1, 2049], np.float16), ["0.099975586", "2048"]),
-        (np.array([5.0, 1e22], ">f8"), ["5", "1e+22"]),
+        (np.array([1, 255], np.uint8), [b"1", b"255"]),
+        (np.array([-1, 1 << 62]), [b"-1", b"4611686018427387904"]),
+        (np.array([(1 << 64) - 1], np.uint64), [b"18446744073709551615"]),
+        (np.array([True, False]), [b"1", b"0"]),
+        (np.array([1, 0.1, 1e-7, np.nan, np.inf, -np.inf], ">f4"), [b"1", b"0.1", b"1e-7", b"nan", b"inf", b"-inf"]),
+        (np.array([0x7F800001], np.uint32).view(np.float32), [b"nan"]),  # a NaN that signals
+        (np.array([0x7F800001], ">u4").view(">f4"), [b"nan"]),
+        (np.array([0x7C01], np.uint16).view(np.float16), [b"nan"]),
+        (np.array([-0.0, 10.0, 1.5]), [b"-0", b"10", b"1.5"]),
+        (np.array([[1, 2], [3, 4]])[:, 0], [b"1", b"3"]),
+        (np.array([3.0], np.longdouble), [b"3"]),
+        (np.zeros(0), []),
+        (np.array([0.1, 2049], np.float16), [b"0.099975586", b"2048"]),
+        (np.array([5.0, 1e22], ">f8"), [b"5", b"1e+22"]),
     ],
 )
 def test_numbers_of_every_type(column, texts):
