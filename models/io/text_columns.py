@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.io.columns import COLOURS, COORDINATES, INTENSITIES, require_coordinates
+from models.io.names import numbered
 
 KNOWN = {*COORDINATES, *INTENSITIES, *(name for triple in COLOURS for name in triple)}
 MEANT = {"easting": "x", "northing": "y", "elevation": "z", "height": "z"}  # what programs call them
@@ -42,11 +43,7 @@ def column_names(names: Sequence[str] | None, sample: Sample, numeric: Sequence[
     out: dict[str, None] = {}
     for place, name in enumerate(found):
         name = name or f"column_{place}"
-        number, new = 1, name
-        while new in out:
-            number += 1
-            new = f"{name}_{number}"
-        out[new] = None
+        out[numbered(name, out)] = None
     return tuple(out)
 
 
