@@ -116,7 +116,7 @@ print(written, refused)
 
 
 def test_files_that_processes_race_for_are_whole(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RACER, tmp_path / "answer"]
+    command = [sys.executable, "-c", RACER, str(tmp_path / "answer")]
     racers = [subprocess.Popen([*command, letter], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for letter in "abc"]
     told = [racer.communicate() for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0], told
