@@ -88,7 +88,7 @@ def _labelled_head(head: bytes, layout: TextLayout) -> bytes:
 
 
 def _rest(block: bytes, layout: TextLayout) -> re.Pattern[bytes] | None:
-    """What finds the place of the answer in a row of the block: before a comment, or the separator at the end; None where no row has any."""
+    """What finds the place of the answer in a row: before a comment, or the separator at its end; None without these."""
     remarks = layout.remarks and any(marker[:1] in block for marker in COMMENTS)
     if not (remarks or layout.closed):
         return None

@@ -3,7 +3,8 @@
 N points. Names are compared in lower case; the columns that mean nothing here are kept under `extra`.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,6 +16,9 @@ from models.io.records import BLOCK_ROWS, Records, Table
 from models.pointcloud import PointCloud
 
 COORDINATES = ("x", "y", "z")
+PLANES = (("x", "y"), ("easting", "northing"), ("east", "north"), ("e", "n"), ("rechtswert", "hochwert"), ("points:0", "points:1"))
+HEIGHTS = ("z", "elevation", "elev", "height", "altitude", "alt", "h", "höhe", "hoehe", "up", "u", "points:2")  # ParaView has points:2
+DEGREES = (("lat", "latitude"), ("lon", "long", "lng", "longitude"))
 COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 SPLAT_COLOUR = ("f_dc_0", "f_dc_1", "f_dc_2")  # of a Gaussian splat: the constant term of its spherical harmonics
 PLAIN_SPLAT = "send it as a plain PLY, which splat-transform IN OUT.ply makes"
@@ -38,24 +42,53 @@ class Roles:
         return tuple(name.lower() for name in self.rgb) == SPLAT_COLOUR
 
 
-def require_coordinates(names: Iterable[str]) -> None:
-    """Raises MissingCoordinates when x, y or z is not among the names of the columns."""
-    found = [name.lower() for name in names]
-    missing = [axis for axis in COORDINATES if axis not in found]
-    if not missing:
-        return
-    if "packed_position" in found:
+def coordinates_in(names: Sequence[str]) -> tuple[int, int, int] | None:
+    """The places of x, y and z among the names of columns, or of what surveyors call them: `Easting [m]`, `N`, `Height`, `pos_x`, `X_m`.
+
+    Names that are no more than x, y and z are looked for first, the first one of a kind is meant, and both of the plane are of one pair.
+    """
+    for called in (str.lower, plain_name):
+        found: dict[str, int] = {}
+        for place, name in enumerate(names):
+            found.setdefault(called(name), place)
+        if all(axis in found for axis in COORDINATES):
+            return found["x"], found["y"], found["z"]
+    plane = next((pair for pair in PLANES if all(axis in found for axis in pair)), None)
+    height = next((each for each in HEIGHTS if each in found), None)
+    return None if plane is None or height is None else (found[plane[0]], found[plane[1]], found[height])
+
+
+def plain_name(name: str) -> str:
+    """A name in lower case, without its unit (`X [m]`, `Z(m)`, `x_m`) and without what says no more than that it is of a point (`pos_x`)."""
+    short = re.sub(r"\s*[\[(].*", "", name.strip(" \"'"), flags=re.DOTALL).lower()
+    short = re.sub(r"[_ ](m|met(er|re)s?)$", "", short)
+    return re.sub(r"^(pos|position|point|coord|coordinate)[_. ](?=[xyz]$)", "", short)
+
+
+def require_coordinates(names: Iterable[str]) -> tuple[int, int, int]:
+    """The places of x, y and z among the names of the columns. Raises: MissingCoordinates."""
+    columns = list(names)
+    found = coordinates_in(columns)
+    if found is not None:
+        return found
+    lower = [plain_name(name) for name in columns]
+    if "packed_position" in lower:
         raise MissingCoordinates(
             f"a compressed Gaussian splat: its positions are packed integers, not x, y, z; {PLAIN_SPLAT}", where="packed_position"
         )
-    raise MissingCoordinates(f"no {', '.join(missing)} among the columns ({', '.join(found[:16]) or 'none'})", where=missing[0])
+    if all(any(name in lower for name in axis) for axis in DEGREES):
+        raise MissingCoordinates("latitude and longitude are degrees, no metres: project them, to UTM for example", where="latitude")
+    missing = [axis for axis in COORDINATES if axis not in lower]
+    shown = ", ".join(name.lower() for name in columns[:16]) or "none"
+    raise MissingCoordinates(
+        f"no {', '.join(missing)} among the columns ({shown}): name them x, y, z (or easting, northing, elevation)", where=missing[0]
+    )
 
 
 def roles_of(columns: tuple[str, ...]) -> Roles:
     """Raises: MissingCoordinates."""
-    require_coordinates(columns)
+    x, y, z = (columns[place] for place in require_coordinates(columns))
     names = {name.lower(): name for name in reversed(columns)}  # the first one of a kind wins
-    x, y, z = (names[axis] for axis in COORDINATES)
     rgb = next((tuple(names[name] for name in triple) for triple in (*COLOURS, SPLAT_COLOUR) if all(name in names for name in triple)), ())
     intensity = next((names[name] for name in INTENSITIES if name in names), None)
     roles = Roles((x, y, z), rgb, intensity, ())

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from models.io.columns import COLOURS, COORDINATES, INTENSITIES, require_coordinates
+from models.io.columns import COLOURS, COORDINATES, INTENSITIES, coordinates_in, require_coordinates
 from models.io.names import numbered
 
 KNOWN = {*COORDINATES, *INTENSITIES, *(name for triple in COLOURS for name in triple)}
-MEANT = {"easting": "x", "northing": "y", "elevation": "z", "height": "z"}  # what programs call them
-MEANT |= {"points:0": "x", "points:1": "y", "points:2": "z"}  # ParaView
-MEANT |= {"rf": "r", "gf": "g", "bf": "b"}  # CloudCompare: colours from 0 to 1
+MEANT = {"rf": "r", "gf": "g", "bf": "b"}  # CloudCompare: colours from 0 to 1
+IDS = 5  # rows of consecutive numbers are points that are counted
 UNIT = 0.02  # how far from 1 the length of a normal may be
 DARK = 32  # a last column that stays below, beside colours that do not, holds classes
 
@@ -24,7 +23,7 @@ Sample = npt.NDArray[np.float64]
 
 def names_mean_coordinates(names: Sequence[str]) -> bool:
     """Whether x, y and z are among the names of columns."""
-    return set(COORDINATES) <= {_role(name).lower() for name in names}
+    return coordinates_in(names) is not None
 
 
 def column_names(names: Sequence[str] | None, sample: Sample, numeric: Sequence[int]) -> tuple[str, ...]:
@@ -34,12 +33,18 @@ def column_names(names: Sequence[str] | None, sample: Sample, numeric: Sequence[
     """
     if names is None:
         found = [f"column_{place}" for place in range(sample.shape[1])]
+        if len(numeric) > 3 and _are_ids(sample[:, numeric[0]]):
+            found[numeric[0]] = "id"
+            numeric = numeric[1:]
         for place, name in zip(numeric, [*COORDINATES, *_by_values(sample[:, list(numeric[3:])], numeric[3:])], strict=True):
             found[place] = name
     else:
         taken = {name.lower() for name in names}
         found = [role if (role := _role(name)).lower() == name.lower() or role.lower() not in taken else name for name in names]
-        require_coordinates(found[place] for place in numeric)
+        xyz = require_coordinates([found[place] for place in numeric])
+        for axis, place in zip(COORDINATES, (numeric[each] for each in xyz), strict=True):
+            if found[place].lower() != axis and axis not in taken:
+                found[place] = axis
     out: dict[str, None] = {}
     for place, name in enumerate(found):
         name = name or f"column_{place}"
@@ -76,6 +81,11 @@ def _by_values(others: Sample, places: Sequence[int]) -> list[str]:
         first, second = _triple(others[:, :3]), _triple(others[:, 3:])
         return first + second if first and second and first != second else (first or plain[:3]) + plain[3:]
     return plain
+
+
+def _are_ids(values: Sample) -> bool:
+    """Whether values (S,) count the rows: n, n + 1, ..."""
+    return len(values) >= IDS and float(values[0]).is_integer() and bool((np.diff(values) == 1).all())
 
 
 def _triple(values: Sample) -> list[str]:
