@@ -59,7 +59,7 @@ def coordinates_in(names: Sequence[str]) -> tuple[int, int, int] | None:
 
 
 def plain_name(name: str) -> str:
-    """A name in lower case, without its unit (`X [m]`, `Z(m)`, `x_m`) and without what says no more than that it is of a point (`pos_x`)."""
+    """A name in lower case, without its unit (`X [m]`, `Z(m)`, `x_m`) and what says no more than that it is of a point (`pos_x`)."""
     short = re.sub(r"\s*[\[(].*", "", name.strip(" \"'"), flags=re.DOTALL).lower()
     short = re.sub(r"[_ ](m|met(er|re)s?)$", "", short)
     return re.sub(r"^(pos|position|point|coord|coordinate)[_. ](?=[xyz]$)", "", short)

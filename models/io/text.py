@@ -16,12 +16,15 @@ FEWEST_BYTES = 2  # of a column in a row
 def read_text(source: Source) -> Records:
     """The columns of numbers, as float64, so that what is written is kept.
 
-    Columns are separated by blanks, commas, semicolons or tabs; with anything but commas numbers may have decimal commas. Lines end
-    with LF, CR LF or CR; blank ones and comments (`#`, `//`, `%`) are passed over. The columns have the names of a first row of words or
-    of a comment such as CloudCompare's `//X Y Z R G B`; without, they are told by their number and values (`text_columns`). What cannot
-    be told: whether the fourth of four columns is an intensity or a class (it is taken for an intensity), and colours where those of the
-    first rows are all black. Columns of words are not read. A count before the rows is checked; as in PTS, further counts may follow, with
-    their rows. Quoted fields may hold separators, but no line ends.
+    Columns are separated by blanks, commas, semicolons or tabs, and a separator may end a row; with anything but commas numbers may have
+    decimal commas. Lines end with LF, CR LF or CR; blank ones and comments (`#`, `//`, `%`) are passed over, also a comment behind the
+    numbers of a row. The columns have the names of a first row of words or of a comment such as CloudCompare's `//X Y Z R G B`; without,
+    they are told by their number and values (`text_columns`), and a first column of consecutive whole numbers is an `id`.
+
+    What cannot be told: whether the fourth of four columns is an intensity or a class (it is taken for an intensity); colours where those
+    of the first rows are all black; what is behind x, y, z in rows of eight columns or more, so that our own answers without names (to XYZ
+    without a header, to PTS) come back with `column_3`, ... and no intensity or colour. Columns of words are not read. A count before the
+    rows is checked; as in PTS, further counts may follow, with their rows. Quoted fields may hold separators, but no line ends.
 
     Raises: BadHeader, HeaderTooLarge, UnsupportedFormat (UTF-16), MissingCoordinates, TruncatedFile, TooManyPoints, BadBody (names the
     line); reading the rows BadBody.

@@ -85,7 +85,8 @@ def _by_values(others: Sample, places: Sequence[int]) -> list[str]:
 
 def _are_ids(values: Sample) -> bool:
     """Whether values (S,) count the rows: n, n + 1, ..."""
-    return len(values) >= IDS and float(values[0]).is_integer() and bool((np.diff(values) == 1).all())
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers of any size, and NaN
+        return len(values) >= IDS and float(values[0]).is_integer() and bool((np.diff(values) == 1).all())
 
 
 def _triple(values: Sample) -> list[str]:

@@ -69,12 +69,12 @@ def test_other_formats_have_these_names_too(save):
     np.testing.assert_array_equal(read_cloud(save("a.pcd", fields.encode())).xyz, [[1, 2, 3]])
 
 
-ROWS = [[0.917, 6.658, 12.363], [1, 2, 4], [0.5, 2, 3], [8, 7, 6], [2, 2, 2]]
+ROWS: list[list[float]] = [[0.917, 6.658, 12.363], [1, 2, 4], [0.5, 2, 3], [8, 7, 6], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("first", [0, 1, 1000])
 def test_a_first_column_that_counts_is_no_coordinate(save, first):
-    text = "".join(f"{first + place} {' '.join(map(str, row))} {place * 7 % 5}\n" for place, row in enumerate(ROWS))
+    text = "".join(f"{first + place} {row[0]} {row[1]} {row[2]} {place * 7 % 5}\n" for place, row in enumerate(ROWS))
     path = save("a.txt", text.encode())
     cloud = read_cloud(path)
     np.testing.assert_array_equal(cloud.xyz, ROWS)
