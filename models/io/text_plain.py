@@ -15,6 +15,7 @@ from models.io.text_layout import TextLayout
 _SWAPPED = bytes.maketrans(b",.", b".,")
 _NAN, _INF = b"70000000000003", b"70000000000007"  # what stands for them; a block with such numbers is left to a slower reader
 _SPELT = {b"nan": _NAN, b"NaN": _NAN, b"NAN": _NAN, b"infinity": _INF, b"Infinity": _INF, b"inf": _INF, b"Inf": _INF, b"INF": _INF}
+_DIGIT = np.isin(np.arange(256), list(b"0123456789."))
 _QUOTE = ord('"')
 
 Doubles = npt.NDArray[np.float64]
@@ -63,7 +64,7 @@ def _with_missing(values: Doubles, missing: int, infinite: int, layout: TextLayo
 def _numbers_only(block: bytes, separator: bytes) -> tuple[bytes, int, int] | None:
     """The rows with numbers for empty fields, NaN and infinities, how many stand for NaN, and how many for infinities.
 
-    None where one of these words touches what could be a part of the number: `0nan`, `nan.0`. Other digits make the number another one.
+    None where one of these words touches what could be a part of the number: `0nan`, `nan.0`.
     """
     counts = {_NAN: 0, _INF: 0}
     if separator != b" " and any(each in block for each in (separator * 2, separator + b"\n", separator + b"\r", b"\n" + separator)):
@@ -73,14 +74,25 @@ def _numbers_only(block: bytes, separator: bytes) -> tuple[bytes, int, int] | No
     if b"n" in block or b"N" in block:
         if not counts[_NAN] and (_NAN in block or _INF in block):
             return None
+        if _letters_touch_digits(block):
+            return None
         for word, number in _SPELT.items():
-            count = block.count(word)
-            if count:
-                if any(each in block for each in (b"0" + word, word + b".", word + b"e", word + b"E")):
-                    return None
-                block = block.replace(word, number)
-                counts[number] += count
+            with_numbers = block.replace(word, number)
+            counts[number] += (len(with_numbers) - len(block)) // (len(number) - len(word))  # bytes.count takes as long as that
+            block = with_numbers
+            if b"n" not in block and b"N" not in block:
+                break
     return block, counts[_NAN], counts[_INF]
+
+
+def _letters_touch_digits(block: bytes) -> bool:
+    """Whether a letter other than the `e` of a number is beside a digit or a dot."""
+    chars = np.frombuffer(block, np.uint8)
+    letters = np.flatnonzero(chars >= ord("A"))
+    found = chars.take(letters)
+    before = _DIGIT.take(chars.take(letters - 1, mode="clip"))
+    after = _DIGIT.take(chars.take(letters + 1, mode="clip"))
+    return bool(np.where((found | 32) == ord("e"), ~before, before | after).any())
 
 
 def _unquoted(block: bytes, separator: bytes) -> bytes | None:

@@ -5,6 +5,7 @@ is taken out first: blank lines, comments, quotes, NaN. Only what is then still 
 error is in.
 """
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,8 @@ from models.io.text_lines import Places, line_blocks, only_lines, row_places
 from models.io.text_plain import plain_rows
 
 KEPT_BYTES = 1 << 24  # glibc keeps freed memory up to twice the largest piece that it mapped; else every block would map its pages anew
+
+_HASH = re.compile(rb"#(?![0-9A-Fa-f]{6})[^\r\n]*")
 
 Doubles = npt.NDArray[np.float64]
 
@@ -63,7 +66,9 @@ def _some_rows(block: bytes, places: Places, line: int, layout: TextLayout) -> D
     rows = only_lines(block, layout.newline, places)
     values = plain_rows(rows, layout)
     if values is None and layout.remarks and any(marker[:1] in rows for marker in COMMENTS):
-        rows = REMARK.sub(b"", rows)
+        if not layout.closed:
+            rows = _HASH.sub(b"", rows)  # a pattern that begins with one byte is found sooner
+        rows = REMARK.sub(b"", rows) if layout.closed or b"//" in rows or b"%" in rows or b"#" in rows else rows
         values = plain_rows(rows, layout)
     return _carefully(rows, line + places, layout) if values is None else values
 
