@@ -22,7 +22,8 @@ SAMPLE_ROWS = 200
 COLUMNS = 256
 BOM = b"\xef\xbb\xbf"
 COMMENTS = (b"#", b"//", b"%")
-REMARK = re.compile(rb"(?:[ \t]*#(?![0-9A-Fa-f]{6}(?:[0-9A-Fa-f]{2})?\b)|[ \t]+(?://|%))[^\r\n]*")  # behind the numbers; no `#ff0000`
+# A comment behind the numbers, with the blanks before it; no `#ff0000`. Begun where a run of blanks begins, or it would take squared time.
+REMARK = re.compile(rb"(?<![ \t])(?:[ \t]*#(?![0-9A-Fa-f]{6}(?:[0-9A-Fa-f]{2})?\b)|[ \t]+(?://|%))[^\r\n]*")
 SEPARATORS = (b";", b"\t", b",", b" ")  # tried in this order; a space stands for any run of blanks
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE | re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d+,\d*|,\d+)([eE][+-]?\d+)?", re.ASCII)
