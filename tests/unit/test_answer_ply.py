@@ -246,11 +246,11 @@ def test_a_list_that_says_to_be_gigabytes_long_costs_nothing(tmp_path):
     body = struct.pack("<3fI", 1, 2, 3, 0) + struct.pack("<3fI", 1, 2, 3, 4_000_000_000)
     (tmp_path / "a.ply").write_bytes(header("binary_little_endian", *lines) + body)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         with pytest.raises(FipError, match="do not fit"):
             read_cloud(tmp_path / "a.ply")
-        assert time.perf_counter() - started < 0.5
+        assert time.process_time() - started < 0.5
         assert tracemalloc.get_traced_memory()[1] < 4e6
     finally:
         tracemalloc.stop()

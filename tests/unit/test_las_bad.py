@@ -121,10 +121,10 @@ def test_many_chunks_of_few_points_are_refused_fast(save):
         packer.finish_current_chunk()
     packer.done()
     path = save("a.laz", patched(out.getvalue(), 235, "QI", 0, 0))
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadBody, match="2000 points in 2001 chunks"):
         read_cloud(path)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_a_panic_of_lazrs_is_an_error_of_the_file():
@@ -160,7 +160,7 @@ def test_damaged_files(save, seed):
             value = rng.choice((*numbers, rng.randrange(1 << 16), len(data))) & ((1 << 8 * width) - 1)
             data[place : place + width] = value.to_bytes(width, "little")
         path = save("a.las", bytes(data[: rng.choice((len(data), rng.randrange(1, len(data))))]))
-        began = time.perf_counter()
+        began = time.process_time()
         tracemalloc.start()
         try:
             read_cloud(path, max_points=100_000)
@@ -170,4 +170,4 @@ def test_damaged_files(save, seed):
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < 40 << 20
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < 1

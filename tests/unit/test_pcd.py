@@ -158,9 +158,9 @@ def test_much_padding_that_is_left_out_costs_nothing(read):
     packed = b"\x17" + bytes(24) + b"\xe0\xff\x00" * longest  # 24 bytes, and 264 more each time
     fields = [*cube(), ("_", "f8", np.zeros((8, 2000)))]
     data = header_of(fields, "binary_compressed", n) + struct.pack("<2I", len(packed), 12 * n) + packed
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read(data)) == n
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_padding_in_text_need_not_be_numbers(read):
@@ -428,10 +428,10 @@ def test_the_most_that_can_be_compressed_is_read(read):
     ],
 )
 def test_headers_without_an_end(read, head):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises((HeaderTooLarge, BadHeader)):
         read(head + b"\nDATA ascii\n1 2 3\n")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("word", [b"_", b"a%d"])

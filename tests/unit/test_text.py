@@ -207,10 +207,10 @@ ROWS = b"1 2 3\n" * 40_000  # more than one block
 @pytest.mark.parametrize("fmt", ["xyz", "csv"])
 def test_what_is_refused_names_its_line(save, fmt, data, error, where):
     path = save("a.bad", data)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(error) as caught:
         read_cloud(path, fmt)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     if error is not FipError:
         assert type(caught.value) is error
     if where is not None:
