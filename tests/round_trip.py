@@ -16,7 +16,7 @@ from models.labels import LabelMap
 from tests.in_memory import guessed
 
 ADDED = ("label", "confidence", "label_red", "label_green", "label_blue")
-SIX_DECIMALS = 0.5e-6 + 1e-9  # confidences as text are rounded to six decimals
+SIX_DECIMALS = 0.5e-6 + 1e-7  # confidences as text are rounded to six decimals, and perhaps read as float32
 LAZ_RECORD = ("laszip encoded", 22204)
 EXTRA_RECORD = ("LASF_Spec", 4)
 
@@ -93,7 +93,7 @@ def same_ply(before: Path, answer: Answer) -> None:
             else:
                 same_bits(now[each.name], was[each.name])
     names = free({each.name for each in old["vertex"].properties})
-    added_are({plain: new["vertex"][name] for plain, name in zip(ADDED, names, strict=True)}, answer)
+    added_are({plain: new["vertex"][name] for plain, name in zip(ADDED, names, strict=True)}, answer, SIX_DECIMALS if old.text else 0)
 
 
 def same_las(before: Path, answer: Answer) -> None:
@@ -133,7 +133,8 @@ def same_pcd(before: Path, answer: Answer) -> None:
     assert [getattr(new.metadata, each) for each in facts] == [getattr(old.metadata, each) for each in facts]
     names = free(set(old.fields))
     assert new.fields[len(old.fields) :] == tuple(names)
-    added_are({plain: new.pc_data[name] for plain, name in zip(ADDED, names, strict=True)}, answer)
+    rounding = SIX_DECIMALS if new.metadata.data == "ascii" else 0
+    added_are({plain: new.pc_data[name] for plain, name in zip(ADDED, names, strict=True)}, answer, rounding)
 
 
 def same_npy(before: Path, answer: Answer) -> None:
