@@ -59,5 +59,8 @@ class InPieces(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(self._file.close)
+            if in_memory:
+                self._file.close()
+            else:
+                with CancelScope(shield=True):
+                    await to_thread.run_sync(self._file.close)
