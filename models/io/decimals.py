@@ -6,6 +6,7 @@ a time: the eight bytes that end at its dot, and those at its end, make one word
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from models.io.text_scale import scaled
 
 BLOCK_BYTES = 1 << 18  # what is worked on at once stays in the cache of the processor
+NUMBERS_AT_ONCE = 1 << 15  # of lines that differ from each other
 MOST_DIGITS = 19  # of a number read here: 10^19 < 2^64; float() reads longer ones
 _FRONT = b"0" * 31 + b"\n"  # before a block: every number follows a gap, and three words can be loaded before the first end
 _NEWLINE, _BLANK, _PLUS, _COMMA, _MINUS, _DOT, _EXPONENT = b"\n +,-.e"
@@ -97,12 +99,27 @@ def _table(text: bytes, columns: int, separator: int) -> Doubles | None:
         first = _numbers(marks[: row + 1], kinds[: row + 1], columns, separator)
         if first is not None and (table := _regular(block, row, first)) is not None:
             return table
-    numbers = _numbers(marks, kinds, columns, separator)
-    if numbers is None:
-        return None
-    starts, dots, stops, ends = (marks[each] for each in numbers.places)
-    found = _values(block, starts + 1, dots, stops, ends, numbers.dotted, numbers.raised)
-    return found[0].reshape(-1, columns) if found is not None and found[1] == block.signs else None
+    return _irregular(block, columns, separator)
+
+
+def _irregular(block: _Block, columns: int, separator: int) -> Doubles | None:
+    """Lines that may differ from each other, some at a time, for each number takes 200 bytes meanwhile."""
+    marks, kinds = block.marks, block.kinds
+    newlines = np.flatnonzero(kinds == _NEWLINE)  # the first mark is one, and the last
+    cuts = [*newlines[: -1 : max(1, NUMBERS_AT_ONCE // columns)].tolist(), len(marks) - 1]
+    tables, signs = [], 0
+    for start, stop in pairwise(cuts):
+        some = marks[start : stop + 1]
+        numbers = _numbers(some, kinds[start : stop + 1], columns, separator)
+        if numbers is None:
+            return None
+        starts, dots, stops, ends = (some[each] for each in numbers.places)
+        found = _values(block, starts + 1, dots, stops, ends, numbers.dotted, numbers.raised)
+        if found is None:
+            return None
+        tables.append(found[0].reshape(-1, columns))
+        signs += found[1]
+    return np.concatenate(tables) if tables and signs == block.signs else None
 
 
 def _block(text: bytes, separator: int) -> _Block:

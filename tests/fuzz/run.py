@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 STATES, FOUND, REPORT = ROOT / "build" / "fuzz", ROOT / "tests" / "fuzz" / "found", ROOT / "docs" / "results" / "fuzz.md"
 BATCH = 1000
 HANG_S = 30  # of silence, after which a child is ended
-LONG_S = 0.25
+USUALLY_LONG_S, LONG_S = 0.25, {"e57": 0.9}
 AGAIN, MOST_AGAIN = 3, 30  # times that a case is repeated; most where it took time but hardly any of the processor's
 KEPT_BYTES = 64 << 10  # of a file that is kept with its number
 
@@ -167,11 +167,11 @@ def _child(fmt: str, seed: int, cases: list[int], data: Path | None) -> tuple[in
 
 def confirmed(fmt: str, seed: int, case: int, outcome: Outcome, data: Path | None) -> Outcome:
     """The outcome of a case, repeated where it was over a limit or slow; if it still is over a limit, that is a failure."""
-    if outcome.failure or not (outcome.seconds > LONG_S or outcome.is_large):
+    if outcome.failure or not (outcome.seconds > LONG_S.get(fmt, USUALLY_LONG_S) or outcome.is_large):
         return outcome
     again: list[Outcome] = []
     while len(again) < AGAIN or (len(again) < MOST_AGAIN and all(each.is_slow and each.cpu_seconds < TIME_LIMIT_S / 2 for each in again)):
-        again.append(next(iter(outcomes(fmt, seed, [case], data)))[1])
+        again += [found for _, found in outcomes(fmt, seed, [case], data)]
     if failed := next((each for each in again if each.failure), None):
         return failed
     found = again[0]
