@@ -36,7 +36,7 @@ BATCH = 1000
 HANG_S = 30  # of silence, after which a child is ended
 USUALLY_LONG_S, LONG_S = 0.25, {"e57": 0.9}
 AGAIN, MOST_AGAIN = 3, 30  # times that a case is repeated; most where it took time but hardly any of the processor's
-KEPT_BYTES = 64 << 10  # of a file that is kept with its number
+KEPT_BYTES = 16 << 10  # of a file, packed, that is kept with its number
 
 
 @dataclass
@@ -207,8 +207,9 @@ def keep(fmt: str, seed: int, case: int, failure: str, file: bytes, data: Path |
     """A failure as a seed; the bytes too where they are small and made up."""
     FOUND.mkdir(parents=True, exist_ok=True)
     record: dict[str, object] = {"format": fmt, "seed": seed, "case": case, "failure": kind_of(failure)}
-    if len(file) <= KEPT_BYTES and (data is None or file == case_bytes(fmt, seed, case)):
-        record["file"] = base64.b64encode(zlib.compress(file, 9)).decode()
+    packed = zlib.compress(file, 9)
+    if len(packed) <= KEPT_BYTES and (data is None or file == case_bytes(fmt, seed, case)):
+        record["file"] = base64.b64encode(packed).decode()
     (FOUND / f"{fmt}-{seed}-{case}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{fmt} case {case}: {failure}", flush=True)
 
