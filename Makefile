@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-BENCHES := io listing first-model engine segment lidar tiling
+BENCHES := io listing first-model engine segment lidar tiling service
 
 .PHONY: help install serve test lint format fuzz bench $(BENCHES:%=bench-%) clean
 
@@ -63,6 +63,9 @@ bench-tiling: $(VENV)/.installed-dev  ## a city of 20 million points in tiles: a
 
 bench-lidar: $(VENV)/.installed-bench  ## the bundled LiDAR model against boosted trees (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_lidar
+
+bench-service: $(VENV)/.installed-bench  ## the service under load and under fire, against plain FastAPI and LitServe (an hour; ARGS="--rows overload,cancel")
+	$(BIN)/python -m tests.bench.bench_service $(ARGS)
 
 bench-engine: $(VENV)/.installed-bench  ## sparse convolution against spconv, conv3d and the machine (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_engine $(ARGS)

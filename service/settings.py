@@ -49,7 +49,26 @@ class Settings(BaseSettings):
     tile_halo: Annotated[
         int | None, Field(ge=0, description="margin around a tile in voxels; None takes all that the net sees, and answers are exact")
     ] = TILE.halo
-    max_waiting: Annotated[int, Field(ge=1, description="requests that may wait for the device before others get 429")] = 64
+    max_waiting: Annotated[int, Field(ge=1, description="requests with a file at the same time, before others get 429")] = 64
+    max_waiting_bytes: Annotated[int, Field(ge=1, description="bytes of their files; one file alone may have more")] = 4096 * MIB
+    max_waiting_points: Annotated[int, Field(ge=1, description="points of their clouds; one cloud alone may have more")] = 100_000_000
+    batch_voxels: Annotated[int, Field(ge=1, description="voxels of a forward pass of several requests; one alone may have more")] = 65_536
+    batch_delay_seconds: Annotated[
+        float, Field(ge=0, description="how long a free device waits for requests that are being read, to take them along")
+    ] = 0.002
+    request_seconds: Annotated[
+        float | None, Field(gt=0, description="longest time for a request; a client may ask for less by X-Request-Timeout")
+    ] = None
+    forward_seconds: Annotated[float, Field(gt=0, description="a worker that takes longer for one forward pass is replaced")] = 300.0
+    worker_memory_bytes: Annotated[int | None, Field(ge=1, description="address space of the worker; None sets no limit")] = None
+    max_connections: Annotated[int, Field(ge=1, description="open connections; beyond, those that never asked anything are closed")] = 2048
+    head_seconds: Annotated[float, Field(gt=0, description="how long the head of a request may take to arrive")] = 10.0
+    keep_alive_seconds: Annotated[float, Field(gt=0, description="how long a connection may lie idle between requests")] = 15.0
+    body_pause_seconds: Annotated[float, Field(gt=0, description="longest pause within a body; also when its rate is first looked at")] = (
+        10.0
+    )
+    body_bytes_per_second: Annotated[int, Field(ge=0, description="slowest body that is waited for, on average")] = 1024
+    send_seconds: Annotated[float, Field(gt=0, description="how long a client may take nothing of its answer")] = 30.0
     spool_dir: Annotated[DirectoryPath | None, Field(description="where uploads are kept while they are read; None takes the system's")] = (
         None
     )
