@@ -12,7 +12,8 @@ import torch
 from models.devoxelize import Surroundings
 from models.manifest import Axis
 from models.pointcloud import PointCloud
-from models.predictor import Predictor, Segmentation, best_of
+from models.predictor import Predictor
+from models.processor import Processor, Segmentation, best_of
 from models.ranges import factor_for
 from models.tiling import TILE, TiledCloud, TileSize
 from models.voxelize import Voxels
@@ -40,17 +41,17 @@ class Segmenting(Protocol):
 
 
 def segmenting(
-    predictor: Predictor, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None, tile: TileSize = TILE
+    processor: Processor, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None, tile: TileSize = TILE
 ) -> Segmenting:
     """Raises: WrongTask, BadOption, CloudError (see models.voxelize and models.tiling)."""
-    predictor.require("segment")
+    processor.require("segment")
     if len(cloud) <= POINTS_AT_ONCE:
-        voxels = predictor.voxelize(cloud, up=up, unit=unit)
+        voxels = processor.voxelize(cloud, up=up, unit=unit)
         if len(voxels) <= tile.voxels:
-            return InOne(predictor, voxels)
-    largest = predictor.manifest.largest_intensity
+            return InOne(processor, voxels)
+    largest = processor.manifest.largest_intensity
     factor = 1.0 if largest is None else factor_for(cloud, largest)
-    tiled = TiledCloud(cloud, predictor.manifest.input, predictor.reach, tile, up=up, unit=unit, intensity_factor=factor)
+    tiled = TiledCloud(cloud, processor.manifest.input, processor.reach, tile, up=up, unit=unit, intensity_factor=factor)
     return InTiles(tiled, ("intensity",) if factor != 1 else ())
 
 
@@ -78,8 +79,8 @@ class InOne:
 
     parts = 1
 
-    def __init__(self, predictor: Predictor, voxels: Voxels) -> None:
-        self._predictor, self._voxels = predictor, voxels
+    def __init__(self, processor: Processor, voxels: Voxels) -> None:
+        self._processor, self._voxels = processor, voxels
         self._found: Segmentation | None = None
 
     def voxelize(self, part: int) -> Voxels:
@@ -89,7 +90,7 @@ class InOne:
         return len(self._voxels.inverse)
 
     def take(self, part: int, voxels: Voxels, logits: torch.Tensor) -> None:
-        self._found = self._predictor.answers_of_points(voxels, logits)
+        self._found = self._processor.answers_of_points(voxels, logits)
 
     def result(self) -> Segmentation:
         assert self._found is not None

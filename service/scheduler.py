@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from models.pointcloud import PointCloud
-from models.predictor import Classification, Predictor
+from models.predictor import Predictor
+from models.processor import Classification
 from models.voxelize import Voxels
 from service.problems import Overloaded
 from service.telemetry import Telemetry, Timings

@@ -14,7 +14,8 @@ from models.io import CloudFile, open_cloud, read_cloud
 from models.labels import LabelMap
 from models.manifest import Axis
 from models.pointcloud import PointCloud
-from models.predictor import Predictor, Segmentation
+from models.predictor import Predictor
+from models.processor import Segmentation
 from models.segmenting import segment_cloud
 from models.tiling import TILE, TileSize
 

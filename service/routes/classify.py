@@ -6,7 +6,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from models.predictor import Classification
+from models.processor import Classification
 from service.context import Loaded
 from service.pool import Live
 from service.problems import documented

@@ -18,7 +18,7 @@ from models.io import CloudFile, open_cloud
 from models.labels import LabelMap
 from models.manifest import Axis
 from models.pointcloud import PointCloud
-from models.predictor import Segmentation
+from models.processor import Segmentation
 from models.segmenting import Segmenting, segmenting
 from models.tiling import TileSize
 from models.voxelize import Voxels

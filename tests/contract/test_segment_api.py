@@ -18,7 +18,8 @@ from models.artefact import read_manifest
 from models.io import read_cloud
 from models.labels import load_label_map
 from models.pointcloud import PointCloud
-from models.predictor import Predictor, Segmentation
+from models.predictor import Predictor
+from models.processor import Segmentation
 from service.answer_file import PIECE
 from service.app import create_app
 from service.routes.segment import accepted, safe_name

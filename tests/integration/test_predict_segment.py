@@ -19,7 +19,8 @@ from models.commands.predict_progress import LARGE_BYTES, tile_of
 from models.commands.predict_rows import ADVICE, notes
 from models.io import read_cloud
 from models.labels import load_label_map
-from models.predictor import Predictor, Segmentation
+from models.predictor import Predictor
+from models.processor import Segmentation
 from models.registry.catalogue import BUNDLED
 from models.tiling import TILE
 from service.app import create_app
