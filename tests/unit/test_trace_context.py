@@ -16,7 +16,7 @@ def hex_digits(count: int) -> st.SearchStrategy[str]:
 
 
 ids = st.tuples(hex_digits(32), hex_digits(16)).filter(lambda pair: pair[0].strip("0") and pair[1].strip("0"))
-parents = st.builds(lambda pair, flags: TraceParent(*pair, flags), ids, st.integers(0, 3))
+parents = st.builds(lambda pair, flags: TraceParent(pair[0], pair[1], flags), ids, st.integers(0, 3))
 
 
 @given(parents)
