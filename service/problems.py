@@ -42,6 +42,12 @@ class UnsupportedEncoding(errors.InputError):
     code = "unsupported_encoding"
 
 
+class SlowBody(errors.InputError):
+    """A body that stops, or comes slower than the service waits for."""
+
+    code = "slow_body"
+
+
 class SpoolFull(FipError):
     """The disk, a quota or a limit of the process leaves no room for the body."""
 
@@ -76,6 +82,7 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     errors.RegistryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    SlowBody: HTTPStatus.REQUEST_TIMEOUT,
     SpoolFull: HTTPStatus.INSUFFICIENT_STORAGE,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -156,7 +163,7 @@ def from_error(error: FipError) -> Response:
     status = status_of(type(error))
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, errors.BadCheckpoint):
         return problem(status, error.code, "the service cannot do this at the moment; its log says why")
-    if isinstance(error, (BodyTooLarge, SpoolFull)):  # the client is still sending
+    if isinstance(error, (BodyTooLarge, SlowBody, SpoolFull)):  # the client is still sending
         return Lingering(problem(status, error.code, error.detail, where=error.where, headers={"Connection": "close"}))
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status in BUSY else None
     return problem(status, error.code, error.detail, where=error.where, known=error.known, headers=headers)
