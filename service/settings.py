@@ -72,4 +72,7 @@ class Settings(BaseSettings):
     spool_dir: Annotated[DirectoryPath | None, Field(description="where uploads are kept while they are read; None takes the system's")] = (
         None
     )
-    drain_seconds: Annotated[int, Field(ge=0, description="how long requests in flight may take after SIGTERM")] = 30
+    lame_duck_seconds: Annotated[
+        float, Field(ge=0, description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")
+    ] = 0.0
+    drain_seconds: Annotated[int, Field(ge=0, description="how long requests in flight may take after that")] = 30
