@@ -1,31 +1,105 @@
-"""HTTP/1.1 on a connection: uvicorn's protocol on httptools, with a bound that httptools itself does not have."""
+"""HTTP/1.1 on a connection: uvicorn's protocol on httptools, with the bounds on size and time that it does not have."""
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import asyncio
+import contextlib
+import fcntl
+import logging
+import struct
+import termios
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Literal
 
+from fastapi import Response
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from service.connections import Connections
+from service.problems import LINGER_S, RETRY_AFTER_S, SlowBody, problem
+
+LOG = logging.getLogger("fip.service")
 HEAD_BYTES = 64 << 10
+FRESH_S = 0.5  # a connection this young may have its first request on the way
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Ends a connection that goes on sending an address, headers or trailers: they are kept in memory until they end.
+    """Ends a connection whose client makes the service wait, or keep what it sends, for too long.
 
-    Counts what has come since the last event that is not one of those. A read may take it past the bound by its own length.
+    - An address, headers or trailers are kept in memory until they end: what has come since the last event that is not one of those
+      is counted, and a read may take it past the bound by its own length.
+    - A head has `head_seconds` from its first byte, the first one from the connection on; an idle connection has `keep_alive_seconds`;
+      a body that comes after its answer has the pace of any other (see `Uploads` for one that is waited for).
+    - An answer of which nothing is taken for `send_seconds` is given up.
     """
 
-    _pending = 0
+    def __init__(
+        self,
+        connections: Connections,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._connections = connections
+        self._settings = connections.settings
+        self._pending = 0  # bytes of a head or of trailers
+        self._awaits: Literal["head", "body", "next"] = "head"  # "next": the first byte of a head
+        self._since = 0.0  # when that began, or when the answer before it ended
+        self._received = 0  # bytes since then
+        self._refused = False
+        self._running: RequestResponseCycle | None = None  # `cycle` is the last of those that are pipelined
+        self._untaken = (0, 0)
+        self._taken_at = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        if not self._connections.opened(self):
+            self._connections.count("refused")
+            self._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "too_many_connections",
+                f"{self._connections.most} connections are open; try again",
+                {"Retry-After": str(RETRY_AFTER_S)},
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.closed(self)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._awaits == "next":
+            self._begin("head")
         self._pending += len(data)
+        self._received += len(data)
         super().data_received(data)
         if self._pending <= HEAD_BYTES or self.transport.is_closing():
             return
-        if getattr(self.cycle, "response_complete", True):  # there is no cycle before the first request
-            self.send_400_response("Request header too large.")
-        else:  # trailers; or the next request, while this one is being answered
+        if self._answering:  # these are trailers, or the next request
             self.transport.close()
+        else:
+            self.send_400_response("Request header too large.")
+
+    def on_message_begin(self) -> None:
+        if self._awaits == "next":  # pipelined
+            self._begin("head")
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._pending = 0
+        self._begin("body")
+        self._connections.asked(self)
         super().on_headers_complete()
+        if self._connections.draining:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
@@ -33,4 +107,108 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._pending = 0
+        self._begin("next")
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        assert self._running is not None
+        if self._running.scope["state"].get("problem_code") == SlowBody.code:
+            self._connections.count("body")
+        self._begin(self._awaits)
+        super().on_response_complete()
+
+    @property
+    def _answering(self) -> bool:
+        return not getattr(self.cycle, "response_complete", True)  # there is no cycle before the first request
+
+    def _begin(self, what: Literal["head", "body", "next"]) -> None:
+        self._awaits = what
+        self._since = self.loop.time()
+        self._received = 0
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def until_cancelled(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:  # the end of the process; uvicorn would answer 500 and log a traceback
+                LOG.warning("request cancelled", extra={"fields": {"path": cycle.scope["path"]}})
+                cycle.disconnected = True
+                self.transport.abort()
+
+        self._running = cycle
+        super()._start_asgi_task(cycle, until_cancelled)
+
+    def shutdown(self) -> None:
+        """Close now if nothing is being answered and no request is on its way; else after the answer."""
+        on_its_way = self._awaits == "head" and (self._pending > 0 or self.loop.time() - self._since < FRESH_S)
+        if self._answering or not on_its_way:
+            super().shutdown()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def check(self, now: float) -> None:
+        """End the connection if it has been slow for too long."""
+        if self._takes_nothing(now):
+            self._connections.count("send")
+            self.abort()
+            return
+        if self._answering or self.transport.is_closing():
+            return
+        waited = now - self._since
+        if self._refused:
+            if waited > LINGER_S:
+                self.abort()
+        elif self._awaits == "head":
+            self._check_head(waited)
+        elif self._awaits == "next":
+            if waited > self._settings.keep_alive_seconds:  # uvicorn's own timer ends with whatever bytes come
+                self.transport.close()
+        elif waited > self._settings.body_pause_seconds:
+            if self._received < waited * self._settings.body_bytes_per_second or self._received == 0:
+                self._connections.count("body")
+                self.transport.close()
+            self._begin("body")
+
+    def _check_head(self, waited: float) -> None:
+        if self._connections.draining and not self._pending and waited > FRESH_S:
+            self.transport.close()
+        elif waited > self._settings.head_seconds:
+            self._connections.count("head")
+            seconds = f"{self._settings.head_seconds:g} s"
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "slow_request", f"the head of the request was not complete after {seconds}", {})
+
+    def _takes_nothing(self, now: float) -> bool:
+        size = self.transport.get_write_buffer_size()
+        if not size:
+            self._taken_at = now
+            return False
+        # the kernel takes more only when a good part of its own buffer has become free, which a slow line needs minutes for
+        untaken = (size, _bytes_in_kernel(self.transport))
+        if untaken != self._untaken:
+            self._untaken, self._taken_at = untaken, now
+        return now - self._taken_at > self._settings.send_seconds
+
+    def _refuse(self, status: HTTPStatus, code: str, detail: str, headers: Mapping[str, str]) -> None:
+        """Say so, and close a moment later: closed while the client sends, the connection is reset, which can overtake the answer."""
+        self._refused = True
+        self._since = self.loop.time()
+        answer = problem(status, code, detail, headers={**headers, "Connection": "close"})
+        self.transport.write(_as_bytes(answer, self.server_state.default_headers))
+        if self._connections.leaves(self) and self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+
+def _as_bytes(answer: Response, headers: list[tuple[bytes, bytes]]) -> bytes:
+    lines = [b"%s: %s\r\n" % header for header in (*headers, *answer.raw_headers)]
+    return b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)])
+
+
+def _bytes_in_kernel(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not acknowledged; 0 where that cannot be asked."""
+    size = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, size)
+    return int(struct.unpack("i", size)[0])

@@ -1,30 +1,43 @@
 """uvicorn around the app: the line that says where it is, logs as JSON lines, and a quiet end on SIGTERM."""
 
+import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
+import time
+from functools import partial
 from types import FrameType
+from typing import Literal, cast
 
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from models.errors import BadOption
 from service.app import create_app
+from service.connections import Connections, Listener, listen, room_for
 from service.context import Context
 from service.protocol import BoundedHttp
 from service.settings import Settings
 from service.telemetry import JsonLines
 
+LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
+LAST_S = 1  # for requests to end after their connections
 
 
 class Server(uvicorn.Server):
-    """Says when it is ready, and stops being ready as soon as it is told to stop."""
+    """Says when it is ready. Told to stop, it is not ready at once, goes on for `lame_duck_seconds`, then answers what it has."""
 
-    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+    def __init__(self, config: uvicorn.Config, context: Context, connections: Connections) -> None:
         super().__init__(config)
         self._context = context
+        self._connections = connections
+        self._leaves_at = 0.0
+        self._late: list[asyncio.Task[object]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -32,12 +45,67 @@ class Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             models = self._context.pool.load()
-            [engine, *_] = [model.predictor.engine.name for model in models.values()]
+            [engine, *_] = [model.engine for model in models.values()]
             print(f"fip serve: http://{address} answers with {' and '.join(models)}, convolutions by {engine}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._context.lifecycle.phase = "draining"
+        self._connections.draining = True
+        if self.should_exit:  # told twice
+            self.force_exit = True
+            _leave_after(LAST_S)
+        else:
+            self._leaves_at = time.monotonic() + self._context.settings.lame_duck_seconds
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) and (self.force_exit or time.monotonic() >= self._leaves_at)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what has arrived, for at most `drain_seconds`; what is left then is cut off."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._context.settings.drain_seconds, self._cut)
+        await self._take_backlog([each for each in sockets or () if isinstance(each, Listener)])
+        await super().shutdown(sockets)
+        self._cut()
+
+    async def _take_backlog(self, listeners: list[Listener]) -> None:
+        """Accept who is connected already: the end of the listening socket would reset them. On return it should end at once."""
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            loop.remove_reader(listener)
+        for _ in range(3):  # those that asyncio has accepted become connections; afterwards it could not attach them to its server
+            await asyncio.sleep(0)
+        for listener in listeners:
+            for accepted in listener.waiting():
+                self._late.append(loop.create_task(loop.connect_accepted_socket(self._protocol, accepted)))
+
+    def _protocol(self) -> BoundedHttp:
+        return BoundedHttp(self._connections, self.config, self.server_state, self.lifespan.state)
+
+    def _cut(self) -> None:
+        """End connections and requests that have not ended by themselves."""
+        left = self._connections.cut()
+        if left:
+            LOG.warning("connections cut", extra={"fields": {"connections": left, "requests": len(self.server_state.tasks)}})
+        for task in self.server_state.tasks:
+            task.cancel()
+
+
+def configure(app: FastAPI, connections: Connections, lifespan: Literal["on", "off"] = "on") -> uvicorn.Config:
+    """How uvicorn serves the app: every setting that concerns connections is here."""
+    settings = connections.settings
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # the middleware writes one line a request
+        timeout_keep_alive=cast(int, settings.keep_alive_seconds),  # any number does
+        timeout_graceful_shutdown=settings.drain_seconds + LAST_S,
+        http=cast(type[asyncio.Protocol], partial(BoundedHttp, connections)),
+        loop="asyncio",
+        lifespan=lifespan,
+        ws="none",
+    )
 
 
 def run(settings: Settings) -> int:
@@ -47,38 +115,35 @@ def run(settings: Settings) -> int:
     """
     _log_as_json_lines()
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,  # the middleware writes one line a request
-        timeout_graceful_shutdown=settings.drain_seconds,
-        http=BoundedHttp,
-        ws="none",
-    )
-    _check_address(settings.host, settings.port)
+    context: Context = app.state.context
+    connections = Connections(settings, context.telemetry.registry)
+    connections.most = room_for(settings.max_connections)
+    listeners = _listen(settings.host, settings.port)
     torch.set_num_threads(settings.threads)  # before engines are timed: with more threads than there are free cores that takes a minute
-    app.state.context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
-    server = Server(config, app.state.context)
+    context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
+    server = Server(configure(app, connections), context, connections)
     # uvicorn raises the signal again after draining; by then it has been obeyed
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    server.run()
+    server.run(sockets=[*listeners])
     return EXIT_STOPPED if server.started else EXIT_FAILED
 
 
-def _check_address(host: str, port: int) -> None:
+def _listen(host: str, port: int) -> list[Listener]:
     """Raises: BadOption when nothing can listen there. uvicorn would find out only after loading, and log it."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        return listen(host, port)
     except OSError as error:
         raise BadOption(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port (make serve PORT=…)", where="port"
         ) from error
+
+
+def _leave_after(seconds: float) -> None:
+    """End the process then, if it has not ended by itself: a thread in the middle of a file cannot be stopped."""
+    timer = threading.Timer(seconds, os._exit, (EXIT_FAILED,))
+    timer.daemon = True
+    timer.start()
 
 
 def _log_as_json_lines() -> None:

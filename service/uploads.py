@@ -7,22 +7,24 @@ import errno
 import io
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
 from fastapi import Request
 
 from models.errors import EmptyFile
 from models.io import choose_format
 from models.io.ply_header import HEADER_BYTES, read_header
 from models.io.source import Source
+from service.admission import Ticket
 from service.multipart import MultipartFile, boundary_of, file_name
-from service.problems import BodyTooLarge, SpoolFull, UnsupportedEncoding
+from service.problems import BodyTooLarge, SlowBody, SpoolFull, UnsupportedEncoding
 from service.settings import Settings
 from service.telemetry import Timings
 
@@ -87,14 +89,16 @@ class Uploads:
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.spool_dir
         self._limit = settings.max_body_bytes
+        self._pause = settings.body_pause_seconds
+        self._rate = settings.body_bytes_per_second
         self._threads = CapacityLimiter(settings.readers + 4)  # apart from the readers, so that parsing never delays receiving
 
     @asynccontextmanager
-    async def receive(self, request: Request, input_format: str | None, timings: Timings) -> AsyncGenerator[Upload, None]:
+    async def receive(self, request: Request, input_format: str | None, timings: Timings, ticket: Ticket) -> AsyncGenerator[Upload, None]:
         """Spool the body, raw or multipart (stage `read`); the file is closed on leaving, if its reader has not done so before.
 
-        Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), EmptyFile, BadMultipart,
-        SpoolFull, UnsupportedEncoding; after the first megabyte also what is wrong with the head of the file (see `check_head`).
+        Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), SlowBody, EmptyFile, BadMultipart, SpoolFull,
+        UnsupportedEncoding, Overloaded; after the first megabyte what is wrong with the head of the file (see `check_head`).
         """
         # FastAPI's own max_body_size answers in plain text, hence the check here
         largest = self._largest_size(request)
@@ -111,7 +115,7 @@ class Uploads:
         try:
             write = part.feed if part else spool.write
             with timings.stage("read"):
-                await self._fill(request, write, lambda: check_head(upload(), input_format, largest))
+                await self._fill(request, write, lambda: check_head(upload(), input_format, largest), ticket)
                 if part:
                     await self._in_thread(part.finish)
             if spool.size == 0:
@@ -136,20 +140,45 @@ class Uploads:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
 
-    async def _fill(self, request: Request, write: Callable[[bytes], None], check: Callable[[], None]) -> None:
+    async def _fill(self, request: Request, write: Callable[[bytes], None], check: Callable[[], None], ticket: Ticket) -> None:
         """Pass the body on to `write`, a megabyte at a time; `check` is called once, after the first."""
         received, pending, chunks = 0, 0, list[bytes]()
-        async for chunk in request.stream():
+        async for chunk in self._in_good_time(request.stream()):
             received += len(chunk)
             pending += len(chunk)
             if received > self._limit:
                 raise self._too_large()
             chunks.append(chunk)
             if pending >= FLUSH_BYTES:
+                ticket.hold_bytes(received)
                 await self._in_thread(partial(_write_all, write, chunks, check if pending == received else None))
                 pending, chunks = 0, []
         if pending:
             await self._in_thread(partial(_write_all, write, chunks, None))
+
+    async def _in_good_time(self, stream: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+        """The chunks of a body. Raises: SlowBody when none comes for `body_pause_seconds`, or too little in such a time.
+
+        Only the time in which a chunk is waited for counts: what comes while the service does something else waits for the service.
+        The rate is that of each such stretch by itself, so that a fast beginning does not pay for a trickle.
+        """
+        waited, received = 0.0, 0
+        while True:
+            began = time.monotonic()
+            chunk = None
+            with move_on_after(self._pause) as pause:
+                chunk = await anext(stream, None)
+            if pause.cancelled_caught:
+                raise SlowBody(f"nothing of the body came for {self._pause:g} s", where="body")
+            if chunk is None:
+                return
+            waited += time.monotonic() - began
+            received += len(chunk)
+            yield chunk
+            if waited >= self._pause:
+                if received < waited * self._rate:
+                    raise SlowBody(f"the body came slower than {self._rate} bytes per second", where="body")
+                waited, received = 0.0, 0
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=self._threads)

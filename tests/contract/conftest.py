@@ -26,7 +26,8 @@ from models.registry import Registry
 from models.registry.local import LocalRegistry
 from models.registry.mlflow import MlflowRegistry
 from service.app import create_app
-from service.protocol import BoundedHttp
+from service.connections import Connections
+from service.server import configure
 from service.settings import Settings
 from tests.untrained_segmenter import save_segmenter
 
@@ -38,7 +39,8 @@ Serve = Callable[..., AbstractContextManager[httpx.Client]]
 @contextmanager
 def _serve(app: FastAPI, *, start: bool = True) -> Iterator[httpx.Client]:
     """A client of the app on a free port; `start=False` leaves the app as it is before its models are loaded."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, http=BoundedHttp, ws="none", lifespan="on" if start else "off")
+    context = app.state.context
+    config = configure(app, Connections(context.settings, context.telemetry.registry), lifespan="on" if start else "off")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(config)
