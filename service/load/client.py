@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import aiohttp
-from yarl import URL
 
 from service.load.damage import Damaged, damaged
 from service.load.plan import LoadPlan
@@ -79,7 +79,7 @@ class Clients:
         self._plan = plan
         self._variants = variants
         self._session = session
-        self._url = URL(plan.url).join(URL(plan.path)).update_query(dict(plan.query))
+        self._url = plan.url.rstrip("/") + plan.path + (f"?{urlencode(plan.query)}" if plan.query else "")
         self._slots = asyncio.Semaphore(plan.connections)
         self._run_id = secrets.token_hex(4)
         self._headers = {"X-Request-Timeout": f"{plan.timeout_s:g}"} if plan.timeout_s else {}

@@ -71,11 +71,15 @@ def describe(plan: "LoadPlan") -> dict[str, object]:
 
 def group_of(record: "Record") -> str | None:
     """One of GROUPS; None without an answer, and for 5xx that are none of them."""
-    if record.status in BUSY:
+    return group_of_status(record.status)
+
+
+def group_of_status(status: int) -> str | None:
+    if status in BUSY:
         return "rejected"
-    if record.status == EXPIRED:
+    if status == EXPIRED:
         return "expired"
-    return {2: "accepted", 4: "refused"}.get(record.status // 100)
+    return {2: "accepted", 4: "refused"}.get(status // 100)
 
 
 def is_right(record: "Record") -> bool:

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 OURS = {"models", "service", "training"}
-EXTRAS = {"models": ("torchsparse", "mlflow", "e57"), "service": ("serve",), "training": ("train",)}
+EXTRAS = {"models": ("torchsparse", "mlflow", "e57"), "service": ("serve", "load"), "training": ("train",)}
 # Pinned and brought by a package that we declare, and part of its public face.
 BROUGHT = {"anyio": "fastapi", "starlette": "fastapi", "pydantic-core": "pydantic"}
 # What the tests install holds the modules of what users install.
