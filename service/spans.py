@@ -23,7 +23,7 @@ from service.tracing import Attributes, RequestTrace, Tracing, caller, caller_st
 LOG = logging.getLogger("fip.service")
 FLUSH_SECONDS = 2.0
 QUIET_SECONDS = 60.0
-STAGES = 128  # of one request; a cloud of a thousand tiles has more, and would push out the spans of others
+STAGES = 128  # of one request, 4 ms; a cloud of a thousand tiles has more, would hold up others and push out their spans
 CHARACTERS = 2000
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE", "QUERY"})
 INT64 = range(-(1 << 63), 1 << 63)
@@ -44,10 +44,9 @@ class SpanTracing(Tracing):
         method = given.get("http.request.method")
         if method is not None and method not in METHODS:
             given |= {"http.request.method": "_OTHER", "http.request.method_original": method}
-        started_ns = time.perf_counter_ns()
-        offset_ns = time.time_ns() - started_ns
-        span = self._tracer.start_span(name, _remote(headers), SpanKind.SERVER, _clean(given), start_time=started_ns + offset_ns)
-        return SpanTrace(self._tracer, span, "HTTP" if method not in METHODS else str(method), offset_ns)
+        started_ns = time.time_ns()
+        span = self._tracer.start_span(name, _remote(headers), SpanKind.SERVER, _clean(given), start_time=started_ns)
+        return SpanTrace(self._tracer, span, str(method) if method in METHODS else "HTTP", started_ns)
 
     def close(self) -> None:
         sender = threading.Thread(target=self._provider.shutdown, name="traces-flush", daemon=True)
@@ -60,16 +59,15 @@ class SpanTracing(Tracing):
 class SpanTrace(RequestTrace):
     """A server span and its stages, as in OpenTelemetry's conventions for HTTP."""
 
-    __slots__ = ("_context", "_method", "_offset_ns", "_span", "_stages", "_tracer")
+    __slots__ = ("_context", "_last_ns", "_method", "_span", "_stages", "_started_ns", "_tracer")
 
-    def __init__(self, tracer: Tracer, span: Span, method: str, offset_ns: int) -> None:
-        """offset_ns: from time.perf_counter_ns() to nanoseconds since 1970."""
+    def __init__(self, tracer: Tracer, span: Span, method: str, started_ns: int) -> None:
         super().__init__(f"{span.get_span_context().trace_id:032x}")
         self._tracer = tracer
         self._span = span
         self._context = set_span_in_context(span, Context())
         self._method = method
-        self._offset_ns = offset_ns
+        self._started_ns = self._last_ns = started_ns
         self._stages = 0
 
     def stage(self, name: str, started_ns: int, ended_ns: int, attributes: Attributes | None = None) -> None:
@@ -78,8 +76,10 @@ class SpanTrace(RequestTrace):
         self._stages += 1
         if self._stages > STAGES:
             return
-        child = self._tracer.start_span(name, self._context, attributes=_clean(attributes or {}), start_time=started_ns + self._offset_ns)
-        child.end(ended_ns + self._offset_ns)
+        begin = max(started_ns, self._started_ns)  # the wall clock may have been set in between
+        end = max(ended_ns, begin)
+        self._last_ns = max(self._last_ns, end)
+        self._tracer.start_span(name, self._context, attributes=_clean(attributes or {}), start_time=begin).end(end)
 
     def end(self, status: int, attributes: Attributes | None = None, error: str | None = None) -> None:
         if not self._span.is_recording():
@@ -93,7 +93,7 @@ class SpanTrace(RequestTrace):
         if route := given.get("http.route"):
             self._span.update_name(f"{self._method} {route}")
         self._span.set_attributes(_clean(given))
-        self._span.end(time.perf_counter_ns() + self._offset_ns)
+        self._span.end(max(time.time_ns(), self._last_ns))
 
 
 def _remote(headers: Headers) -> Context:

@@ -28,7 +28,7 @@ class RequestTrace:
         self.trace_id = trace_id
 
     def stage(self, name: str, started_ns: int, ended_ns: int, attributes: Attributes | None = None) -> None:
-        """A stage that is over, from any thread. Both times are of time.perf_counter_ns(): no step of the wall clock moves them."""
+        """A stage that is over, from any thread. Times in ns since the epoch, as of time.time_ns(); they are kept within the request."""
 
     def end(self, status: int, attributes: Attributes | None = None, error: str | None = None) -> None:
         """The answer is out. status: of HTTP, 0 if none was sent; error: the code of the problem. `http.route` among the attributes names

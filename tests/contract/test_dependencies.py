@@ -12,9 +12,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 OURS = {"models", "service", "training"}
-EXTRAS = {"models": ("torchsparse", "mlflow", "e57"), "service": ("serve", "load"), "training": ("train",)}
+EXTRAS = {"models": ("torchsparse", "mlflow", "e57"), "service": ("serve", "load", "otel"), "training": ("train",)}
 # Pinned and brought by a package that we declare, and part of its public face.
 BROUGHT = {"anyio": "fastapi", "starlette": "fastapi", "pydantic-core": "pydantic"}
+BROUGHT |= {f"opentelemetry-{part}": "opentelemetry-sdk" for part in ("api", "semantic-conventions")}
+BROUGHT |= {
+    f"opentelemetry-{part}": "opentelemetry-exporter-otlp-proto-http"
+    for part in ("exporter-http-transport", "exporter-otlp-common", "exporter-otlp-proto-common", "proto")
+}
 # What the tests install holds the modules of what users install.
 BROUGHT |= {"mlflow": "mlflow-skinny", "mlflow-tracing": "mlflow-skinny"}
 
