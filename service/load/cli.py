@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from service.load.plan import Arrivals
     from service.load.records import LoadResult
+    from service.load.summary import Summary
 
 MIX = "1000:0.7,20000:0.25,200000:0.05"
 RATE = 20.0
@@ -182,8 +183,8 @@ def _check(task: str, fmt: str | None, json_file: Path | None, plot_file: Path |
             raise missing(error) from error
 
 
-def _write_json(path: Path, summary: dict[str, object], result: "LoadResult | None") -> None:
+def _write_json(path: Path, summary: "Summary", result: "LoadResult | None") -> None:
     import json
 
-    document = summary if result is None else summary | {"records": result.rows()}
+    document = {**summary} if result is None else {**summary, "records": result.rows()}
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from service.load.plan import LoadPlan
-from service.load.summary import summarize
+from service.load.summary import Summary, summarize
 
 Kind = Literal["whole", "malformed", "disconnected"]
 WHOLE: Kind = "whole"
@@ -52,7 +52,7 @@ class LoadResult:
     sending_s: float
     interrupted: bool = False
 
-    def summary(self, goodput_ms: float | None = None) -> dict[str, object]:
+    def summary(self, goodput_ms: float | None = None) -> Summary:
         """See `service.load.summary.summarize`."""
         return summarize(self, goodput_ms)
 

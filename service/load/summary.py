@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -17,9 +17,75 @@ EXPIRED = 504
 STAGE = re.compile(r"([A-Za-z0-9_-]+);dur=([0-9.]+)")
 GROUPS = ("accepted", "rejected", "expired", "refused")
 
+Quantiles = dict[str, float | None]  # count, p50, ..., max; of nothing None, and count 0
 
-def summarize(result: "LoadResult", goodput_ms: float | None = None) -> dict[str, object]:
-    """Plain numbers, strings, lists and mappings, ready for JSON. Numbers of nothing are None. Rates are per second.
+
+class Requests(TypedDict):
+    due: int
+    sent: int
+    answered: int
+
+
+class Late(TypedDict):
+    """How much later than due requests were sent, ms; late: how many by more than over_ms."""
+
+    over_ms: float
+    late: int
+    p50: float | None
+    p99: float | None
+    max: float | None
+
+
+class Goodput(TypedDict):
+    limit_ms: float | None
+    count: int
+    share: float | None
+    rate: float | None
+
+
+class MalformedCounts(TypedDict):
+    """statuses: by kind of damage, then by status."""
+
+    count: int
+    accepted: int
+    statuses: dict[str, dict[str, int]]
+
+
+class DisconnectedCounts(TypedDict):
+    """left: before the answer; the others were answered first, or failed."""
+
+    count: int
+    left: int
+    answered: int
+
+
+class Summary(TypedDict):
+    """Ready for JSON. Rates are per second; latency_ms is by GROUPS, stages_ms by stage of Server-Timing."""
+
+    plan: dict[str, object]
+    interrupted: bool
+    sending_s: float
+    elapsed_s: float
+    requests: Requests
+    offered_rate: float | None
+    sent_rate: float | None
+    answered_rate: float | None
+    late: Late
+    goodput: Goodput
+    statuses: dict[str, int]
+    codes: dict[str, int]
+    latency_ms: dict[str, Quantiles]
+    stages_ms: dict[str, Quantiles]
+    retry_after_s: Quantiles
+    malformed: MalformedCounts
+    disconnected: DisconnectedCounts
+    connection_errors: dict[str, int]
+    interrupted_requests: int
+    unexpected_5xx: int
+
+
+def summarize(result: "LoadResult", goodput_ms: float | None = None) -> Summary:
+    """The numbers of a run; those of nothing are None.
 
     latency_ms has four groups of answers to clients that stayed: accepted (2xx), rejected (429, 503: too busy), expired (504) and
     refused (other 4xx: the file cannot be used). Good are 2xx to whole files and refusals of damaged ones, within `goodput_ms`;
@@ -96,14 +162,15 @@ def latencies_ms(records: Iterable["Record"], group: str) -> list[float]:
     return [record.latency_s * 1000 for record in records if group_of(record) == group]
 
 
-def quantiles(values: Sequence[float], percents: Sequence[int]) -> dict[str, float | int | None]:
+def quantiles(values: Sequence[float], percents: Sequence[int]) -> Quantiles:
     """count, p50 and so on, max."""
     names = [*(f"p{percent}" for percent in percents), "max"]
     found = np.percentile(values, [*percents, 100]).tolist() if values else [None] * len(names)
-    return {"count": len(values)} | {name: None if value is None else round(value, 3) for name, value in zip(names, found, strict=True)}
+    rounded = (None if value is None else round(value, 3) for value in found)
+    return {"count": len(values), **dict(zip(names, rounded, strict=True))}
 
 
-def stages_ms(records: Iterable["Record"]) -> dict[str, dict[str, float | int | None]]:
+def stages_ms(records: Iterable["Record"]) -> dict[str, Quantiles]:
     """By stage of Server-Timing."""
     stages: defaultdict[str, list[float]] = defaultdict(list)
     for record in records:
@@ -112,12 +179,20 @@ def stages_ms(records: Iterable["Record"]) -> dict[str, dict[str, float | int | 
     return {stage: quantiles(values, (50, 99)) for stage, values in stages.items()}
 
 
-def _late(sent: Sequence["Record"]) -> dict[str, object]:
+def _late(sent: Sequence["Record"]) -> Late:
     late_ms = [((record.sent_s or 0.0) - record.scheduled_s) * 1000 for record in sent]
-    return {"over_ms": LATE_S * 1000, "late": sum(each > LATE_S * 1000 for each in late_ms), **quantiles(late_ms, (50, 99))}
+    found = quantiles(late_ms, (50, 99))
+    over_ms = LATE_S * 1000
+    return {
+        "over_ms": over_ms,
+        "late": sum(each > over_ms for each in late_ms),
+        "p50": found["p50"],
+        "p99": found["p99"],
+        "max": found["max"],
+    }
 
 
-def _malformed(records: Sequence["Record"]) -> dict[str, object]:
+def _malformed(records: Sequence["Record"]) -> MalformedCounts:
     by_damage: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         by_damage[record.damage or ""][str(record.status)] += 1
@@ -125,8 +200,7 @@ def _malformed(records: Sequence["Record"]) -> dict[str, object]:
     return {"count": len(records), "accepted": accepted, "statuses": {damage: dict(counts) for damage, counts in sorted(by_damage.items())}}
 
 
-def _disconnected(records: Sequence["Record"]) -> dict[str, int]:
-    """left: before the answer; the others were answered first."""
+def _disconnected(records: Sequence["Record"]) -> DisconnectedCounts:
     left = sum(record.status == 0 and record.sent_s is not None and record.error is None for record in records)
     return {"count": len(records), "left": left, "answered": sum(record.status > 0 for record in records)}
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-Numbers = Mapping[str, object]
+from service.load.summary import Quantiles, Summary
+
 QUANTILES = ("count", "p50", "p90", "p99", "max")
 
 
@@ -25,22 +26,21 @@ class Section:
             yield f"{self.title}: {name}: {', '.join(told)}"
 
 
-def sections(summary: Numbers) -> list[Section]:
+def sections(summary: Summary) -> list[Section]:
     """What there is to say; tables without rows are left out."""
-    latency, stages = _part(summary, "latency_ms"), _part(summary, "stages_ms")
     found = [
         Section("requests", (), tuple(_requests(summary))),
-        Section("latency, ms", ("", *QUANTILES), _quantile_rows(latency, QUANTILES)),
-        Section("stages, ms", ("", "count", "p50", "p99", "max"), _quantile_rows(stages, ("count", "p50", "p99", "max"))),
-        Section("answers", (), _counts(summary, "statuses") + _counts(summary, "codes")),
-        Section("no answer", (), _counts(summary, "connection_errors")),
+        Section("latency, ms", ("", *QUANTILES), _quantile_rows(summary["latency_ms"], QUANTILES)),
+        Section("stages, ms", ("", "count", "p50", "p99", "max"), _quantile_rows(summary["stages_ms"], ("count", "p50", "p99", "max"))),
+        Section("answers", (), _counts(summary["statuses"]) + _counts(summary["codes"])),
+        Section("no answer", (), _counts(summary["connection_errors"])),
     ]
     return [section for section in found if section.rows]
 
 
-def _requests(summary: Numbers) -> Iterator[tuple[str, ...]]:
-    requests, goodput, late = _part(summary, "requests"), _part(summary, "goodput"), _part(summary, "late")
-    malformed, left, again = _part(summary, "malformed"), _part(summary, "disconnected"), _part(summary, "retry_after_s")
+def _requests(summary: Summary) -> Iterator[tuple[str, ...]]:
+    requests, goodput, late = summary["requests"], summary["goodput"], summary["late"]
+    malformed, left, again = summary["malformed"], summary["disconnected"], summary["retry_after_s"]
     if summary["interrupted"]:
         yield "interrupted", f"after {_text(summary['sending_s'])} s, {summary['interrupted_requests']} in flight"
     if summary["offered_rate"] is not None:
@@ -50,7 +50,7 @@ def _requests(summary: Numbers) -> Iterator[tuple[str, ...]]:
     yield "answered", f"{requests['answered']}, {_text(summary['answered_rate'])}/s"
     share = goodput["share"]
     within = f" within {_text(goodput['limit_ms'])} ms" if goodput["limit_ms"] is not None else ""
-    yield "goodput", f"{'–' if share is None else f'{100 * float(str(share)):.1f} %'} right{within}, {_text(goodput['rate'])}/s"
+    yield "goodput", f"{'–' if share is None else f'{100 * share:.1f} %'} right{within}, {_text(goodput['rate'])}/s"
     if malformed["count"]:
         yield "damaged bodies", f"{malformed['count']}, of which {malformed['accepted']} were accepted"
     if left["count"]:
@@ -60,22 +60,18 @@ def _requests(summary: Numbers) -> Iterator[tuple[str, ...]]:
     yield "unexpected 5xx", str(summary["unexpected_5xx"])
 
 
-def _quantile_rows(groups: Numbers, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    parts = ((group, _part(groups, group)) for group in groups)
-    return tuple((group, *(_text(part[name]) for name in names)) for group, part in parts if part["count"])
+def _quantile_rows(groups: Mapping[str, Quantiles], names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple((group, *(_text(found[name]) for name in names)) for group, found in groups.items() if found["count"])
 
 
-def _counts(summary: Numbers, name: str) -> tuple[tuple[str, ...], ...]:
-    return tuple((key, _text(count)) for key, count in _part(summary, name).items())
+def _counts(counts: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    return tuple((key, str(count)) for key, count in counts.items())
 
 
-def _part(summary: Numbers, name: str) -> Numbers:
-    part = summary[name]
-    assert isinstance(part, Mapping)
-    return part
-
-
-def _text(value: object) -> str:
+def _text(value: float | None) -> str:
+    """Whole numbers as they are, others with three digits or one after the point."""
     if value is None:
         return "–"
-    return f"{value:,.1f}" if isinstance(value, float) and value >= 10 else f"{value:.3g}" if isinstance(value, float) else str(value)
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich import box
@@ -15,6 +15,7 @@ from rich.table import Table
 from service.load.client import Progress, run_load
 from service.load.plan import LoadPlan
 from service.load.records import LoadResult
+from service.load.summary import Summary
 from service.load.tables import Section, sections
 
 REFRESH = 2  # a second: drawing costs the processor that the service may need
@@ -67,7 +68,7 @@ def progress_line(now: Progress) -> str:
     return f"{now.elapsed_s:.0f} of {now.duration_s:g} s: {now.sent} sent, {now.in_flight} in flight; {answers or 'no answers yet'}"
 
 
-def report(summary: Mapping[str, object]) -> None:
+def report(summary: Summary) -> None:
     """The result on stdout."""
     console = Console()
     for section in sections(summary):

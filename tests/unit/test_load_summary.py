@@ -7,6 +7,7 @@ import pytest
 
 from service.load.plan import Body, LoadPlan
 from service.load.records import LoadResult, Record
+from service.load.summary import Summary
 from service.load.tables import sections
 
 PLAN = LoadPlan("http://localhost", (Body("a.ply", b"ply"),), rate=10, duration_s=10)
@@ -28,7 +29,7 @@ def record(due: float = 0.0, latency: float = 0.1, status: int = 200, **rest: ob
     return Record(**(values | rest))
 
 
-def summary(*records: Record, plan: LoadPlan = PLAN, goodput_ms: float | None = None) -> dict:
+def summary(*records: Record, plan: LoadPlan = PLAN, goodput_ms: float | None = None) -> Summary:
     return LoadResult(plan, records, elapsed_s=10.0, sending_s=8.0).summary(goodput_ms)
 
 
@@ -132,7 +133,7 @@ def test_plain_lines_say_what_they_are() -> None:
     lines = [
         line for section in sections(summary(record(), record(status=429, code="overloaded"), goodput_ms=500)) for line in section.lines()
     ]
-    assert "latency, ms: accepted: count 1, p50 100.0, p90 100.0, p99 100.0, max 100.0" in lines
+    assert "latency, ms: accepted: count 1, p50 100, p90 100, p99 100, max 100" in lines
     assert "requests: goodput: 50.0 % right within 500 ms, 0.1/s" in lines
     assert "answers: overloaded: 1" in lines
     assert not any(line.startswith("no answer") for line in lines)
