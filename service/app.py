@@ -12,6 +12,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from models.errors import FipError
+from service.admission import Admission
 from service.context import Context, Lifecycle
 from service.middleware import RequestMiddleware
 from service.pool import Pool
@@ -21,34 +22,43 @@ from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.uploads import Uploads
+from service.worker.device import Device
 
 LOOKUPS = 4
+LARGE_READERS = 1
 
 
 def create_app(settings: Settings) -> FastAPI:
     """An app whose lifespan loads the models, warms them up, serves and drains. Raises nothing; its start may (BadCheckpoint, ...)."""
     telemetry = Telemetry()
+    device = Device(settings, telemetry)
     context = Context(
         settings=settings,
         telemetry=telemetry,
         lifecycle=Lifecycle(),
-        pool=Pool(settings, telemetry),
-        scheduler=Scheduler(telemetry, settings.max_waiting),
+        device=device,
+        pool=Pool(settings, telemetry, device),
+        admission=Admission(settings),
+        scheduler=Scheduler(settings, telemetry, device),
         uploads=Uploads(settings),
         readers=CapacityLimiter(settings.readers),
+        large_readers=CapacityLimiter(LARGE_READERS),
+        tilers=CapacityLimiter(settings.readers),
         lookups=CapacityLimiter(LOOKUPS),
         encoders=CapacityLimiter(settings.readers),
     )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        torch.set_num_threads(settings.threads)
-        for model in (await to_thread.run_sync(context.pool.load)).values():
-            await context.scheduler.warm_up(model.predictor)
-        context.lifecycle.phase = "ready"
-        yield
-        context.lifecycle.phase = "draining"
-        await to_thread.run_sync(context.scheduler.close)
+        torch.set_num_threads(1)  # nets run in the worker; what is computed here is small, or waits for memory
+        try:
+            await to_thread.run_sync(context.pool.load)
+            context.lifecycle.phase = "ready"
+            yield
+            context.lifecycle.phase = "draining"
+        finally:
+            await context.scheduler.close()
+            await to_thread.run_sync(device.close)
 
     app = FastAPIOffline(  # FastAPI whose /docs needs no other server
         redoc_url=None,
@@ -58,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
-    app.add_middleware(RequestMiddleware, telemetry=telemetry)
+    app.add_middleware(RequestMiddleware, telemetry=telemetry, longest_s=settings.request_seconds)
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)

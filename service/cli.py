@@ -32,6 +32,9 @@ def serve(
 
     Prints one line with its address and its default models when it is ready. SIGTERM and Ctrl-C let requests in flight finish.
     """
+    from service.worker.nursery import nursery
+
+    nursery().start()  # first: it imports while this process does
     from pydantic import ValidationError
 
     from models.device import parse_device

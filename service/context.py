@@ -6,12 +6,14 @@ from typing import Annotated, Literal, cast
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from service.admission import LARGE_BYTES, Admission
 from service.pool import Pool
 from service.problems import NotReady
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.uploads import Uploads
+from service.worker.device import Device
 
 
 @dataclass
@@ -26,12 +28,20 @@ class Context:
     settings: Settings
     telemetry: Telemetry
     lifecycle: Lifecycle
+    device: Device
     pool: Pool
+    admission: Admission
     scheduler: Scheduler
     uploads: Uploads
     readers: CapacityLimiter  # threads that parse and voxelize
+    large_readers: CapacityLimiter  # the same for large files, which would keep small ones waiting
+    tilers: CapacityLimiter  # threads that voxelize the tiles of large clouds
     lookups: CapacityLimiter  # threads that look models up, which large files being parsed must not delay
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
+
+    def readers_of(self, size: int) -> CapacityLimiter:
+        """The threads for a file of so many bytes."""
+        return self.large_readers if size > LARGE_BYTES else self.readers
 
 
 async def context_of(request: Request) -> Context:  # async: FastAPI would run it in a thread otherwise

@@ -1,79 +1,185 @@
-"""Around every request: its id, how many are in flight, how long it took, one line in the log, and a last net under it."""
+"""Around every request: its id, its time limit, an end to its work when its client leaves, one line in the log, and a last net under it."""
 
+import asyncio
 import logging
+import math
 import re
 import time
 import uuid
 
+from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.problems import unexpected
-from service.telemetry import Telemetry
+from models.errors import BadOption
+from service.problems import DeadlineExceeded, from_error, unexpected
+from service.telemetry import Telemetry, Timings
 
 LOG = logging.getLogger("fip.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_LEFT = 499  # nginx's number for it; only in metrics and the log, nobody is there to read an answer
+LONGEST_S = 86_400.0
+TIMEOUT_HEADER = "X-Request-Timeout"
 
 
 class RequestMiddleware:
     """Plain ASGI: a body streams through it untouched."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, longest_s: float | None) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._longest_s = longest_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        answered, status = started, 0
-        request_id = _request_id(Headers(scope=scope).get("x-request-id"))
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id"))
+        timings = Timings(self._telemetry)
+        scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
+        exchange = Exchange(receive, send, request_id)
+        try:
+            with self._telemetry.in_flight.track_inprogress():
+                await self._answer(scope, exchange, headers)
+        finally:  # also when the server is stopped and waits no longer
+            timings.close()
+            self._finish(scope, exchange, timings)
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal answered, status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-            await send(message)
-            if message["type"] == "http.response.start" or message.get("body"):  # the empty end may come much later, see Lingering
-                answered = time.perf_counter()
+    async def _answer(self, scope: Scope, exchange: "Exchange", headers: Headers) -> None:
+        try:
+            limit_s = time_limit(headers.get(TIMEOUT_HEADER), self._longest_s)
+        except BadOption as error:
+            scope["state"]["problem_code"] = error.code
+            await from_error(error)(scope, exchange.receive, exchange.send)
+            return
+        try:
+            await exchange.run(self._app, scope, limit_s)
+        except ClientDisconnect:
+            exchange.left = True
+        except Exception:
+            LOG.exception("failed", extra={"fields": {"request_id": exchange.request_id, "path": scope["path"]}})
+            if not exchange.status:
+                await unexpected()(scope, exchange.receive, exchange.send)
+        if exchange.expired:
+            scope["state"]["problem_code"] = DeadlineExceeded.code
 
-        with self._telemetry.in_flight.track_inprogress():
-            try:
-                await self._app(scope, receive, send_with_id)
-            except ClientDisconnect:
-                answered, status = time.perf_counter(), CLIENT_LEFT
-                self._telemetry.cancelled.labels("read").inc()
-            except Exception:
-                LOG.exception("failed", extra={"fields": {"request_id": request_id, "path": scope["path"]}})
-                if not status:
-                    await unexpected()(scope, receive, send_with_id)
-        self._finish(scope, status, answered - started)
-
-    def _finish(self, scope: Scope, status: int, seconds: float) -> None:
+    def _finish(self, scope: Scope, exchange: "Exchange", timings: Timings) -> None:
         state = scope["state"]
         route = getattr(scope.get("route"), "path", "unmatched")
         name, version = state.get("model_used", ("", ""))
+        status, seconds = exchange.status, exchange.seconds
+        stage = None
+        if exchange.left:
+            stage = "send" if status else timings.now
+            status = CLIENT_LEFT
+            self._telemetry.cancelled.labels(stage).inc()
         self._telemetry.request_duration.labels(route, name, version, str(status)).observe(seconds)
         code = state.get("problem_code")
         if code:
             self._telemetry.rejected.labels(code).inc()
         fields = {
-            "request_id": state["request_id"],
+            "request_id": exchange.request_id,
             "method": scope["method"],
             "path": scope["path"],
             "status": status,
             "code": code,
             "model": f"{name}:{version}" if name else None,
             "ms": round(seconds * 1000, 3),
+            "stage": stage or (timings.now if exchange.expired else None),
         }
         quiet = route.startswith("/health") or route == "/metrics"
         LOG.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+
+
+class Exchange:
+    """One request and its answer. left: the client went before it had all; expired: its time was over before it had any."""
+
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self._receive, self._send = receive, send
+        self.request_id = request_id
+        self.status = 0
+        self.left = self.expired = False
+        self._began_s = self._last_s = time.perf_counter()
+        self._answered = self._received = False
+        self._cancelled = CancelScope()
+        self._watcher: asyncio.Task[None] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From the first of the request to the last of the answer."""
+        return (self._last_s if self.status else time.perf_counter()) - self._began_s
+
+    async def run(self, app: ASGIApp, scope: Scope, limit_s: float | None) -> None:
+        """Let the app answer; its work ends when the client leaves, or when the time is over."""
+        expiry = None if limit_s is None else asyncio.create_task(self._expire(limit_s))
+        try:
+            with self._cancelled:
+                await app(scope, self.receive, self.send)
+        finally:
+            if self._watcher is not None:
+                self._watcher.cancel()
+            if expiry is not None:
+                if self.expired:
+                    await expiry
+                else:
+                    expiry.cancel()
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False) and not self._received:
+            self._received = True
+            self._watcher = asyncio.create_task(self._watch())
+        return message
+
+    async def send(self, message: Message) -> None:
+        if not self.expired:
+            await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
+        await self._send(message)
+        if message["type"] == "http.response.start" or message.get("body"):  # the empty end may come much later, see Lingering
+            self._last_s = time.perf_counter()
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._answered = True
+
+    async def _watch(self) -> None:
+        """After the body, nothing comes from the client but its leaving."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._answered:
+            self.left = True
+            self._cancelled.cancel()
+
+    async def _expire(self, limit_s: float) -> None:
+        """Answer at once: what runs in a thread cannot be stopped, and the client should not wait for it."""
+        await asyncio.sleep(limit_s)
+        if self.status or self.left:
+            return
+        self.expired = True
+        self._cancelled.cancel()
+        error = DeadlineExceeded(f"not answered within {limit_s:g} s", where=TIMEOUT_HEADER)
+        answer = from_error(error)
+        if not self._received:
+            answer.headers["Connection"] = "close"  # the rest of the body is nobody's
+        await answer({"type": "http"}, self._receive, self._pass_on)
+
+
+def time_limit(given: str | None, longest_s: float | None) -> float | None:
+    """Seconds that a request may take, None for any time. Raises: BadOption."""
+    if given is None:
+        return longest_s
+    try:
+        seconds = float(given) if given.isascii() else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST_S:
+        raise BadOption(f"a number of seconds above 0, at most {LONGEST_S:g}, not {given[:40]!r}", where=TIMEOUT_HEADER)
+    return seconds if longest_s is None else min(seconds, longest_s)
 
 
 def _request_id(given: str | None) -> str:

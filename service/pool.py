@@ -6,9 +6,11 @@ when the version it moved to does not load, or when the registry cannot be reach
 """
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +21,14 @@ from typing import get_args
 from models.artefact import read_manifest
 from models.errors import BadCheckpoint, ModelError, RegistryUnavailable, UnknownModel, WrongTask
 from models.manifest import Task
-from models.predictor import Predictor
+from models.processor import Processor
 from models.registry import CHAMPION, Catalogue, Entry, ModelVersion, Reference, open_catalogue, parse_reference
 from service.model_rows import alias_of, check_task, model_info, model_ref, read_card
 from service.schemas import DamagedModel, ModelDetails, ModelInfo, ModelList, ModelRef
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.worker.client import Source
+from service.worker.device import Device
 
 LOG = logging.getLogger("fip.service")
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -37,16 +41,20 @@ Key = tuple[str, str, int]  # registry, name, version
 
 @dataclass(frozen=True)
 class Live:
-    """A loaded model and the name it answers under."""
+    """A loaded model and the name it answers under. key: what the device calls its net; engine: what its convolutions run on."""
 
     ref: ModelRef
-    predictor: Predictor
+    processor: Processor
+    key: str
+    engine: str
 
 
 @dataclass(frozen=True)
 class Loaded:
     digest: str
-    predictor: Predictor
+    processor: Processor
+    key: str
+    engine: str
 
 
 @dataclass(frozen=True)
@@ -63,15 +71,16 @@ class Pool:
     Its errors are fit for an answer: they name a model and a file, no folder and no address.
     """
 
-    def __init__(self, settings: Settings, telemetry: Telemetry, models: Catalogue | None = None) -> None:
+    def __init__(self, settings: Settings, telemetry: Telemetry, device: Device, models: Catalogue | None = None) -> None:
         """models: what can be asked for; None opens the registry of the settings at the first use."""
-        self._settings, self._telemetry, self._given = settings, telemetry, models
+        self._settings, self._telemetry, self._device, self._given = settings, telemetry, device, models
         self._lock = threading.Lock()
         self._loaded: dict[Key, Loaded] = {}
         self._failed: dict[Key, Failure] = {}
         self._served: dict[tuple[str, str | None], Live] = {}  # by name and the alias that was gone through
         self._defaults: dict[Task, str] = {}
         self._unreachable_until_s = 0.0
+        self._numbers = itertools.count()
 
     @cached_property
     def _models(self) -> Catalogue:
@@ -81,7 +90,7 @@ class Pool:
     def _named_task(self) -> Task | None:
         """What the model of the settings does, if they name one. Raises: as `get`."""
         named = self._settings.model
-        return None if named is None else self._live(parse_reference(named), None).predictor.manifest.task
+        return None if named is None else self._live(parse_reference(named), None).processor.manifest.task
 
     def default(self, task: Task) -> str:
         """The reference that a request without a model means: the one in the settings, if that does the task, else a bundled one.
@@ -127,7 +136,7 @@ class Pool:
     def _live(self, wanted: Reference, task: Task | None) -> Live:
         """As `get`, for a model of any task if None."""
         live = self._found(wanted, task)
-        check_task(wanted.name, live.predictor.manifest, task)
+        check_task(wanted.name, live.processor.manifest, task)
         return live
 
     def _instead(self, error: WrongTask, reference: str | None, task: Task) -> WrongTask:
@@ -151,7 +160,7 @@ class Pool:
             if before is None:
                 raise
             return before
-        live = Live(model_ref(entry.model, loaded.digest, wanted), loaded.predictor)
+        live = _live(entry.model, loaded, wanted)
         if wanted.version is None:
             self._served[wanted.name, live.ref.alias] = live
         return live
@@ -165,7 +174,7 @@ class Pool:
             return None
         for (_, name, version), loaded in list(self._loaded.items()):
             if (name, version) == (wanted.name, wanted.version):
-                return Live(model_ref(ModelVersion(name, version), loaded.digest, wanted), loaded.predictor)
+                return _live(ModelVersion(name, version), loaded, wanted)
         return None
 
     def _earlier(self, entry: Entry, wanted: Reference, task: Task | None) -> Live | None:
@@ -178,7 +187,7 @@ class Pool:
                 older = Entry(ModelVersion(entry.model.name, version, (alias,)), entry.registry)
                 loaded = self._load(older, task)
                 LOG.error("an older version answers", extra={"fields": {"alias": f"{wanted.name}@{alias}", "model": str(older)}})
-                return Live(model_ref(older.model, loaded.digest, wanted), loaded.predictor)
+                return _live(older.model, loaded, wanted)
         return None
 
     def catalogue(self) -> ModelList:
@@ -220,7 +229,11 @@ class Pool:
         return loaded
 
     def _replaced(self, entry: Entry, loaded: Loaded) -> bool:
-        """Whether the registry has another model under this number: somebody deleted the name there and published anew."""
+        """Whether it has to be loaded anew: the device could not load it again after a worker died, or the registry has another model
+        under this number, because somebody deleted the name there and published anew.
+        """
+        if not self._device.has(loaded.key):
+            return True
         try:
             return entry.registry.digest(entry.model) != loaded.digest
         except ModelError:  # damaged or out of reach: what is loaded is what was published
@@ -242,7 +255,10 @@ class Pool:
                 manifest, digest = read_manifest(folder)
                 check_task(model.name, manifest, task)
                 how = self._settings
-                loaded = Loaded(digest, Predictor.load(folder, how.device, how.engine, how.precision))
+                source = Source(f"{model} {digest} {next(self._numbers)}", folder, digest, how.device, how.engine, how.precision)
+                net = self._device.load(source)
+                loaded = Loaded(digest, Processor(manifest, net.reach), source.key, net.engine)
+                weakref.finalize(loaded.processor, self._device.release, source.key)  # when the last request is through with it
         except BadCheckpoint as error:
             self._failed[key] = Failure(error.detail, time.monotonic())
             self._telemetry.load_failures.labels(model.name, str(model.version)).inc()
@@ -256,9 +272,9 @@ class Pool:
 
     def _let_go(self) -> None:
         """Forget the models that were loaded first, beyond the limit: not those that an alias was answered with."""
-        kept = {id(live.predictor) for live in list(self._served.values())}
+        kept = {live.key for live in list(self._served.values())}
         for key, loaded in list(self._loaded.items())[:-1]:
-            if len(self._loaded) > LOADED_AT_MOST and id(loaded.predictor) not in kept:
+            if len(self._loaded) > LOADED_AT_MOST and loaded.key not in kept:
                 del self._loaded[key]
                 self._telemetry.model_info.remove_by_labels({"name": key[1], "version": str(key[2])})
 
@@ -307,6 +323,10 @@ class Pool:
             raise RegistryUnavailable(away) from error
         except BadCheckpoint as error:
             raise BadCheckpoint(f"{about} is damaged: {_file(error)}{error.detail}", where=str(about)) from error
+
+
+def _live(model: ModelVersion, loaded: Loaded, wanted: Reference) -> Live:
+    return Live(model_ref(model, loaded.digest, wanted), loaded.processor, loaded.key, loaded.engine)
 
 
 def _key(entry: Entry) -> Key:

@@ -4,6 +4,7 @@ The codes of `models.errors` pass through unchanged, so a script may rely on the
 """
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 
@@ -21,6 +22,7 @@ LOG = logging.getLogger("fip.service")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 LINGER_S = 1.0
+LINGER_BYTES = 1 << 20
 KNOWN_LIMIT = 100  # names listed in one answer
 
 
@@ -55,9 +57,32 @@ class SpoolFull(FipError):
 
 
 class Overloaded(FipError):
-    """Too many requests wait already."""
+    """There is no room for one more request at the moment."""
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float, where: str | None = None) -> None:
+        """retry_after_s: when there should be room again."""
+        super().__init__(message, where=where)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(FipError):
+    """The time that the client gave, or the longest that the service takes, is over."""
+
+    code = "deadline_exceeded"
+
+
+class OutOfMemory(FipError):
+    """The device has no memory for a forward pass, however small it is made."""
+
+    code = "out_of_memory"
+
+
+class WorkerFailed(FipError):
+    """A forward pass failed in a way nobody foresaw, or took the worker down with it each time it was tried."""
+
+    code = "worker_failed"
 
 
 class NotReady(FipError):
@@ -84,6 +109,8 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     SlowBody: HTTPStatus.REQUEST_TIMEOUT,
     SpoolFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    OutOfMemory: HTTPStatus.INSUFFICIENT_STORAGE,
+    DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -158,14 +185,20 @@ def problem(
     return Response(document.model_dump_json(exclude_none=True), int(status), headers, MEDIA_TYPE)
 
 
-def from_error(error: FipError) -> Response:
-    """The answer to an error raised on purpose. What went wrong inside the service stays in its log; a damaged model is named."""
+def from_error(error: FipError, *, sending: bool = False) -> Response:
+    """The answer to an error raised on purpose. What went wrong inside the service stays in its log; a damaged model is named.
+
+    sending: the client has much of its body left to send, which nobody will read.
+    """
     status = status_of(type(error))
     if status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, errors.BadCheckpoint):
         return problem(status, error.code, "the service cannot do this at the moment; its log says why")
-    if isinstance(error, (BodyTooLarge, SlowBody, SpoolFull)):  # the client is still sending
-        return Lingering(problem(status, error.code, error.detail, where=error.where, headers={"Connection": "close"}))
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in BUSY else None
+    headers: dict[str, str] = {}
+    if status in BUSY:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else RETRY_AFTER_S)
+    if sending or isinstance(error, (BodyTooLarge, SlowBody, SpoolFull)):
+        headers["Connection"] = "close"
+        return Lingering(problem(status, error.code, error.detail, where=error.where, headers=headers))
     return problem(status, error.code, error.detail, where=error.where, known=error.known, headers=headers)
 
 
@@ -181,7 +214,9 @@ async def on_fip_error(request: Request, error: Exception) -> Response:
     if status_of(type(error)) in FOR_THE_OPERATOR:
         LOG.error("failed", extra={"fields": {"code": error.code, "error": str(error), "path": request.url.path}})
     request.state.problem_code = error.code
-    return from_error(error)
+    length = request.headers.get("content-length", "")
+    much = not length.isdecimal() or int(length) > LINGER_BYTES  # of less the rest is read and thrown away on the way
+    return from_error(error, sending=isinstance(error, Overloaded) and much)
 
 
 async def on_bad_option(request: Request, error: Exception) -> Response:

@@ -1,83 +1,197 @@
-"""Who may use the device, and when: one worker thread, a bounded queue, one forward pass at a time in order of arrival.
-
-Batching requests together belongs in `Scheduler._run`; callers would not notice.
-"""
+"""Who uses the device, and when: requests wait in line, and go through the net together where they fit (see service.batching)."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from models.pointcloud import PointCloud
-from models.predictor import Predictor
-from models.processor import Classification
+from models.errors import FipError
 from models.voxelize import Voxels
-from service.problems import Overloaded
+from service.batching import Line
+from service.problems import NotReady, OutOfMemory, WorkerFailed
+from service.settings import Settings
 from service.telemetry import Telemetry, Timings
+from service.worker.client import WorkerLost
+from service.worker.device import Device
 
-WARM_UP_POINTS = 1024
+DEATHS_ALONE = 2  # workers that a request may take down by itself
 
-Answer = TypeVar("Answer")
+
+@dataclass(eq=False)
+class Job:
+    """A cloud or a tile in line. points: that get their answer from it; per_voxel: its answer has a row for every voxel, else one."""
+
+    model: str
+    cloud: Voxels
+    points: int
+    per_voxel: bool
+    timings: Timings
+    answer: "asyncio.Future[torch.Tensor]"
+    arrived_s: float
+    most_voxels: int
+    deaths: int = 0
+
+    @property
+    def voxels(self) -> int:
+        return len(self.cloud)
+
+    @property
+    def rows(self) -> int:
+        return self.voxels if self.per_voxel else 1
 
 
 class Scheduler:
-    """The device's queue. All public methods belong to the event loop; nets run in the worker thread only."""
+    """The line in front of the device. All public methods belong to the event loop."""
 
-    def __init__(self, telemetry: Telemetry, max_waiting: int) -> None:
-        self._telemetry = telemetry
-        self._max_waiting = max_waiting
-        self._waiting = 0
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fip-device")
+    def __init__(self, settings: Settings, telemetry: Telemetry, device: Device) -> None:
+        self._telemetry, self._device = telemetry, device
+        self._budget, self._delay_s = settings.batch_voxels, settings.batch_delay_seconds
+        self._line: Line[Job] = Line(settings.batch_voxels)
+        self._arrived = asyncio.Event()
+        self._coming = 0
+        self._runs: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fip-device")
 
-    async def warm_up(self, predictor: Predictor) -> None:
-        """A forward pass that no metric counts: the first through a net is several times slower than the next."""
-        voxels = predictor.voxelize(warm_up_cloud())
-        await asyncio.get_running_loop().run_in_executor(self._worker, predictor.forward, [voxels])
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Around what a request does before it gets in line: a device that is free waits a moment for it."""
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
-    async def classify(self, predictor: Predictor, voxels: Voxels, timings: Timings) -> Classification:
-        """Wait for the device (stage `queue`), then for the answer (stage `forward`). Raises: Overloaded, WrongTask."""
-        [found] = await self._run(partial(predictor.classify, [voxels]), len(voxels.inverse), timings)
-        return found
+    async def logits(self, model: str, cloud: Voxels, points: int, timings: Timings, *, per_voxel: bool) -> torch.Tensor:
+        """Wait in line (stage `queue`), then for the net (stage `forward`): (M, L), or (L,) unless per_voxel, on the CPU.
 
-    async def logits(self, predictor: Predictor, voxels: Voxels, points: int, timings: Timings) -> torch.Tensor:
-        """As `classify`, in the same queue, for the logits (M, L) of the voxels of so many points. Raises: Overloaded."""
-        return await self._run(partial(predictor.logits, voxels), points, timings)
-
-    async def _run(self, forward: Callable[[], Answer], points: int, timings: Timings) -> Answer:
-        if self._waiting >= self._max_waiting:
-            raise Overloaded(f"{self._waiting} requests wait already; try again")
-        loop = asyncio.get_running_loop()
+        Cancelled while it waits, it leaves the line at once. Raises: OutOfMemory, WorkerFailed, BadCheckpoint, NotReady.
+        """
+        job = Job(model, cloud, points, per_voxel, timings, asyncio.get_running_loop().create_future(), time.perf_counter(), self._budget)
+        timings.now = "queue"
         self._count(1, points)
         try:
-            return await loop.run_in_executor(self._worker, partial(self._forward, forward, points, timings, time.perf_counter()))
+            self._line.add(job)
+            self._arrived.set()
+            if self._runs is None:
+                self._runs = asyncio.create_task(self._run())
+            return await job.answer
         finally:
+            self._line.remove(job)
             self._count(-1, -points)
 
-    def close(self) -> None:
-        """Wait for the forward pass in progress; the queue is empty once the server has drained."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+    async def close(self) -> None:
+        """Stop; nobody waits any more once the server has drained."""
+        if self._runs is not None:
+            self._runs.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._runs
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, requests: int, points: int) -> None:
-        self._waiting += requests
         self._telemetry.queue_requests.inc(requests)
         self._telemetry.queue_points.inc(points)
 
-    def _forward(self, forward: Callable[[], Answer], points: int, timings: Timings, arrived: float) -> Answer:
-        timings.ended("queue", time.perf_counter() - arrived)
-        self._telemetry.batch_requests.observe(1)
-        self._telemetry.batch_points.observe(points)
-        with timings.stage("forward"):
-            return forward()
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._somebody()
+            if not self._device.up:
+                try:
+                    await loop.run_in_executor(self._thread, self._device.wait)
+                except NotReady as error:
+                    self._refuse_all(error)
+                    continue
+            await self._company()
+            if batch := self._line.take():
+                await self._pass(batch)
 
+    async def _somebody(self) -> None:
+        while not len(self._line):
+            self._arrived.clear()
+            await self._arrived.wait()
 
-def warm_up_cloud() -> PointCloud:
-    """A ball of points with every column a model may ask for."""
-    rng = np.random.default_rng(0)
-    xyz = rng.normal(size=(WARM_UP_POINTS, 3)).astype(np.float32)
-    rgb = np.full((WARM_UP_POINTS, 3), 128, np.uint8)
-    return PointCloud(xyz, rgb=rgb, intensity=np.zeros(WARM_UP_POINTS, np.float32))
+    async def _company(self) -> None:
+        """A moment for those who are about to get in line."""
+        until = time.perf_counter() + self._delay_s
+        while self._coming and not self._line.full() and (left := until - time.perf_counter()) > 0:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except TimeoutError:
+                return
+
+    async def _pass(self, batch: list[Job]) -> None:
+        started = time.perf_counter()
+        for job in batch:
+            job.timings.ended("queue", started - job.arrived_s)
+            job.timings.now = "forward"
+        self._telemetry.batch_requests.observe(len(batch))
+        self._telemetry.batch_points.observe(sum(job.points for job in batch))
+        clouds = [job.cloud for job in batch]
+        try:
+            logits = await asyncio.get_running_loop().run_in_executor(self._thread, self._device.forward, batch[0].model, clouds)
+        except WorkerLost:
+            self._again_after_death(batch)
+        except OutOfMemory as error:
+            self._again_in_less_memory(batch, error)
+        except FipError as error:
+            self._again_alone(batch, error)
+        else:
+            seconds = time.perf_counter() - started
+            self._line.ran(batch, seconds)
+            for job in batch:
+                job.timings.ended("forward", seconds)
+            self._answer(batch, logits)
+
+    def _answer(self, batch: list[Job], logits: npt.NDArray[np.float32]) -> None:
+        """logits: (S, L), or (B, L)."""
+        ends = np.cumsum([job.rows for job in batch])
+        for job, end in zip(batch, ends, strict=True):
+            if not job.answer.done():  # whoever left meanwhile is not waiting for it
+                rows = torch.from_numpy(logits[end - job.rows : end])
+                job.answer.set_result(rows if job.per_voxel else rows[0])
+
+    def _again_after_death(self, batch: list[Job]) -> None:
+        """One of these may have killed the worker: they go on one by one, and one that kills another worker by itself was it."""
+        for job in batch:
+            job.deaths += len(batch) == 1
+            if job.deaths >= DEATHS_ALONE:
+                self._refuse(job, WorkerFailed("the worker died of this request, twice"))
+            else:
+                self._again(job, 0)
+
+    def _again_in_less_memory(self, batch: list[Job], error: OutOfMemory) -> None:
+        if len(batch) == 1:
+            self._refuse(batch[0], error)
+            return
+        most = self._line.too_large(batch)
+        for job in batch:
+            self._again(job, most)
+
+    def _again_alone(self, batch: list[Job], error: FipError) -> None:
+        if len(batch) == 1:
+            self._refuse(batch[0], error)
+            return
+        for job in batch:
+            self._again(job, 0)
+
+    def _again(self, job: Job, most_voxels: int) -> None:
+        if not job.answer.done():
+            job.most_voxels = most_voxels
+            job.timings.now = "queue"
+            self._line.add(job)
+
+    def _refuse_all(self, error: FipError) -> None:
+        while batch := self._line.take():
+            for job in batch:
+                self._refuse(job, error)
+
+    def _refuse(self, job: Job, error: FipError) -> None:
+        if not job.answer.done():
+            job.answer.set_exception(error)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+LARGEST_TRACE = 1000  # spans of a request: a cloud has hundreds of tiles
 STAGES = ("read", "parse", "voxelize", "queue", "forward", "encode")
 POINTS = tuple(4.0**power for power in range(3, 13))  # 64 to 16.8 million
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
@@ -42,6 +42,8 @@ class Telemetry:
         )
         self.rejected = Counter("fip_rejected", "Requests refused, by the code of the problem", ("reason",), registry=self.registry)
         self.cancelled = Counter("fip_cancelled", "Requests whose client left, by stage", ("stage",), registry=self.registry)
+        self.worker_up = Gauge("fip_worker_up", "1 while there is a worker process with its nets loaded", registry=self.registry)
+        self.worker_restarts = Counter("fip_worker_restarts", "Worker processes that died and were replaced", registry=self.registry)
         self.model_info = Gauge("fip_model_info", "1 for every model loaded", ("name", "version", "digest", "task"), registry=self.registry)
         self.load_failures = Counter(
             "fip_model_load_failures", "Versions that did not load, each time that was tried", ("model", "version"), registry=self.registry
@@ -52,7 +54,7 @@ class Telemetry:
 
 class Timings:
     """How long the stages of one request took, in `ms` in the order of their first ends. What a request goes through once a tile adds up;
-    as a context, every stage is observed once at its end, also of a request that fails.
+    every stage is observed once, by `close`, also of a request that fails. `now` is the stage that it is in, or was in last.
 
     Only one stage of a request runs at a time, in whichever thread.
     """
@@ -60,24 +62,27 @@ class Timings:
     def __init__(self, telemetry: Telemetry) -> None:
         self._durations = telemetry.stage_duration
         self.ms: dict[str, float] = {}
+        self.spans: list[tuple[str, int, int]] = []  # stage, begin and end in ns since the epoch
+        self.now = STAGES[0]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def close(self) -> None:
         for stage, milliseconds in self.ms.items():
             self._durations.labels(stage).observe(milliseconds / 1000)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
+        self.now, started = name, time.perf_counter()
         try:
             yield
         finally:
             self.ended(name, time.perf_counter() - started)
 
     def ended(self, name: str, seconds: float) -> None:
+        """A stage that ends now."""
         self.ms[name] = self.ms.get(name, 0.0) + seconds * 1000
+        if len(self.spans) < LARGEST_TRACE:
+            end = time.time_ns()
+            self.spans.append((name, end - int(seconds * 1e9), end))
 
 
 class JsonLines(logging.Formatter):

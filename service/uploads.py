@@ -22,6 +22,7 @@ from models.errors import EmptyFile
 from models.io import choose_format
 from models.io.ply_header import HEADER_BYTES, read_header
 from models.io.source import Source
+from service.admission import Ticket
 from service.multipart import MultipartFile, boundary_of, file_name
 from service.problems import BodyTooLarge, SlowBody, SpoolFull, UnsupportedEncoding
 from service.settings import Settings
@@ -93,11 +94,11 @@ class Uploads:
         self._threads = CapacityLimiter(settings.readers + 4)  # apart from the readers, so that parsing never delays receiving
 
     @asynccontextmanager
-    async def receive(self, request: Request, input_format: str | None, timings: Timings) -> AsyncGenerator[Upload, None]:
+    async def receive(self, request: Request, input_format: str | None, timings: Timings, ticket: Ticket) -> AsyncGenerator[Upload, None]:
         """Spool the body, raw or multipart (stage `read`); the file is closed on leaving, if its reader has not done so before.
 
         Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), SlowBody, EmptyFile, BadMultipart, SpoolFull,
-        UnsupportedEncoding; after the first megabyte also what is wrong with the head of the file (see `check_head`).
+        UnsupportedEncoding, Overloaded; after the first megabyte what is wrong with the head of the file (see `check_head`).
         """
         # FastAPI's own max_body_size answers in plain text, hence the check here
         largest = self._largest_size(request)
@@ -114,7 +115,7 @@ class Uploads:
         try:
             write = part.feed if part else spool.write
             with timings.stage("read"):
-                await self._fill(request, write, lambda: check_head(upload(), input_format, largest))
+                await self._fill(request, write, lambda: check_head(upload(), input_format, largest), ticket)
                 if part:
                     await self._in_thread(part.finish)
             if spool.size == 0:
@@ -139,7 +140,7 @@ class Uploads:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
 
-    async def _fill(self, request: Request, write: Callable[[bytes], None], check: Callable[[], None]) -> None:
+    async def _fill(self, request: Request, write: Callable[[bytes], None], check: Callable[[], None], ticket: Ticket) -> None:
         """Pass the body on to `write`, a megabyte at a time; `check` is called once, after the first."""
         received, pending, chunks = 0, 0, list[bytes]()
         async for chunk in self._in_good_time(request.stream()):
@@ -149,6 +150,7 @@ class Uploads:
                 raise self._too_large()
             chunks.append(chunk)
             if pending >= FLUSH_BYTES:
+                ticket.hold_bytes(received)
                 await self._in_thread(partial(_write_all, write, chunks, check if pending == received else None))
                 pending, chunks = 0, []
         if pending:

@@ -10,7 +10,16 @@ from models.processor import Classification
 from service.context import Loaded
 from service.pool import Live
 from service.problems import documented
-from service.routes.upload_parts import ANSWER_HEADERS, FILE_NAME, REQUEST_BODY, receive_voxels, said_once
+from service.routes.upload_parts import (
+    ANSWER_HEADERS,
+    FILE_NAME,
+    REQUEST_BODY,
+    TIMEOUT,
+    announced_bytes,
+    receive_voxels,
+    said_once,
+    timings_of,
+)
 from service.schemas import ClassifyAnswer, ClassifyOptions, Prediction
 from service.telemetry import Timings, server_timing
 
@@ -20,8 +29,8 @@ router = APIRouter(prefix="/v1", tags=["classify"])
 @router.post(
     "/classify",
     response_model=ClassifyAnswer,
-    responses={200: {"headers": ANSWER_HEADERS}, **documented(400, 404, 413, 415, 422, 429, 500, 503, 507)},
-    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [FILE_NAME]},
+    responses={200: {"headers": ANSWER_HEADERS}, **documented(400, 404, 413, 408, 415, 422, 429, 500, 503, 504, 507)},
+    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [FILE_NAME, TIMEOUT]},
     dependencies=[Depends(said_once)],
 )
 async def classify(request: Request, context: Loaded, options: Annotated[ClassifyOptions, Query()]) -> Response:
@@ -30,21 +39,23 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     The format is `?input_format=`, else that of the file name (multipart, or the header X-Filename), else that of the
     content type (`application/ply`), else told from the content.
     """
-    model = await to_thread.run_sync(partial(context.pool.get, options.model, "classify"), limiter=context.lookups)
-    request.state.model_used = (model.ref.name, model.ref.version)
-    with Timings(context.telemetry) as timings:
-        read = await receive_voxels(request, context, model, options, timings)
+    timings = timings_of(request)
+    with context.admission.enter(announced_bytes(request, context)) as ticket:
+        model = await to_thread.run_sync(partial(context.pool.get, options.model, "classify"), limiter=context.lookups)
+        request.state.model_used = (model.ref.name, model.ref.version)
+        with context.scheduler.coming():
+            read = await receive_voxels(request, context, model, options, ticket)
         num_points, voxels = len(read.cloud), read.voxels
         del read  # its cloud need not wait for the device
-        found = await context.scheduler.classify(model.predictor, voxels, timings)
+        logits = await context.scheduler.logits(model.key, voxels, len(voxels.inverse), timings, per_voxel=False)
         with timings.stage("encode"):
-            body = _encode(model, options, num_points, found, timings)
+            body = _encode(model, options, num_points, model.processor.answer_of_cloud(voxels, logits), timings)
     headers = {"X-Model": f"{model.ref.name}:{model.ref.version}", "Server-Timing": server_timing(timings.ms)}
     return Response(body, headers=headers, media_type="application/json")
 
 
 def _encode(model: Live, options: ClassifyOptions, num_points: int, found: Classification, timings: Timings) -> str:
-    labels = model.predictor.manifest.labels
+    labels = model.processor.manifest.labels
     best = [int(index) for index in found.ranking[: options.top]]
     return ClassifyAnswer(
         model=model.ref,

@@ -18,10 +18,14 @@ async def live() -> Health:
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", responses={503: {"model": Health, "description": "Loading or draining"}})
+@router.get("/ready", responses={503: {"model": Health, "description": "Loading, draining, or without a worker for the device"}})
 async def ready(context: Shared, response: Response) -> Health:
-    """200 once the default models are loaded and warm; 503 before that, and from the moment the service is told to stop."""
-    phase = context.lifecycle.phase
-    if phase != "ready":
+    """200 once the default models are loaded and warm; 503 before that, while a worker that died is replaced, and from the moment the
+    service is told to stop.
+    """
+    status: str = context.lifecycle.phase
+    if status == "ready" and not context.device.up:
+        status = "recovering"
+    if status != "ready":
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-    return Health(status=phase)
+    return Health(status=status)

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from models.answers import ANSWERS, SAME, Labelled, answer_format, check_answer, summary, write_answer
 from models.answers.names import answer_name
 from models.answers.palette import palette
+from models.errors import TooManyVoxels
 from models.io import CloudFile, open_cloud
 from models.labels import LabelMap
 from models.manifest import Axis
@@ -25,8 +26,18 @@ from models.voxelize import Voxels
 from service.answer_file import AnswerFile, InPieces
 from service.context import Context, Loaded
 from service.pool import Live
-from service.problems import documented
-from service.routes.upload_parts import ANSWER_HEADERS, BINARY, FILE_NAME, REQUEST_BODY, TEXT, said_once
+from service.problems import OutOfMemory, documented
+from service.routes.upload_parts import (
+    ANSWER_HEADERS,
+    BINARY,
+    FILE_NAME,
+    REQUEST_BODY,
+    TEXT,
+    TIMEOUT,
+    announced_bytes,
+    said_once,
+    timings_of,
+)
 from service.schemas import Halo, SegmentAnswer, SegmentOptions
 from service.settings import Settings
 from service.telemetry import Timings, server_timing
@@ -39,6 +50,7 @@ MEDIA_TYPES = {JSON_NAME: "application/json", **{name: each.media_type for name,
 UNSAFE = re.compile(r"^\.|[^A-Za-z0-9._-]+")
 QUALITY = re.compile(r"[01](\.\d{0,3})?")
 NAME_LENGTH = 100
+LEAST_TILE = 1000  # voxels: a device that has no memory for so few is not short of it because of this request
 HEADERS = ANSWER_HEADERS | {
     "X-Num-Points": {"description": "points of the file, and classes in the answer", "schema": {"type": "integer"}},
     "X-Filled": {"description": "features that the file lacks, filled with the model's own values; absent if there are none", **TEXT},
@@ -55,9 +67,9 @@ BINARIES = {each.media_type: BINARY for each in ANSWERS.values()}
     response_model=SegmentAnswer,
     responses={
         200: {"description": "Counts of each class, or a class for every point", "headers": HEADERS, "content": BINARIES},
-        **documented(400, 404, 413, 415, 422, 429, 500, 503, 507),
+        **documented(400, 404, 413, 408, 415, 422, 429, 500, 503, 504, 507),
     },
-    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [FILE_NAME]},
+    openapi_extra={"requestBody": REQUEST_BODY, "parameters": [FILE_NAME, TIMEOUT]},
     dependencies=[Depends(said_once)],
 )
 async def segment(request: Request, context: Loaded, options: Annotated[SegmentOptions, Query()]) -> Response:
@@ -75,17 +87,22 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
 
     Of a mesh (`off`) the points are those that were drawn from its surface. Large clouds are cut into tiles, which changes no answer.
     """
-    model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
-    request.state.model_used = (model.ref.name, model.ref.version)
-    asked = options.format or accepted(request.headers.get("accept", ""))
-    with Timings(context.telemetry) as timings:
-        async with context.uploads.receive(request, options.input_format, timings) as upload:
-            with ExitStack() as held:  # the file is read once more when the answer is written
-                work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
-                read = await to_thread.run_sync(work, limiter=context.readers)
-                found = await in_parts(read.work, model, context, timings)
-                write = partial(_write, asked, model, read, found, timings)
-                body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
+    timings = timings_of(request)
+    with context.admission.enter(announced_bytes(request, context)) as ticket:
+        model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
+        request.state.model_used = (model.ref.name, model.ref.version)
+        asked = options.format or accepted(request.headers.get("accept", ""))
+        with ExitStack() as coming:
+            coming.enter_context(context.scheduler.coming())
+            async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
+                with ExitStack() as held:  # the file is read once more when the answer is written
+                    work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
+                    read = await to_thread.run_sync(work, limiter=context.readers_of(upload.spool.size))
+                    coming.close()
+                    ticket.hold_points(len(read.cloud))
+                    found = await in_parts(read, model, context, timings)
+                    write = partial(_write, asked, model, read, found, timings)
+                    body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
     headers = {
         "X-Model": f"{model.ref.name}:{model.ref.version}",
         "X-Num-Points": str(len(read.cloud)),
@@ -100,11 +117,12 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
 
 @dataclass(frozen=True)
 class ReadPoints:
-    """A file whose points are read and that is still open; fmt: what its answer is, a name of MEDIA_TYPES."""
+    """A file whose points are read and that is still open; fmt: what its answer is, a name of MEDIA_TYPES; cut: into other tiles."""
 
     file: CloudFile
     cloud: PointCloud
     work: Segmenting
+    cut: Callable[[TileSize], Segmenting]
     fmt: str
 
 
@@ -120,13 +138,38 @@ def read_points(
             check_answer(asked, file, label_map_of(model))
         cloud = file.cloud(extra=False)
     with timings.stage("voxelize"):
-        tile = TileSize(settings.tile_voxels, settings.tile_halo)
-        work = segmenting(model.predictor, cloud, up=cast(Axis | None, options.up), unit=options.unit, tile=tile)
-    return ReadPoints(file, cloud, work, asked if asked == JSON_NAME else answer_format(asked, file))
+
+        def cut(tile: TileSize) -> Segmenting:
+            return segmenting(model.processor, cloud, up=cast(Axis | None, options.up), unit=options.unit, tile=tile)
+
+        work = cut(TileSize(settings.tile_voxels, settings.tile_halo))
+    return ReadPoints(file, cloud, work, cut, asked if asked == JSON_NAME else answer_format(asked, file))
 
 
-async def in_parts(work: Segmenting, model: Live, context: Context, timings: Timings) -> Segmentation:
-    """One forward pass after the other, each in its turn among the other requests."""
+async def in_parts(read: ReadPoints, model: Live, context: Context, timings: Timings) -> Segmentation:
+    """The answer, in smaller and smaller tiles as long as the device has no memory for them. Raises: OutOfMemory."""
+    work = read.work
+    while True:
+        sizes: list[int] = []
+        try:
+            return await _part_after_part(work, model, context, timings, sizes)
+        except OutOfMemory as error:
+            smaller = TileSize(sizes[-1] // 2, context.settings.tile_halo)
+            if smaller.voxels < LEAST_TILE:
+                raise
+            try:
+                work = await to_thread.run_sync(partial(_cut, read, smaller, timings), limiter=context.readers)
+            except TooManyVoxels:  # even the smallest tile has to have its margin
+                raise error from None
+
+
+def _cut(read: ReadPoints, tile: TileSize, timings: Timings) -> Segmenting:
+    with timings.stage("voxelize"):
+        return read.cut(tile)
+
+
+async def _part_after_part(work: Segmenting, model: Live, context: Context, timings: Timings, sizes: list[int]) -> Segmentation:
+    """One forward pass after the other, each in its turn among the other requests. sizes: gets the voxels of each."""
 
     def voxels_of(part: int) -> Voxels:
         with timings.stage("voxelize"):
@@ -137,14 +180,15 @@ async def in_parts(work: Segmenting, model: Live, context: Context, timings: Tim
             work.take(part, voxels, logits)
 
     for part in range(work.parts):
-        voxels = await to_thread.run_sync(partial(voxels_of, part), limiter=context.readers)
-        logits = await context.scheduler.logits(model.predictor, voxels, work.num_points(part), timings)
+        voxels = await to_thread.run_sync(partial(voxels_of, part), limiter=context.tilers)
+        sizes.append(len(voxels))
+        logits = await context.scheduler.logits(model.key, voxels, work.num_points(part), timings, per_voxel=True)
         await to_thread.run_sync(partial(take, part, voxels, logits), limiter=context.encoders)
     return work.result()
 
 
 def label_map_of(model: Live) -> LabelMap:
-    label_map = model.predictor.manifest.label_map
+    label_map = model.processor.manifest.label_map
     assert label_map is not None  # the manifest of a net that segments has one
     return label_map
 

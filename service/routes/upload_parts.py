@@ -13,7 +13,9 @@ from models.io import FORMATS, read_cloud
 from models.manifest import Axis
 from models.pointcloud import PointCloud
 from models.voxelize import Voxels
+from service.admission import Ticket
 from service.context import Context
+from service.middleware import LONGEST_S
 from service.pool import Live
 from service.schemas import FileOptions
 from service.telemetry import Timings
@@ -28,6 +30,12 @@ REQUEST_BODY = {
 }
 TEXT = {"schema": {"type": "string"}}
 FILE_NAME = {"name": "X-Filename", "in": "header", "description": "name of a file sent as the body; its ending says the format", **TEXT}
+TIMEOUT = {
+    "name": "X-Request-Timeout",
+    "in": "header",
+    "description": "seconds after which the client no longer wants the answer; 504 then, and no work is done for it any more",
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
+}
 ANSWER_HEADERS = {
     "X-Model": {"description": "NAME:VERSION of the model that answered", **TEXT},
     "Server-Timing": {"description": "milliseconds of each stage", **TEXT},
@@ -41,6 +49,17 @@ async def said_once(request: Request) -> None:
             raise BadOption("the option is given more than once", where=name[:80])
 
 
+def timings_of(request: Request) -> Timings:
+    """The stages of a request, which the middleware began to time."""
+    return cast(Timings, request.state.timings)
+
+
+def announced_bytes(request: Request, context: Context) -> int:
+    """Bytes of the body, as far as the client says them beforehand and they are not too many anyway."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() and int(length) <= context.settings.max_body_bytes else 0
+
+
 @dataclass(frozen=True)
 class Read:
     """A file that became voxels. name: as the caller wrote it; cloud: as it was read."""
@@ -50,11 +69,17 @@ class Read:
     voxels: Voxels
 
 
-async def receive_voxels(request: Request, context: Context, model: Live, options: FileOptions, timings: Timings) -> Read:
-    """Receive, parse and voxelize the file of a request. Raises: what `Uploads.receive`, `read_cloud` and `Predictor.voxelize` do."""
-    async with context.uploads.receive(request, options.input_format, timings) as upload:
+async def receive_voxels(request: Request, context: Context, model: Live, options: FileOptions, ticket: Ticket) -> Read:
+    """Receive, parse and voxelize the file of a request.
+
+    Raises: what `Uploads.receive`, `read_cloud`, `Predictor.voxelize` and `Ticket` do.
+    """
+    timings = timings_of(request)
+    async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
         work = partial(read_voxels, upload, model, options, timings, max_points=context.settings.max_points)
-        return await to_thread.run_sync(work, limiter=context.readers)
+        read = await to_thread.run_sync(work, limiter=context.readers_of(upload.spool.size))
+    ticket.hold_points(len(read.cloud))
+    return read
 
 
 def read_voxels(upload: Upload, model: Live, options: FileOptions, timings: Timings, *, max_points: int) -> Read:
@@ -65,6 +90,6 @@ def read_voxels(upload: Upload, model: Live, options: FileOptions, timings: Timi
             file, options.input_format, name=upload.name, content_type=upload.content_type, max_points=max_points, extra=False
         )
     with timings.stage("voxelize"):
-        voxels = model.predictor.voxelize(cloud, up=cast(Axis | None, options.up), unit=options.unit)
+        voxels = model.processor.voxelize(cloud, up=cast(Axis | None, options.up), unit=options.unit)
     upload.spool.close()  # here, to save the way to another thread
     return Read(upload.name, cloud, voxels)

@@ -168,7 +168,7 @@ def test_openapi_describes_the_body_and_the_problems(client: httpx.Client) -> No
     operation = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
     assert "application/ply" in operation["requestBody"]["content"]
     assert "multipart/form-data" in operation["requestBody"]["content"]
-    assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "507"}
+    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504", "507"}
     names = {parameter["name"] for parameter in operation["parameters"]}
     assert names == {"model", "top", "logits", "up", "unit", "input_format", "X-Filename"}
     assert set(operation["responses"]["200"]["headers"]) == {"X-Model", "Server-Timing"}

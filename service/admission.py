@@ -1,0 +1,101 @@
+"""Who gets in. Bounded in requests, in bytes of their files and in points of their clouds; who does not is told when to come back.
+
+A burst may fill the house. A queue that does not go down is cut short: kept at its full length it would only make everybody wait,
+and would get no more work done.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.problems import Overloaded
+from service.settings import Settings
+
+STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
+STANDING_AFTER_S = 0.5
+RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
+LARGE_BYTES = 16 << 20
+REMEMBERED = 0.9  # weight of the past in the mean time between two requests that leave
+LONGEST_RETRY_S = 60.0
+
+
+class Ticket:
+    """The place of one request. Event loop only."""
+
+    def __init__(self, house: "Admission") -> None:
+        self._house = house
+        self.bytes, self.points = 0, 0
+
+    def hold_bytes(self, count: int) -> None:
+        """The request has so many by now, or will have. Raises: Overloaded."""
+        if count > self.bytes:
+            self._house.check("bytes", self._house.bytes, count - self.bytes, self._house.most_bytes, large=count > LARGE_BYTES)
+            self._house.bytes += count - self.bytes
+            self.bytes = count
+
+    def hold_points(self, count: int) -> None:
+        """Its cloud has so many. Raises: Overloaded."""
+        self._house.check("points", self._house.points, count, self._house.most_points, large=self.bytes > LARGE_BYTES)
+        self._house.points += count
+        self.points = count
+
+
+class Admission:
+    """Event loop only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.most_requests = settings.max_waiting
+        self.most_bytes, self.most_points = settings.max_waiting_bytes, settings.max_waiting_points
+        self.requests, self.bytes, self.points = 0, 0, 0
+        self._standing = max(1, math.ceil(self.most_requests * STANDING_SHARE))
+        self._long_since: float | None = None  # since when more have been here than may stand
+        self._gap_s = 0.0  # mean time between two requests that leave while others wait
+        self._last_left: float | None = None
+
+    @contextmanager
+    def enter(self, announced_bytes: int) -> Iterator[Ticket]:
+        """A place for a request while the context lasts. Raises: Overloaded."""
+        self._check_places()
+        ticket = Ticket(self)
+        ticket.hold_bytes(announced_bytes)
+        self._counted(1)
+        try:
+            yield ticket
+        finally:
+            self.bytes -= ticket.bytes
+            self.points -= ticket.points
+            self._left()
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long those who are here will take, at the pace of late."""
+        return min(self._gap_s * self.requests, LONGEST_RETRY_S)
+
+    def check(self, what: str, held: int, more: int, most: int, *, large: bool) -> None:
+        """Raises: Overloaded (no room, and others are here: alone, a file may be as large as it likes)."""
+        if held and held + more > most * (1 - RESERVE if large else 1):
+            raise self._full(f"the {what} of all requests at the same time are at their limit of {most}")
+
+    def _check_places(self) -> None:
+        standing = self._long_since is not None and time.monotonic() - self._long_since >= STANDING_AFTER_S
+        most = self._standing if standing else self.most_requests
+        if self.requests >= most:
+            raise self._full(f"{self.requests} requests are being answered or wait for it already")
+
+    def _full(self, detail: str) -> Overloaded:
+        return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)
+
+    def _counted(self, more: int) -> None:
+        self.requests += more
+        if self.requests < self._standing:
+            self._long_since = None
+        elif self._long_since is None:
+            self._long_since = time.monotonic()
+
+    def _left(self) -> None:
+        now = time.monotonic()
+        if self._last_left is not None and self.requests > 1:
+            self._gap_s = REMEMBERED * self._gap_s + (1 - REMEMBERED) * (now - self._last_left) if self._gap_s else now - self._last_left
+        self._last_left = now if self.requests > 1 else None
+        self._counted(-1)

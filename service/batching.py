@@ -1,0 +1,120 @@
+"""Which of the waiting requests go through the net next, and together. Pure: it knows neither clocks nor devices.
+
+Models take turns by what their passes have cost. Within a model small clouds go before large ones, but none is passed for ever: a
+cloud's place is the time it arrived plus a few times what its own pass takes. Requests of one model share a pass as long as their
+voxels stay within a budget; nothing is padded.
+"""
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+SLACK = 4.0  # times its own pass, that a cloud may be passed by smaller ones
+FIRST_GUESS_S = 1e-5  # a voxel, before any was measured
+REMEMBERED = 0.8
+PASSES_TO_GROW = 50  # after so many that went well, a budget that was cut is doubled
+
+
+class Waiting(Protocol):
+    """What is waiting. voxels: of its cloud or tile; most_voxels: of a pass that it may share, 0 if it has to be alone."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def voxels(self) -> int: ...
+    @property
+    def arrived_s(self) -> float: ...
+    @property
+    def most_voxels(self) -> int: ...
+
+
+Job = TypeVar("Job", bound=Waiting)
+
+
+@dataclass
+class _Line(Generic[Job]):
+    """Those who wait for one model, in their order; turn: what the model's passes have cost, in seconds, on the common clock;
+    budget: voxels of a pass."""
+
+    budget: int
+    turn: float = 0.0
+    went_well: int = 0
+    second_a_voxel: float = FIRST_GUESS_S
+    jobs: list[tuple[float, int, Job]] = field(default_factory=list)
+
+
+class Line(Generic[Job]):
+    """All who wait."""
+
+    def __init__(self, batch_voxels: int) -> None:
+        self._budget = batch_voxels
+        self._lines: dict[str, _Line[Job]] = {}
+        self._count = 0
+        self._clock = 0.0  # the turn of the model that ran last
+
+    def __len__(self) -> int:
+        return sum(len(line.jobs) for line in self._lines.values())
+
+    def add(self, job: Job) -> None:
+        line = self._lines.setdefault(job.model, _Line(self._budget))
+        if not line.jobs:
+            line.turn = max(line.turn, self._clock)  # a model that was idle does not get the time it did not use
+        self._count += 1
+        insort(line.jobs, (job.arrived_s + SLACK * line.second_a_voxel * job.voxels, self._count, job))
+
+    def remove(self, job: Job) -> bool:
+        """Whether it was still waiting."""
+        line = self._lines.get(job.model)
+        for place, (_, _, other) in enumerate(line.jobs if line else ()):
+            if other is job and line is not None:
+                del line.jobs[place]
+                return True
+        return False
+
+    def full(self) -> bool:
+        """Whether the next pass has all that it may take, so that waiting for more is of no use."""
+        line = self._next()
+        return line is not None and sum(job.voxels for *_, job in line.jobs) >= line.budget
+
+    def take(self) -> list[Job]:
+        """The next pass: jobs of one model, taken out of the line. Empty if nobody waits."""
+        line = self._next()
+        if line is None:
+            return []
+        batch: list[Job] = []
+        total, most = 0, line.budget
+        for entry in list(line.jobs):
+            job = entry[2]
+            if batch and total + job.voxels > min(most, job.most_voxels):
+                continue
+            batch.append(job)
+            line.jobs.remove(entry)
+            total, most = total + job.voxels, min(most, job.most_voxels)
+            if total >= most:
+                break
+        return batch
+
+    def ran(self, batch: Sequence[Job], seconds: float) -> None:
+        """A pass of these took so long."""
+        line = self._lines[batch[0].model]
+        self._clock = line.turn
+        line.turn += seconds
+        voxels = max(sum(job.voxels for job in batch), 1)
+        line.second_a_voxel = REMEMBERED * line.second_a_voxel + (1 - REMEMBERED) * seconds / voxels
+        line.went_well += 1
+        if line.budget < self._budget and line.went_well >= PASSES_TO_GROW:
+            line.budget, line.went_well = min(2 * line.budget, self._budget), 0
+
+    def too_large(self, batch: Sequence[Job]) -> int:
+        """A pass of these did not fit into memory: what passes of their model may have from now on."""
+        line = self._lines[batch[0].model]
+        line.budget, line.went_well = max(sum(job.voxels for job in batch) // 2, 1), 0
+        return line.budget
+
+    def seconds_waiting(self) -> float:
+        """What all passes of those who wait should take."""
+        return sum(line.second_a_voxel * sum(job.voxels for *_, job in line.jobs) for line in self._lines.values())
+
+    def _next(self) -> _Line[Job] | None:
+        return min((line for line in self._lines.values() if line.jobs), key=lambda line: line.turn, default=None)

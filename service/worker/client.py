@@ -1,0 +1,121 @@
+"""The service's side of one worker process: calls that block, for threads. Whatever ends the worker ends them with `WorkerLost`."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from models import errors
+from models.errors import FipError
+from models.tiling import Reach
+from models.voxelize import Voxels
+from service.problems import OutOfMemory, WorkerFailed
+from service.worker.messages import Array, Head, PeerGone, receive, send
+from service.worker.nursery import Nursery
+
+START_S = 60.0  # a process that says nothing for so long will not
+
+
+class WorkerLost(Exception):
+    """The process ended, or was ended because it did not answer in time. What it was asked can be asked of another."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is loaded from and how it runs. key: what it is called between the service and the worker."""
+
+    key: str
+    folder: Path
+    digest: str
+    device: str
+    engine: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Net:
+    """What the service has to know of a loaded net."""
+
+    reach: Reach | None
+    engine: str
+
+
+class Worker:
+    """Thread-safe: a forward pass and a load may be under way at the same time, two of the same kind wait for each other."""
+
+    def __init__(self, nursery: Nursery, setup: dict[str, object], forward_seconds: float) -> None:
+        """Raises: WorkerLost (it did not start)."""
+        self._busy, self._managing = threading.Lock(), threading.Lock()
+        try:
+            self._compute, self._control, self._lifeline = nursery.worker(setup)
+            self._lifeline.settimeout(START_S)
+            self.pid = int(str(receive(self._lifeline)[0]["pid"]))
+        except (PeerGone, TimeoutError) as error:
+            raise WorkerLost(str(error)) from error
+        self._lifeline.settimeout(None)
+        self._compute.settimeout(forward_seconds)
+
+    def wait_for_end(self) -> None:
+        """Return when the process is no more."""
+        with suppress(PeerGone):
+            receive(self._lifeline)
+
+    def load(self, source: Source) -> Net:
+        """Raises: WorkerLost, BadCheckpoint, BadOption (engine), OutOfMemory."""
+        head = {"do": "load", "model": source.key, "folder": str(source.folder), "digest": source.digest, "device": source.device}
+        with self._managing:
+            found, _ = self._ask(self._control, {**head, "engine": source.engine, "precision": source.precision}, [])
+        reach = found["reach"]
+        return Net(Reach(*reach) if isinstance(reach, list) else None, str(found["engine"]))
+
+    def drop(self, key: str) -> None:
+        """Raises: WorkerLost."""
+        with self._managing:
+            self._ask(self._control, {"do": "drop", "model": key}, [])
+
+    def forward(self, key: str, batch: Sequence[Voxels]) -> npt.NDArray[np.float32]:
+        """As Predictor.forward: (B, L) or (S, L). Raises: WorkerLost, OutOfMemory, WorkerFailed."""
+        arrays: list[Array] = [array for voxels in batch for array in (voxels.coords, voxels.feats)]
+        with self._busy:
+            _, [logits] = self._ask(self._compute, {"model": key}, arrays)
+        return logits.view(np.float32)
+
+    def _ask(self, channel: socket.socket, head: Head, arrays: list[Array]) -> tuple[Head, list[Array]]:
+        try:
+            send(channel, head, arrays)
+            found, answers = receive(channel)
+        except PeerGone as error:
+            raise WorkerLost(str(error)) from error
+        except TimeoutError as error:
+            self.kill()  # it may answer later, and then to another question
+            raise WorkerLost("it did not answer in time") from error
+        if "error" in found:
+            raise raised(found)
+        return found, answers
+
+    def kill(self) -> None:
+        """End the process whatever it does."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let the process end itself, and give the channels back."""
+        for channel in (self._compute, self._control, self._lifeline):
+            with suppress(OSError):
+                channel.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait on it
+            channel.close()
+
+
+def raised(found: Head) -> FipError:
+    """The error that a worker tells of."""
+    kinds: dict[str, type[FipError]] = {each.code: each for each in (OutOfMemory, WorkerFailed, errors.BadCheckpoint, errors.BadOption)}
+    where, known = found.get("where"), found.get("known")
+    kind = kinds.get(str(found["error"]), WorkerFailed)
+    return kind(str(found["detail"]), where=None if where is None else str(where), known=known if isinstance(known, list) else ())

@@ -1,0 +1,164 @@
+"""A device and whoever works on it now: when a worker dies, another one is started with the same nets, and asked again."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import FipError
+from models.voxelize import Voxels
+from service.problems import NotReady
+from service.settings import Settings
+from service.telemetry import Telemetry
+from service.worker.client import Net, Source, Worker, WorkerLost
+from service.worker.nursery import nursery
+
+LOG = logging.getLogger("fip.service")
+PATIENCE_S = 60.0  # how long what needs a worker waits for one
+YOUNG_S, LONGEST_PAUSE_S = 10.0, 5.0  # a worker that dies sooner than that is replaced more slowly each time
+LOAD_TRIES = 3
+
+
+class Device:
+    """Thread-safe; everything but `up` and `close` blocks and belongs into threads."""
+
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+        self._settings, self._telemetry = settings, telemetry
+        self._changed = threading.Condition()
+        self._worker: Worker | None = None
+        self._watch: threading.Thread | None = None
+        self._closed = False
+        self._sources: dict[str, Source] = {}
+        self._released: deque[str] = deque()
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a worker with all nets."""
+        return self._worker is not None
+
+    def wait(self) -> Worker:
+        """The worker, started by the first who asks; while there is none, the next one. Raises: NotReady."""
+        with self._changed:
+            if self._watch is None and not self._closed:
+                self._watch = threading.Thread(target=self._keep_one, name="fip-worker-watch", daemon=True)
+                self._watch.start()
+            self._changed.wait_for(lambda: self._worker is not None or self._closed, PATIENCE_S)
+            if self._worker is None:
+                raise NotReady("there is no worker for the device at the moment")
+            return self._worker
+
+    def load(self, source: Source) -> Net:
+        """Load a net, for this worker and those to come. Raises: BadCheckpoint, BadOption, OutOfMemory, NotReady."""
+        for _ in range(LOAD_TRIES):
+            worker = self.wait()
+            try:
+                self._drop_released(worker)
+                net = worker.load(source)
+            except WorkerLost:
+                self._gone(worker)
+                continue
+            with self._changed:
+                self._sources[source.key] = source
+            return net
+        raise NotReady("the workers for the device died while a model was loaded")
+
+    def has(self, key: str) -> bool:
+        """Whether the net is there, or will be as soon as there is a worker."""
+        return key in self._sources
+
+    def release(self, key: str) -> None:
+        """Nobody asks for this net any more; it goes when the next one is loaded. Does not block."""
+        self._released.append(key)
+
+    def forward(self, key: str, batch: Sequence[Voxels]) -> npt.NDArray[np.float32]:
+        """One forward pass (see Worker.forward). Raises: WorkerLost (once: ask again), OutOfMemory, WorkerFailed, NotReady."""
+        worker = self.wait()
+        try:
+            return worker.forward(key, batch)
+        except WorkerLost:
+            self._gone(worker)
+            raise
+
+    def _drop_released(self, worker: Worker) -> None:
+        while self._released:
+            key = self._released.popleft()
+            with self._changed:
+                known = self._sources.pop(key, None)
+            if known is not None:
+                worker.drop(key)
+
+    def close(self) -> None:
+        """The worker ends after what it does now."""
+        with self._changed:
+            self._closed = True
+            worker, self._worker = self._worker, None
+            self._changed.notify_all()
+        if worker is not None:
+            worker.close()
+        if self._watch is not None:
+            self._watch.join()
+
+    def _gone(self, worker: Worker) -> None:
+        """Whoever notices first says so: nobody is given this worker any more."""
+        with self._changed:
+            if self._worker is worker:
+                self._worker = None
+                self._telemetry.worker_up.set(0)
+
+    def _keep_one(self) -> None:
+        """The life of the watching thread: one worker after the other."""
+        pause_s = 0.0
+        while not self._closed:
+            started = time.monotonic()
+            try:
+                worker = self._start()
+            except WorkerLost as error:
+                LOG.error("no worker", extra={"fields": {"error": str(error)}})
+            else:
+                if not self._closed:
+                    worker.wait_for_end()
+                self._gone(worker)
+                worker.close()
+                if self._closed:
+                    return
+                self._telemetry.worker_restarts.inc()
+                LOG.error("worker lost", extra={"fields": {"pid": worker.pid, "seconds": round(time.monotonic() - started, 3)}})
+            young = time.monotonic() - started < YOUNG_S
+            pause_s = min(max(2 * pause_s, 0.05), LONGEST_PAUSE_S) if young else 0.0
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, pause_s)
+
+    def _start(self) -> Worker:
+        """A worker with all nets, which everybody is given from now on. Raises: WorkerLost."""
+        started, how = time.monotonic(), self._settings
+        setup: dict[str, object] = {
+            "threads": how.threads,
+            "memory_bytes": how.worker_memory_bytes,
+            "device": how.device,
+            "engine": how.engine,
+        }
+        worker, loaded = Worker(nursery(), setup, how.forward_seconds), set[str]()
+        while missing := self._hand_over(worker, loaded):
+            for source in missing:
+                loaded.add(source.key)
+                try:
+                    worker.load(source)
+                except FipError as error:  # removed or damaged since
+                    self._sources.pop(source.key, None)
+                    LOG.error("model does not load again", extra={"fields": {"model": source.key, "error": str(error)}})
+        LOG.info("worker ready", extra={"fields": {"pid": worker.pid, "seconds": round(time.monotonic() - started, 3)}})
+        return worker
+
+    def _hand_over(self, worker: Worker, loaded: set[str]) -> list[Source]:
+        """The nets that it still lacks; if there are none, it is the worker from now on."""
+        with self._changed:
+            missing = [source for key, source in self._sources.items() if key not in loaded]
+            if not missing and not self._closed:
+                self._worker = worker
+                self._telemetry.worker_up.set(1)
+                self._changed.notify_all()
+        return missing
