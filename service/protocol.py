@@ -111,9 +111,6 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        assert self._running is not None
-        if self._running.scope["state"].get("problem_code") == SlowBody.code:
-            self._connections.count("body")
         self._begin(self._awaits)
         super().on_response_complete()
 
@@ -127,16 +124,18 @@ class BoundedHttp(HttpToolsProtocol):
         self._received = 0
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        async def until_cancelled(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        async def run(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
             try:
                 await app(scope, receive, send)
             except asyncio.CancelledError:  # the end of the process; uvicorn would answer 500 and log a traceback
                 LOG.warning("request cancelled", extra={"fields": {"path": cycle.scope["path"]}})
                 cycle.disconnected = True
                 self.transport.abort()
+            if cycle.scope["state"].get("problem_code") == SlowBody.code:
+                self._connections.count("body")
 
         self._running = cycle
-        super()._start_asgi_task(cycle, until_cancelled)
+        super()._start_asgi_task(cycle, run)
 
     def shutdown(self) -> None:
         """Close now if nothing is being answered and no request is on its way; else after the answer."""
