@@ -12,7 +12,6 @@ from functools import partial
 from types import FrameType
 from typing import Literal, cast
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -20,9 +19,9 @@ from models.errors import BadOption
 from service.app import create_app
 from service.connections import Connections, Listener, listen, room_for
 from service.context import Context
+from service.logs import configure_logs
 from service.protocol import BoundedHttp
 from service.settings import Settings
-from service.telemetry import JsonLines
 
 LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
@@ -45,7 +44,7 @@ class Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             models = self._context.pool.load()
-            [engine, *_] = [model.engine for model in models.values()]
+            [engine, *_] = [model.predictor.engine.name for model in models.values()]
             print(f"fip serve: http://{address} answers with {' and '.join(models)}, convolutions by {engine}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -113,13 +112,12 @@ def run(settings: Settings) -> int:
 
     Raises: BadOption (nothing can listen there), ModelError (no model to serve, or a damaged one).
     """
-    _log_as_json_lines()
+    configure_logs()
     app = create_app(settings)
     context: Context = app.state.context
     connections = Connections(settings, context.telemetry.registry)
     connections.most = room_for(settings.max_connections)
     listeners = _listen(settings.host, settings.port)
-    torch.set_num_threads(settings.threads)  # before engines are timed: with more threads than there are free cores that takes a minute
     context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
     server = Server(configure(app, connections), context, connections)
     # uvicorn raises the signal again after draining; by then it has been obeyed
@@ -144,10 +142,3 @@ def _leave_after(seconds: float) -> None:
     timer = threading.Timer(seconds, os._exit, (EXIT_FAILED,))
     timer.daemon = True
     timer.start()
-
-
-def _log_as_json_lines() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
