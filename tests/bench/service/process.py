@@ -116,7 +116,7 @@ def _memory(pid: int) -> int:
 @contextmanager
 def service(*, wait: bool = True, **environment: str) -> Iterator[Service]:
     """`fip serve` on a free port, with default settings but for `environment`; stopped on leaving. wait: until it is ready."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("FIP_")}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("FIP_", "OMP_", "MKL_"))}
     command = [str(Path(sys.executable).with_name("fip")), "serve", "--port", str(free_port())]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
