@@ -65,7 +65,7 @@ async def run_load(plan: LoadPlan, progress: Callable[[Progress], None] | None =
             await asyncio.wait({sending, watching, stopping})
         if not sending.cancelled() and (error := sending.exception()):
             raise error
-    return LoadResult(plan, tuple(clients.records), max(ended_s, clients.sending_s), clients.sending_s, interrupted)
+    return LoadResult(plan, tuple(clients.records), max(ended_s, clients.sending_s), clients.sending_s, interrupted, clients.peak)
 
 
 def _damaged_bodies(plan: LoadPlan) -> dict[int, tuple[Damaged, ...]]:
@@ -89,6 +89,8 @@ class Clients:
         self._started = self._clock()
         self._count = 0
         self._sent = 0
+        self._in_flight = 0
+        self.peak = 0
         self._statuses: Counter[int] = Counter()
         self.records: list[Record] = []
         self.sending_s = 0.0
@@ -116,7 +118,7 @@ class Clients:
     async def watch(self, progress: Callable[[Progress], None]) -> None:
         while True:
             await asyncio.sleep(PROGRESS_S)
-            progress(Progress(self.now(), self._plan.duration_s, self._sent, self._sent - len(self.records), dict(self._statuses)))
+            progress(Progress(self.now(), self._plan.duration_s, self._sent, self._in_flight, dict(self._statuses)))
 
     async def _one_after_another(self, drawn: Iterator[Draw]) -> None:
         while (due := self.now()) < self._plan.duration_s:
@@ -134,6 +136,8 @@ class Clients:
             async with asyncio.timeout(due + self._plan.patience_s - self.now()) as patience, self._slots:
                 exchange.sent_s = self.now()
                 self._sent += 1
+                self._in_flight += 1
+                self.peak = max(self.peak, self._in_flight)
                 if draw.kind == DISCONNECTED:
                     patience.reschedule(self._clock() + draw.spare * self._expected_s[draw.body])
                 async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
@@ -161,6 +165,7 @@ class Clients:
 
     def _finish(self, exchange: "Exchange", error: str | None) -> None:
         record = exchange.record(self.now(), error)
+        self._in_flight -= record.sent_s is not None
         self.records.append(record)
         self._statuses[record.status] += 1
         if record.kind == WHOLE and record.status == 200 and record.sent_s is not None:

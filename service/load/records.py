@@ -44,13 +44,16 @@ class Record:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """records: in the order in which they ended. elapsed_s: until the last of them did; sending_s: how long requests were sent."""
+    """records: in the order in which they ended. elapsed_s: until the last of them did; sending_s: how long requests were sent;
+    peak_connections: most that were used at once.
+    """
 
     plan: LoadPlan
     records: tuple[Record, ...]
     elapsed_s: float
     sending_s: float
     interrupted: bool = False
+    peak_connections: int = 0
 
     def summary(self, goodput_ms: float | None = None) -> Summary:
         """See `service.load.summary.summarize`."""

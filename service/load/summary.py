@@ -71,6 +71,7 @@ class Summary(TypedDict):
     sent_rate: float | None
     answered_rate: float | None
     late: Late
+    peak_connections: int
     goodput: Goodput
     statuses: dict[str, int]
     codes: dict[str, int]
@@ -96,17 +97,17 @@ def summarize(result: "LoadResult", goodput_ms: float | None = None) -> Summary:
     answered = [record for record in records if record.status]
     stayed = [record for record in records if record.kind != "disconnected"]
     good = [record for record in stayed if is_right(record) and (goodput_ms is None or record.latency_s * 1000 <= goodput_ms)]
-    offered = len(records) if plan.clients is None else None
     return {
         "plan": describe(plan),
         "interrupted": result.interrupted,
         "sending_s": round(result.sending_s, 3),
         "elapsed_s": round(result.elapsed_s, 3),
         "requests": {"due": len(records), "sent": len(sent), "answered": len(answered)},
-        "offered_rate": None if offered is None else _rate(offered, result.sending_s),
+        "offered_rate": None if plan.clients else _rate(len(records), result.sending_s if result.interrupted else plan.duration_s),
         "sent_rate": _rate(len(sent), max([result.sending_s, *(record.sent_s or 0.0 for record in sent)])),
         "answered_rate": _rate(len(answered), result.elapsed_s),
         "late": _late(sent),
+        "peak_connections": result.peak_connections,
         "goodput": {
             "limit_ms": goodput_ms,
             "count": len(good),

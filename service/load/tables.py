@@ -44,9 +44,10 @@ def _requests(summary: Summary) -> Iterator[tuple[str, ...]]:
     if summary["interrupted"]:
         yield "interrupted", f"after {_text(summary['sending_s'])} s, {summary['interrupted_requests']} in flight"
     if summary["offered_rate"] is not None:
-        yield "offered", f"{requests['due']} in {_text(summary['sending_s'])} s, {_text(summary['offered_rate'])}/s"
+        yield "offered", f"{requests['due']} at {_text(summary['offered_rate'])}/s"
     yield "sent", f"{requests['sent']}, {_text(summary['sent_rate'])}/s"
     yield "sent late", f"{late['late']} by over {_text(late['over_ms'])} ms, at most {_text(late['max'])} ms"
+    yield "connections", f"{summary['peak_connections']} at once, of {summary['plan']['connections']}"
     yield "answered", f"{requests['answered']}, {_text(summary['answered_rate'])}/s"
     share = goodput["share"]
     within = f" within {_text(goodput['limit_ms'])} ms" if goodput["limit_ms"] is not None else ""

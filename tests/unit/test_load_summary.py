@@ -30,7 +30,7 @@ def record(due: float = 0.0, latency: float = 0.1, status: int = 200, **rest: ob
 
 
 def summary(*records: Record, plan: LoadPlan = PLAN, goodput_ms: float | None = None) -> Summary:
-    return LoadResult(plan, records, elapsed_s=10.0, sending_s=8.0).summary(goodput_ms)
+    return LoadResult(plan, records, elapsed_s=10.0, sending_s=10.0).summary(goodput_ms)
 
 
 def test_latencies_of_each_group_are_numpys_percentiles() -> None:
@@ -96,9 +96,17 @@ def test_a_5xx_is_unexpected_unless_it_says_to_come_back_or_that_time_is_up(stat
 
 def test_rates() -> None:
     found = summary(*(record(due=i / 10) for i in range(79)), record(due=7.9, status=0, sent_s=None, error="interrupted"))
-    assert (found["offered_rate"], found["sent_rate"], found["answered_rate"]) == (10.0, 9.875, 7.9)
+    assert (found["offered_rate"], found["sent_rate"], found["answered_rate"]) == (8.0, 7.9, 7.9)
     assert found["requests"] == {"due": 80, "sent": 79, "answered": 79}
     assert found["interrupted_requests"] == 1
+
+
+def test_rates_of_a_run_that_fell_behind_or_was_ended() -> None:
+    records = tuple(record(due=i / 10) for i in range(100))
+    behind = LoadResult(PLAN, records, elapsed_s=25.0, sending_s=20.0).summary()
+    assert (behind["offered_rate"], behind["sent_rate"], behind["answered_rate"]) == (10.0, 5.0, 4.0)
+    ended = LoadResult(PLAN, records[:50], elapsed_s=5.0, sending_s=5.0, interrupted=True).summary()
+    assert (ended["offered_rate"], ended["sent_rate"], ended["answered_rate"]) == (10.0, 10.0, 10.0)
 
 
 def test_stages_are_read_from_server_timing() -> None:
