@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from functools import partial
@@ -44,7 +43,7 @@ class Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             models = self._context.pool.load()
-            [engine, *_] = [model.predictor.engine.name for model in models.values()]
+            [engine, *_] = [model.engine for model in models.values()]
             print(f"fip serve: http://{address} answers with {' and '.join(models)}, convolutions by {engine}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
