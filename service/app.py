@@ -21,6 +21,7 @@ from service.routes import classify, health, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.tracing import open_tracing
 from service.uploads import Uploads
 from service.worker.device import Device
 
@@ -30,7 +31,7 @@ LARGE_READERS = 1
 
 def create_app(settings: Settings) -> FastAPI:
     """An app whose lifespan loads the models, warms them up, serves and drains. Raises nothing; its start may (BadCheckpoint, ...)."""
-    telemetry = Telemetry()
+    telemetry, tracing = Telemetry(), open_tracing()
     device = Device(settings, telemetry)
     context = Context(
         settings=settings,
@@ -59,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await context.scheduler.close()
             await to_thread.run_sync(device.close)
+            await to_thread.run_sync(tracing.close)
 
     app = FastAPIOffline(  # FastAPI whose /docs needs no other server
         redoc_url=None,
@@ -68,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
-    app.add_middleware(RequestMiddleware, telemetry=telemetry, longest_s=settings.request_seconds)
+    app.add_middleware(RequestMiddleware, telemetry=telemetry, tracing=tracing, longest_s=settings.request_seconds)
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)

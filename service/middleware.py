@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.errors import BadOption
 from service.problems import DeadlineExceeded, from_error, unexpected
 from service.telemetry import Telemetry, Timings
+from service.tracing import RequestTrace, Tracing
 
 LOG = logging.getLogger("fip.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -26,9 +27,10 @@ TIMEOUT_HEADER = "X-Request-Timeout"
 class RequestMiddleware:
     """Plain ASGI: a body streams through it untouched."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, longest_s: float | None) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing, longest_s: float | None) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._tracing = tracing
         self._longest_s = longest_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,12 +42,13 @@ class RequestMiddleware:
         timings = Timings(self._telemetry)
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         exchange = Exchange(receive, send, request_id)
+        trace = self._tracing.start(scope["method"], headers, {"http.request.method": scope["method"], "url.path": scope["path"]})
         try:
             with self._telemetry.in_flight.track_inprogress():
                 await self._answer(scope, exchange, headers)
         finally:  # also when the server is stopped and waits no longer
             timings.close()
-            self._finish(scope, exchange, timings)
+            self._finish(scope, exchange, timings, trace)
 
     async def _answer(self, scope: Scope, exchange: "Exchange", headers: Headers) -> None:
         try:
@@ -65,7 +68,7 @@ class RequestMiddleware:
         if exchange.expired:
             scope["state"]["problem_code"] = DeadlineExceeded.code
 
-    def _finish(self, scope: Scope, exchange: "Exchange", timings: Timings) -> None:
+    def _finish(self, scope: Scope, exchange: "Exchange", timings: Timings, trace: RequestTrace) -> None:
         state = scope["state"]
         route = getattr(scope.get("route"), "path", "unmatched")
         name, version = state.get("model_used", ("", ""))
@@ -79,7 +82,7 @@ class RequestMiddleware:
         code = state.get("problem_code")
         if code:
             self._telemetry.rejected.labels(code).inc()
-        fields = {
+        fields: dict[str, str | int | float | None] = {
             "request_id": exchange.request_id,
             "method": scope["method"],
             "path": scope["path"],
@@ -88,7 +91,13 @@ class RequestMiddleware:
             "model": f"{name}:{version}" if name else None,
             "ms": round(seconds * 1000, 3),
             "stage": stage or (timings.now if exchange.expired else None),
+            "trace_id": trace.trace_id,
+            **timings.facts,
         }
+        for span in timings.spans:
+            trace.stage(*span)
+        said = {f"fip.{name}": value for name, value in timings.facts.items()} | {"http.route": route, "fip.model": fields["model"]}
+        trace.end(status, said, code)
         quiet = route.startswith("/health") or route == "/metrics"
         LOG.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
 

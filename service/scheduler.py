@@ -74,6 +74,7 @@ class Scheduler:
         """
         job = Job(model, cloud, points, per_voxel, timings, asyncio.get_running_loop().create_future(), time.perf_counter(), self._budget)
         timings.now = "queue"
+        timings.facts["num_voxels"] = timings.facts.get("num_voxels", 0) + len(cloud)
         self._count(1, points)
         try:
             self._line.add(job)
@@ -131,6 +132,7 @@ class Scheduler:
         for job in batch:
             job.timings.ended("queue", started - job.arrived_s)
             job.timings.now = "forward"
+            job.timings.facts["batch_requests"] = len(batch)
         self._telemetry.batch_requests.observe(len(batch))
         self._telemetry.batch_points.observe(sum(job.points for job in batch))
         clouds = [job.cloud for job in batch]

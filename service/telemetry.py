@@ -1,11 +1,8 @@
-"""Metrics and the request log. One registry an app, so two apps in a process do not mix their numbers."""
+"""Metrics, and the times of a request. One registry an app, so two apps in a process do not mix their numbers."""
 
-import json
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -14,8 +11,6 @@ STAGES = ("read", "parse", "voxelize", "queue", "forward", "encode")
 POINTS = tuple(4.0**power for power in range(3, 13))  # 64 to 16.8 million
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-Field = str | int | float | None
 
 
 class Telemetry:
@@ -64,6 +59,7 @@ class Timings:
         self.ms: dict[str, float] = {}
         self.spans: list[tuple[str, int, int]] = []  # stage, begin and end in ns since the epoch
         self.now = STAGES[0]
+        self.facts: dict[str, int] = {}  # what the log and the trace say of the request
 
     def close(self) -> None:
         for stage, milliseconds in self.ms.items():
@@ -83,23 +79,6 @@ class Timings:
         if len(self.spans) < LARGEST_TRACE:
             end = time.time_ns()
             self.spans.append((name, end - int(seconds * 1e9), end))
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event and the fields given as `extra={"fields": {...}}`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        event: dict[str, Field] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-        }
-        fields = getattr(record, "fields", None)
-        if isinstance(fields, Mapping):
-            event.update(fields)
-        if record.exc_info:
-            event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, default=str)
 
 
 def server_timing(timings_ms: Mapping[str, float]) -> str:

@@ -99,6 +99,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
                     work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
                     read = await to_thread.run_sync(work, limiter=context.readers_of(upload.spool.size))
                     coming.close()
+                    timings.facts["num_points"] = len(read.cloud)
                     ticket.hold_points(len(read.cloud))
                     found = await in_parts(read, model, context, timings)
                     write = partial(_write, asked, model, read, found, timings)

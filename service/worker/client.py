@@ -62,10 +62,13 @@ class Worker:
         self._lifeline.settimeout(None)
         self._compute.settimeout(forward_seconds)
 
-    def wait_for_end(self) -> None:
-        """Return when the process is no more."""
+    def wait_for_end(self) -> str:
+        """Return when the process is no more, with its last words."""
+        said = ""
         with suppress(PeerGone):
-            receive(self._lifeline)
+            while True:
+                said = str(receive(self._lifeline)[0].get("said", ""))
+        return said
 
     def load(self, source: Source) -> Net:
         """Raises: WorkerLost, BadCheckpoint, BadOption (engine), OutOfMemory."""

@@ -31,7 +31,7 @@ class Device:
         self._changed = threading.Condition()
         self._worker: Worker | None = None
         self._watch: threading.Thread | None = None
-        self._closed = False
+        self._ending = threading.Event()
         self._sources: dict[str, Source] = {}
         self._released: deque[str] = deque()
 
@@ -43,10 +43,10 @@ class Device:
     def wait(self) -> Worker:
         """The worker, started by the first who asks; while there is none, the next one. Raises: NotReady."""
         with self._changed:
-            if self._watch is None and not self._closed:
+            if self._watch is None and not self._ending.is_set():
                 self._watch = threading.Thread(target=self._keep_one, name="fip-worker-watch", daemon=True)
                 self._watch.start()
-            self._changed.wait_for(lambda: self._worker is not None or self._closed, PATIENCE_S)
+            self._changed.wait_for(lambda: self._worker is not None or self._ending.is_set(), PATIENCE_S)
             if self._worker is None:
                 raise NotReady("there is no worker for the device at the moment")
             return self._worker
@@ -94,7 +94,7 @@ class Device:
     def close(self) -> None:
         """The worker ends after what it does now."""
         with self._changed:
-            self._closed = True
+            self._ending.set()
             worker, self._worker = self._worker, None
             self._changed.notify_all()
         if worker is not None:
@@ -112,25 +112,25 @@ class Device:
     def _keep_one(self) -> None:
         """The life of the watching thread: one worker after the other."""
         pause_s = 0.0
-        while not self._closed:
+        while not self._ending.is_set():
             started = time.monotonic()
             try:
                 worker = self._start()
             except WorkerLost as error:
                 LOG.error("no worker", extra={"fields": {"error": str(error)}})
             else:
-                if not self._closed:
-                    worker.wait_for_end()
+                said = worker.wait_for_end() if self._worker is worker else ""
                 self._gone(worker)
                 worker.close()
-                if self._closed:
+                if self._ending.is_set():
                     return
                 self._telemetry.worker_restarts.inc()
-                LOG.error("worker lost", extra={"fields": {"pid": worker.pid, "seconds": round(time.monotonic() - started, 3)}})
+                lived_s = round(time.monotonic() - started, 3)
+                LOG.error("worker lost", extra={"fields": {"pid": worker.pid, "seconds": lived_s, "said": said or None}})
             young = time.monotonic() - started < YOUNG_S
             pause_s = min(max(2 * pause_s, 0.05), LONGEST_PAUSE_S) if young else 0.0
             with self._changed:
-                self._changed.wait_for(lambda: self._closed, pause_s)
+                self._changed.wait_for(self._ending.is_set, pause_s)
 
     def _start(self) -> Worker:
         """A worker with all nets, which everybody is given from now on. Raises: WorkerLost."""
@@ -141,7 +141,18 @@ class Device:
             "device": how.device,
             "engine": how.engine,
         }
-        worker, loaded = Worker(nursery(), setup, how.forward_seconds), set[str]()
+        worker = Worker(nursery(), setup, how.forward_seconds)
+        try:
+            self._load_all(worker)
+        except WorkerLost:
+            worker.close()
+            raise
+        LOG.info("worker ready", extra={"fields": {"pid": worker.pid, "seconds": round(time.monotonic() - started, 3)}})
+        return worker
+
+    def _load_all(self, worker: Worker) -> None:
+        """Raises: WorkerLost."""
+        loaded = set[str]()
         while missing := self._hand_over(worker, loaded):
             for source in missing:
                 loaded.add(source.key)
@@ -150,14 +161,12 @@ class Device:
                 except FipError as error:  # removed or damaged since
                     self._sources.pop(source.key, None)
                     LOG.error("model does not load again", extra={"fields": {"model": source.key, "error": str(error)}})
-        LOG.info("worker ready", extra={"fields": {"pid": worker.pid, "seconds": round(time.monotonic() - started, 3)}})
-        return worker
 
     def _hand_over(self, worker: Worker, loaded: set[str]) -> list[Source]:
         """The nets that it still lacks; if there are none, it is the worker from now on."""
         with self._changed:
             missing = [source for key, source in self._sources.items() if key not in loaded]
-            if not missing and not self._closed:
+            if not missing and not self._ending.is_set():
                 self._worker = worker
                 self._telemetry.worker_up.set(1)
                 self._changed.notify_all()

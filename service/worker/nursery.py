@@ -63,7 +63,9 @@ class Nursery:
             with theirs:
                 # the path of this process, not the folder it was started in; a session of its own: Ctrl-C is for the service
                 command = [sys.executable, "-c", START, json.dumps(sys.path), str(theirs.fileno())]
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
+                self._process = subprocess.Popen(
+                    command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+                )
             self._orders = ours
             atexit.register(self._forget)
         return self._orders

@@ -6,7 +6,6 @@ import re
 import resource
 import signal
 import socket
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -49,22 +48,22 @@ def work(setup: Mapping[str, object], compute: socket.socket, control: socket.so
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     nets: dict[str, Predictor] = {}
     send(lifeline, {"pid": os.getpid()})
-    threading.Thread(target=_serve, args=(control, lambda head, _: _manage(nets, head)), daemon=True).start()
-    _serve(compute, lambda head, arrays: _forward(nets, head, arrays))
+    threading.Thread(target=_serve, args=(control, lambda head, _: _manage(nets, head), lifeline), daemon=True).start()
+    _serve(compute, lambda head, arrays: _forward(nets, head, arrays), lifeline)
 
 
-def _serve(channel: socket.socket, answer: Callable[[Head, list[Array]], Answer]) -> None:
+def _serve(channel: socket.socket, answer: Callable[[Head, list[Array]], Answer], lifeline: socket.socket) -> None:
     while True:
         try:
             head, arrays = receive(channel)
-            found, logits = _guarded(answer, head, arrays)
+            found, logits = _guarded(answer, head, arrays, lifeline)
             del arrays
             send(channel, found, logits)
         except PeerGone:
             return
 
 
-def _guarded(answer: Callable[[Head, list[Array]], Answer], head: Head, arrays: list[Array]) -> Answer:
+def _guarded(answer: Callable[[Head, list[Array]], Answer], head: Head, arrays: list[Array], lifeline: socket.socket) -> Answer:
     """The answer, or what went wrong, in the words of an error that the service can raise."""
     try:
         return answer(head, arrays)
@@ -77,7 +76,7 @@ def _guarded(answer: Callable[[Head, list[Array]], Answer], head: Head, arrays: 
             _free()
             return {"error": "out_of_memory", "detail": said[:500]}, []
         if isinstance(error, torch.AcceleratorError) or FATAL.search(said):
-            print(f"fip worker: the device failed: {said[:2000]}", file=sys.stderr, flush=True)
+            send(lifeline, {"said": f"the device failed: {said[:2000]}"})
             os._exit(FATAL_EXIT)  # whatever comes after such an error on this device is wrong, in this process
         return {"error": "worker_failed", "detail": trace[-4000:]}, []
 

@@ -170,7 +170,7 @@ def test_openapi_describes_the_body_and_the_problems(client: httpx.Client) -> No
     assert "multipart/form-data" in operation["requestBody"]["content"]
     assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504", "507"}
     names = {parameter["name"] for parameter in operation["parameters"]}
-    assert names == {"model", "top", "logits", "up", "unit", "input_format", "X-Filename"}
+    assert names == {"model", "top", "logits", "up", "unit", "input_format", "X-Filename", "X-Request-Timeout"}
     assert set(operation["responses"]["200"]["headers"]) == {"X-Model", "Server-Timing"}
     with_retry = {status for status, described in operation["responses"].items() if "Retry-After" in described.get("headers", {})}
     assert with_retry == {"429", "503"}

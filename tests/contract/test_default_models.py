@@ -18,6 +18,7 @@ from service.pool import Pool
 from service.problems import status_of
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.worker.device import Device
 
 Serve = Callable[[FastAPI], AbstractContextManager[httpx.Client]]
 
@@ -41,7 +42,8 @@ def nothing(tmp_path: Path) -> Path:
 
 
 def pool_of(catalogue: Catalogue, model: str | None = None) -> Pool:
-    return Pool(Settings(model=model), Telemetry(), catalogue)
+    settings, telemetry = Settings(model=model), Telemetry()
+    return Pool(settings, telemetry, Device(settings, telemetry), catalogue)
 
 
 def answering(client: httpx.Client, task: str, **query: str) -> str:

@@ -84,7 +84,7 @@ def test_failures_of_the_service_keep_their_details_to_the_log() -> None:
 
 
 def test_a_busy_service_says_when_to_come_back() -> None:
-    assert problems.from_error(problems.Overloaded("full")).headers["Retry-After"] == "1"
+    assert problems.from_error(problems.Overloaded("full", retry_after_s=2.3)).headers["Retry-After"] == "3"
     assert "Retry-After" not in problems.from_error(errors.NoPoints("none")).headers
 
 

@@ -15,6 +15,10 @@ SERVICE_ONLY = (
     problems.UnsupportedEncoding,
     problems.SpoolFull,
     problems.Overloaded,
+    problems.SlowBody,
+    problems.DeadlineExceeded,
+    problems.OutOfMemory,
+    problems.WorkerFailed,
     problems.NotReady,
 )
 # Families, never raised themselves.

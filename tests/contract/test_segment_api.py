@@ -330,10 +330,18 @@ def test_openapi_describes_the_answers(segment_client: httpx.Client) -> None:
     assert set(answers["headers"]) == {
         *("X-Model", "X-Num-Points", "X-Filled", "X-Scaled", "X-Tiles", "X-Halo", "Server-Timing", "Content-Disposition")
     }
-    assert {each["name"] for each in operation["parameters"]} == {"model", "format", "up", "unit", "input_format", "X-Filename"}
+    assert {each["name"] for each in operation["parameters"]} == {
+        "model",
+        "format",
+        "up",
+        "unit",
+        "input_format",
+        "X-Filename",
+        "X-Request-Timeout",
+    }
     [formats] = [each for each in operation["parameters"] if each["name"] == "format"]
     assert formats["schema"]["enum"] == ["json", "same", *ANSWERS]
-    assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "422", "429", "500", "503", "507"}
+    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504", "507"}
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
     for status, described in operation["responses"].items():
         assert int(status) < 400 or described["content"] == {"application/problem+json": problem}, status

@@ -14,6 +14,7 @@ from models.sparse.backends import ENGINES
 from service.pool import Pool
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.worker.device import Device
 from training.batches import MicroBatch, train_batches
 from training.datasets import read_split
 from training.loop import Compute, fit
@@ -96,8 +97,12 @@ def test_the_option_wins_over_the_environment(
 def test_the_service_loads_models_for_the_engine_of_its_settings(tiny_registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIP_ENGINE", "reference")
     settings = Settings(registry=str(tiny_registry), model="tiny")
-    pool = Pool(settings, Telemetry())
-    assert {live.predictor.engine.name for live in pool.load().values()} == {"reference"}
+    device = Device(settings, Telemetry())
+    pool = Pool(settings, Telemetry(), device)
+    try:
+        assert {live.engine for live in pool.load().values()} == {"reference"}
+    finally:
+        device.close()
     assert Settings(engine="torch").engine == "torch"
 
 
