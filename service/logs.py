@@ -43,7 +43,7 @@ class JsonLines(logging.Formatter):
             event["dropped"] = dropped
         if record.exc_info and record.exc_info[0]:
             event["traceback"] = _ends(self.formatException(record.exc_info))
-        return json.dumps(event).replace("\x7f", "\\u007f")
+        return json.dumps(event)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -75,7 +75,9 @@ class Unprintable:
     ids=lambda value: "",  # pytest itself cannot write all of them
 )
 def test_hostile_values(value: object, written: object) -> None:
-    assert orjson.loads(line(fields={"value": value}))["value"] == written
+    whole = line(fields={"value": value})
+    assert whole.isprintable()
+    assert orjson.loads(whole)["value"] == written
 
 
 def test_a_list_that_holds_itself_comes_to_an_end() -> None:
