@@ -16,12 +16,12 @@ def ball(points: int, seed: int = 0) -> Cloud:
     return np.random.default_rng(seed).normal(size=(points, 3)).astype("<f4")
 
 
-def street(points: int, seed: int = 0) -> Cloud:
-    """What a LiDAR sees of a ground, a wall and a post, in metres."""
+def street(points: int, seed: int = 0, half_m: float = 15.0) -> Cloud:
+    """What a LiDAR sees of a ground, a wall and a post, in metres. half_m: how far the ground goes each way."""
     rng = np.random.default_rng(seed)
     few = points // 10
-    ground = rng.uniform([-15, -15, -1.8], [15, 15, -1.7], (points - 4 * few, 3))
-    wall = rng.uniform([-15, 6, -1.8], [15, 6.2, 2], (3 * few, 3))
+    ground = rng.uniform([-half_m, -half_m, -1.8], [half_m, half_m, -1.7], (points - 4 * few, 3))
+    wall = rng.uniform([-half_m, 6, -1.8], [half_m, 6.2, 2], (3 * few, 3))
     post = rng.uniform([3, -2, -1.8], [3.2, -1.8, 3], (few, 3))
     return rng.permutation(np.concatenate([ground, wall, post])).astype("<f4")
 
