@@ -16,7 +16,7 @@ STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
 STANDING_AFTER_S = 0.5
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 16 << 20
-REMEMBERED = 0.9  # weight of the past in the mean time between two requests that leave
+REMEMBERED = 0.95  # weight of the past in the mean time between two requests that leave
 LONGEST_RETRY_S = 60.0
 
 
@@ -50,13 +50,15 @@ class Admission:
         self.requests, self.bytes, self.points = 0, 0, 0
         self._standing = max(1, math.ceil(self.most_requests * STANDING_SHARE))
         self._long_since: float | None = None  # since when more have been here than may stand
-        self._gap_s = 0.0  # mean time between two requests that leave while others wait
-        self._last_left: float | None = None
+        self._gap_s = 0.0  # mean time between two requests that leave, while anybody is here
+        self._last_s = 0.0  # when the last one left, or the first one came
 
     @contextmanager
     def enter(self, announced_bytes: int) -> Iterator[Ticket]:
         """A place for a request while the context lasts. Raises: Overloaded."""
         self._check_places()
+        if not self.requests:
+            self._last_s = time.monotonic()
         ticket = Ticket(self)
         ticket.hold_bytes(announced_bytes)
         self._counted(1)
@@ -94,8 +96,6 @@ class Admission:
             self._long_since = time.monotonic()
 
     def _left(self) -> None:
-        now = time.monotonic()
-        if self._last_left is not None and self.requests > 1:
-            self._gap_s = REMEMBERED * self._gap_s + (1 - REMEMBERED) * (now - self._last_left) if self._gap_s else now - self._last_left
-        self._last_left = now if self.requests > 1 else None
+        gap_s, self._last_s = time.monotonic() - self._last_s, time.monotonic()
+        self._gap_s = REMEMBERED * self._gap_s + (1 - REMEMBERED) * gap_s if self._gap_s else gap_s
         self._counted(-1)
