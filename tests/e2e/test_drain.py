@@ -182,6 +182,21 @@ def test_nobody_who_was_connected_is_reset(start: Start) -> None:
     assert set(outcomes) == {"answered", "refused"}
 
 
+def test_who_waits_to_be_accepted_is_answered(start: Start) -> None:
+    """The service stands still while they connect and ask, and the first that it learns is that it has to stop."""
+    service = start()
+    with contextlib.ExitStack() as held:
+        service.process.send_signal(signal.SIGSTOP)
+        waiting = [held.enter_context(service.connect()) for _ in range(100)]
+        for connection in waiting:
+            connection.sendall(GET)
+        service.stop()
+        time.sleep(0.3)  # longer than it takes to look for signals
+        service.process.send_signal(signal.SIGCONT)
+        assert [answer(connection)[0] for connection in waiting] == [200] * 100
+    service.ended()
+
+
 def test_a_lack_of_descriptors_ends_nothing(start: Start) -> None:
     service = start()
     assert service.client.get("/health/live").status_code == 200
