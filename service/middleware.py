@@ -21,6 +21,8 @@ LOG = logging.getLogger("fip.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_LEFT = 499  # nginx's number for it; only in metrics and the log, nobody is there to read an answer
 LONGEST_S = 86_400.0
+UNMATCHED = "unmatched"
+QUIET = ("/health/", "/metrics")  # asked every few seconds by machines
 TIMEOUT_HEADER = "X-Request-Timeout"
 
 
@@ -42,7 +44,8 @@ class RequestMiddleware:
         timings = Timings(self._telemetry)
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         exchange = Exchange(receive, send, request_id)
-        trace = self._tracing.start(scope["method"], headers, {"http.request.method": scope["method"], "url.path": scope["path"]})
+        tracing = Tracing() if scope["path"].startswith(QUIET) else self._tracing
+        trace = tracing.start(scope["method"], headers, {"http.request.method": scope["method"], "url.path": scope["path"]})
         try:
             with self._telemetry.in_flight.track_inprogress():
                 await self._answer(scope, exchange, headers)
@@ -70,7 +73,7 @@ class RequestMiddleware:
 
     def _finish(self, scope: Scope, exchange: "Exchange", timings: Timings, trace: RequestTrace) -> None:
         state = scope["state"]
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path", UNMATCHED)
         name, version = state.get("model_used", ("", ""))
         status, seconds = exchange.status, exchange.seconds
         stage = None
@@ -96,9 +99,12 @@ class RequestMiddleware:
         }
         for span in timings.spans:
             trace.stage(*span)
-        said = {f"fip.{name}": value for name, value in timings.facts.items()} | {"http.route": route, "fip.model": fields["model"]}
+        said = {f"fip.{name}": value for name, value in timings.facts.items()} | {
+            "http.route": None if route == UNMATCHED else route,
+            "fip.model": fields["model"],
+        }
         trace.end(status, said, code)
-        quiet = route.startswith("/health") or route == "/metrics"
+        quiet = scope["path"].startswith(QUIET)
         LOG.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
 
 

@@ -21,6 +21,7 @@ from models.manifest import Precision
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.sparse.backends import choose
+from models.sparse.backends.arena import ARENA
 from models.voxelize import Voxels
 from service.worker.messages import Array, Head, PeerGone, receive, send
 
@@ -70,19 +71,25 @@ def _guarded(answer: Callable[[Head, list[Array]], Answer], head: Head, arrays: 
     except FipError as error:
         return {"error": error.code, "detail": error.detail, "where": error.where, "known": error.known}, []
     except Exception as error:
-        said, trace = str(error), traceback.format_exc()
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or OUT_OF_MEMORY.search(said):
-            del error
-            _free()
-            return {"error": "out_of_memory", "detail": said[:500]}, []
-        if isinstance(error, torch.AcceleratorError) or FATAL.search(said):
-            send(lifeline, {"said": f"the device failed: {said[:2000]}"})
-            os._exit(FATAL_EXIT)  # whatever comes after such an error on this device is wrong, in this process
-        return {"error": "worker_failed", "detail": trace[-4000:]}, []
+        wrong = _what_went_wrong(error, lifeline)
+    _free()  # here, where the error no longer holds what it was computing with
+    return wrong, []
+
+
+def _what_went_wrong(error: Exception, lifeline: socket.socket) -> Head:
+    said = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or OUT_OF_MEMORY.search(said):
+        return {"error": "out_of_memory", "detail": said[:500]}
+    if isinstance(error, torch.AcceleratorError) or FATAL.search(said):
+        send(lifeline, {"said": f"the device failed: {said[:2000]}"})
+        os._exit(FATAL_EXIT)  # whatever comes after such an error on this device is wrong, in this process
+    return {"error": "worker_failed", "detail": traceback.format_exc()[-4000:]}
 
 
 def _free() -> None:
+    """Give back what was kept for the next pass."""
     gc.collect()
+    ARENA.release()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -1,7 +1,10 @@
 """Results of layers reuse the memory of earlier ones, and only what nothing can see any more."""
 
 import gc
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +81,20 @@ def test_defaults_of_torch_do_not_matter() -> None:
         torch.set_default_dtype(before)
     assert Arena().empty(0, 5).shape == (0, 5)
     assert Arena().empty(1 << 20, 2, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_what_is_kept_is_given_back_when_memory_runs_out() -> None:
+    """In a process that may hold half a gigabyte: kept blocks of one size leave no room for one of another."""
+    code = """
+import resource
+from models.sparse.backends.arena import Arena
+arena = Arena()
+block = arena.empty(300 << 18)
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+del block
+assert arena.kept_bytes >= 300 << 20
+resource.setrlimit(resource.RLIMIT_AS, (size + (50 << 20),) * 2)
+other = arena.empty(200 << 18)
+assert arena.kept_bytes == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -41,11 +41,23 @@ class Arena:
         try:
             block = self._free[size].pop()
         except IndexError:
-            block = np.empty(size + ALIGNMENT, np.uint8)
+            block = self._new(size + ALIGNMENT)
         start = -block.ctypes.data % ALIGNMENT
         view = block[start : start + wanted]  # PyTorch holds this array, and drops it with the storage
         weakref.finalize(view, self._take_back, size, block).atexit = False
         return torch.from_numpy(view).view(dtype).view(shape)
+
+    def release(self) -> None:
+        """Hand all free blocks back to the system."""
+        self._free.clear()
+
+    def _new(self, size: int) -> Block:
+        """Raises: MemoryError."""
+        try:
+            return np.empty(size, np.uint8)
+        except MemoryError:  # what is kept here may be what is missing
+            self.release()
+            return np.empty(size, np.uint8)
 
     def _take_back(self, size: int, block: Block) -> None:
         self._free[size].append(block)
