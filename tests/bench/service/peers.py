@@ -21,13 +21,15 @@ import uvicorn
 from fastapi import Depends, FastAPI, Request
 
 from models.io import read_cloud
-from models.predictor import Classification, Predictor
+from models.predictor import Predictor
+from models.processor import Classification
 from models.registry import Catalogue
 from models.voxelize import Voxels
 from tests.bench.service.process import ROOT, free_port, stop, wait_ready
 
 MODEL = "modelnet40"
 TOP = 5
+FLAGS = ("fast_queue",)
 
 Answer = dict[str, list[dict[str, float]]]
 
@@ -77,7 +79,7 @@ def plain_app(threads: int, pool: int) -> FastAPI:
     return app
 
 
-class LitClassifier(litserve.LitAPI):
+class LitClassifier(litserve.LitAPI):  # type: ignore[misc]  # it has no annotations
     """LitServe's way: decoding a request at a time, one forward pass a batch."""
 
     def __init__(self, threads: int, **options: object) -> None:
@@ -137,7 +139,7 @@ def peer(kind: str, **options: float) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "tests.bench.service.peers", kind, "--port", str(port)]
     for name, value in options.items():
-        command += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        command += [f"--{name.replace('_', '-')}", *([] if name in FLAGS else [str(value)])]
     hidden = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # each peer sets its own number
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     process = subprocess.Popen(

@@ -49,7 +49,7 @@ class Side:
 
 def rows() -> list[Row]:
     small, mixed = bodies(SMALL), bodies(MIXED)
-    found, series = [], {}
+    found, series = list[Row](), dict[str, list[tuple[int, float]]]()
     for name, kind, tried, more, sent, bar in (
         ("plain_fastapi", "fastapi", FASTAPI, [], small, 1.5),
         ("litserve", "litserve", LITSERVE, LITSERVE_MORE, mixed, 1.1),
@@ -67,7 +67,7 @@ def rows() -> list[Row]:
 
 
 def bodies(points: tuple[int, int]) -> tuple[Body, ...]:
-    """Binary PLY of clouds of objects, sizes even between the two; the largest service of a sort is not asked for one file again."""
+    """Binary PLY of clouds of objects, of any size between the two."""
     clouds = objects(BODIES, points)
     return tuple(Body(f"{number}.ply", ply(cloud)) for number, cloud in enumerate(clouds))
 
