@@ -81,12 +81,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._pending += len(data)
         self._received += len(data)
         super().data_received(data)
-        if self._pending <= HEAD_BYTES or self.transport.is_closing():
-            return
-        if self._answering:  # these are trailers, or the next request
-            self.transport.close()
-        else:
-            self.send_400_response("Request header too large.")
+        if self._pending > HEAD_BYTES and not self._refused and not self.transport.is_closing():
+            self.send_400_response("the head or the trailers of the request are too large")
 
     def on_message_begin(self) -> None:
         if self._awaits == "next":  # pipelined
@@ -113,6 +109,19 @@ class BoundedHttp(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self._begin(self._awaits)
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be understood. What was asked before it is answered first."""
+        if not self._answering:
+            self._refuse(HTTPStatus.BAD_REQUEST, "bad_request", msg, {})
+        elif self._awaits != "body":
+            self._refused = True
+            self.cycle.keep_alive = False
+        else:  # within the body of the last request, which can never be whole
+            if self._running is self.cycle and not self.cycle.response_started:
+                answer = problem(HTTPStatus.BAD_REQUEST, "bad_request", msg, headers={"Connection": "close"})
+                self.transport.write(_as_bytes(answer, self.server_state.default_headers))
+            self.transport.close()
 
     @property
     def _answering(self) -> bool:

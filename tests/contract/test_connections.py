@@ -156,7 +156,24 @@ def test_http_1_0_is_answered_and_closed(connect: Callable[[], socket.socket]) -
 def test_what_is_not_http_is_answered_400(connect: Callable[[], socket.socket]) -> None:
     connection = connect()
     connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))  # the beginning of TLS
-    assert ends(connection).startswith(b"HTTP/1.1 400 ")
+    assert answer(connection)[:2] == (400, "bad_request")
+
+
+def test_a_broken_chunk_is_answered_400(capped: httpx.Client, connect: Callable[[], socket.socket]) -> None:
+    connection = connect()
+    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nply\n\r\nzz\r\n")
+    assert answer(connection)[:2] == (400, "bad_request")
+    assert ends(connection) == b""
+    assert comes_true(lambda: metric(capped, "fip_requests_in_flight ") == 1)
+
+
+def test_what_was_asked_before_nonsense_is_answered(connect: Callable[[], socket.socket], ball: Callable[[int], bytes]) -> None:
+    body = ball(500)
+    connection = connect()
+    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"nonsense\r\n\r\n")
+    status, _, response = answer(connection)
+    assert (status, response.headers["Connection"]) == (200, "close")
+    assert ends(connection) == b""
 
 
 def test_the_limit_on_open_files_is_raised_and_then_obeyed() -> None:
