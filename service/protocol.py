@@ -81,7 +81,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._pending += len(data)
         self._received += len(data)
         super().data_received(data)
-        if self._pending > HEAD_BYTES and not self._refused and not self.transport.is_closing():
+        if self._pending > HEAD_BYTES and self._listens:
             self.send_400_response("the head or the trailers of the request are too large")
 
     def on_message_begin(self) -> None:
@@ -122,6 +122,10 @@ class BoundedHttp(HttpToolsProtocol):
                 answer = problem(HTTPStatus.BAD_REQUEST, "bad_request", msg, headers={"Connection": "close"})
                 self.transport.write(_as_bytes(answer, self.server_state.default_headers))
             self.transport.close()
+
+    @property
+    def _listens(self) -> bool:
+        return not self._refused and not self.transport.is_closing()
 
     @property
     def _answering(self) -> bool:

@@ -24,6 +24,7 @@ SOCKETS = 1000
 GETS, PER_SECOND, POSTS_PER_SECOND = 300, 10.0, 4.0
 BAR_MS, BAR_ANSWERED = 100.0, 1.0
 ROUND_S, SLICES = 1.0, 10  # everybody sends a byte a round, a slice of them at a time
+UNREAD_S = 31.0  # a client that does not read is given up after 30 s, and cannot notice
 SEGMENT = 1460  # of a network; on a loopback the kernel would take megabytes for each client that does not read
 HEAD = b"GET /health/live HTTP/1.1\r\nHost: slow\r\nX-Slow: "
 BODY = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: slow\r\nContent-Length: 1000000\r\n\r\n"
@@ -137,6 +138,7 @@ class SlowClient:
                 self.socket.send(b"x")
 
     def _come(self) -> None:
+        self._came = time.monotonic()
         self.socket = socket.socket()
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         self.socket.settimeout(10)
@@ -157,7 +159,8 @@ class SlowClient:
                 except ConnectionError:
                     return True
                 return True
-        return bool(events & (select.POLLHUP | select.POLLERR))
+        given_up = not self._reads and time.monotonic() - self._came > UNREAD_S
+        return given_up or bool(events & (select.POLLHUP | select.POLLERR))
 
 
 if __name__ == "__main__":
