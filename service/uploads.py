@@ -8,10 +8,8 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -34,13 +32,53 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Upload:
-    """A received file, and what the request says about its format: the file's name and content type, as the caller wrote them."""
+    """A received file, and what the request says about its format: the file's name and content type, as the caller wrote them.
 
-    spool: "Spool"
-    name: str
-    content_type: str
+    The last of the body is written by whoever reads the file: for a small one that saves the way to another thread.
+    """
+
+    def __init__(self, spool: "Spool", request: Request) -> None:
+        """Raises: BadMultipart."""
+        self.spool = spool
+        self.size = 0  # bytes of the body
+        self._content_type = request.headers.get("content-type", "")
+        self._file_name = file_name(request.headers.get("x-filename", ""))
+        boundary = boundary_of(self._content_type)
+        self._part = MultipartFile(boundary, spool.write) if boundary is not None else None
+        self._rest: list[bytes] = []
+        self._waiting = 0
+
+    @property
+    def name(self) -> str:
+        return self._part.name if self._part else self._file_name
+
+    @property
+    def content_type(self) -> str:
+        return self._part.content_type if self._part else self._content_type
+
+    def keep(self, chunk: bytes) -> int:
+        """Take a chunk of the body; the bytes that wait to be written."""
+        self.size += len(chunk)
+        self._waiting += len(chunk)
+        self._rest.append(chunk)
+        return self._waiting
+
+    def write(self) -> None:
+        """Write what waits. In a thread. Raises: SpoolFull, BadMultipart."""
+        write = self._part.feed if self._part else self.spool.write
+        for chunk in self._rest:
+            write(chunk)
+        self._rest, self._waiting = [], 0
+
+    def file(self) -> BinaryIO:
+        """The whole file. In a thread. Raises: SpoolFull, BadMultipart, EmptyFile."""
+        self.write()
+        if self._part:
+            self._part.finish()
+        if self.spool.size == 0:
+            raise EmptyFile("the body is empty: send the file as the body, or as the one file of a multipart form")
+        return self.spool.file()
 
 
 class Spool:
@@ -97,34 +135,20 @@ class Uploads:
     async def receive(self, request: Request, input_format: str | None, timings: Timings, ticket: Ticket) -> AsyncGenerator[Upload, None]:
         """Spool the body, raw or multipart (stage `read`); the file is closed on leaving, if its reader has not done so before.
 
-        Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), SlowBody, EmptyFile, BadMultipart, SpoolFull,
+        Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), SlowBody, BadMultipart, SpoolFull,
         UnsupportedEncoding, Overloaded; after the first megabyte what is wrong with the head of the file (see `check_head`).
         """
         # FastAPI's own max_body_size answers in plain text, hence the check here
         largest = self._largest_size(request)
-        spool = Spool(self._folder)
-        content_type = request.headers.get("content-type", "")
-        boundary = boundary_of(content_type)
-        part = MultipartFile(boundary, spool.write) if boundary is not None else None
-
-        def upload() -> Upload:
-            if part:
-                return Upload(spool, part.name, part.content_type)
-            return Upload(spool, file_name(request.headers.get("x-filename", "")), content_type)
-
+        upload = Upload(Spool(self._folder), request)
         try:
-            write = part.feed if part else spool.write
             with timings.stage("read"):
-                await self._fill(request, write, lambda: check_head(upload(), input_format, largest), ticket)
-                if part:
-                    await self._in_thread(part.finish)
-            if spool.size == 0:
-                raise EmptyFile("the body is empty: send the file as the body, or as the one file of a multipart form")
-            yield upload()
+                await self._fill(request, upload, lambda: check_head(upload, input_format, largest), ticket)
+            yield upload
         finally:
-            if spool.is_open:
+            if upload.spool.is_open:
                 with CancelScope(shield=True):
-                    await self._in_thread(spool.close)
+                    await self._in_thread(upload.spool.close)
 
     def _largest_size(self, request: Request) -> int:
         """What the body may come to. Raises: BodyTooLarge, UnsupportedEncoding."""
@@ -140,21 +164,22 @@ class Uploads:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
 
-    async def _fill(self, request: Request, write: Callable[[bytes], None], check: Callable[[], None], ticket: Ticket) -> None:
-        """Pass the body on to `write`, a megabyte at a time; `check` is called once, after the first."""
-        received, pending, chunks = 0, 0, list[bytes]()
+    async def _fill(self, request: Request, upload: Upload, check: Callable[[], None], ticket: Ticket) -> None:
+        """Take the body, a megabyte at a time to the disk; `check` is called once, after the first. The last of it waits in the upload."""
+
+        def write_first() -> None:
+            upload.write()
+            check()
+
+        write: Callable[[], None] = write_first
         async for chunk in self._in_good_time(request.stream()):
-            received += len(chunk)
-            pending += len(chunk)
-            if received > self._limit:
+            waiting = upload.keep(chunk)
+            if upload.size > self._limit:
                 raise self._too_large()
-            chunks.append(chunk)
-            if pending >= FLUSH_BYTES:
-                ticket.hold_bytes(received)
-                await self._in_thread(partial(_write_all, write, chunks, check if pending == received else None))
-                pending, chunks = 0, []
-        if pending:
-            await self._in_thread(partial(_write_all, write, chunks, None))
+            if waiting >= FLUSH_BYTES:
+                ticket.hold_bytes(upload.size)
+                await self._in_thread(write)
+                write = upload.write
 
     async def _in_good_time(self, stream: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         """The chunks of a body. Raises: SlowBody when none comes for `body_pause_seconds`, or too little in such a time.
@@ -192,10 +217,3 @@ def check_head(upload: Upload, input_format: str | None, largest: int) -> None:
     head = os.pread(upload.spool.file().fileno(), HEADER_BYTES, 0)
     if choose_format(input_format, upload.name, upload.content_type, head=head) == "ply":
         read_header(Source(io.BytesIO(head), largest))
-
-
-def _write_all(write: Callable[[bytes], None], chunks: Sequence[bytes], check: Callable[[], None] | None) -> None:
-    for chunk in chunks:
-        write(chunk)
-    if check is not None:
-        check()

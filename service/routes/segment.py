@@ -97,7 +97,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
             async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
                 with ExitStack() as held:  # the file is read once more when the answer is written
                     work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
-                    read = await to_thread.run_sync(work, limiter=context.readers_of(upload.spool.size))
+                    read = await to_thread.run_sync(work, limiter=context.readers_of(upload.size))
                     coming.close()
                     timings.facts["num_points"] = len(read.cloud)
                     ticket.hold_points(len(read.cloud))
@@ -131,8 +131,9 @@ def read_points(
     held: ExitStack, upload: Upload, model: Live, options: SegmentOptions, asked: str, timings: Timings, settings: Settings
 ) -> ReadPoints:
     """Parse, see whether the answer can be written, and voxelize; the file stays open as long as `held`. Runs in a thread."""
+    with timings.stage("read"):
+        source = upload.file()
     with timings.stage("parse"):
-        source = upload.spool.file()
         said = {"name": upload.name, "content_type": upload.content_type}
         file = held.enter_context(open_cloud(source, options.input_format, **said, max_points=settings.max_points))
         if asked != JSON_NAME:

@@ -77,7 +77,7 @@ async def receive_voxels(request: Request, context: Context, model: Live, option
     timings = timings_of(request)
     async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
         work = partial(read_voxels, upload, model, options, timings, max_points=context.settings.max_points)
-        read = await to_thread.run_sync(work, limiter=context.readers_of(upload.spool.size))
+        read = await to_thread.run_sync(work, limiter=context.readers_of(upload.size))
     timings.facts["num_points"] = len(read.cloud)
     ticket.hold_points(len(read.cloud))
     return read
@@ -85,8 +85,9 @@ async def receive_voxels(request: Request, context: Context, model: Live, option
 
 def read_voxels(upload: Upload, model: Live, options: FileOptions, timings: Timings, *, max_points: int) -> Read:
     """Parse and voxelize (the stages of these names), by the functions that training uses. Runs in a thread."""
+    with timings.stage("read"):
+        file = upload.file()
     with timings.stage("parse"):
-        file = upload.spool.file()
         cloud = read_cloud(
             file, options.input_format, name=upload.name, content_type=upload.content_type, max_points=max_points, extra=False
         )
