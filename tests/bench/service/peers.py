@@ -134,8 +134,11 @@ def lit(port: int, threads: int, batch: int, delay: float, workers: int, fast_qu
 
 
 @contextmanager
-def peer(kind: str, **options: float) -> Iterator[str]:
-    """A peer in processes of its own, once it is ready: its address. Raises: RuntimeError (it does not start)."""
+def peer(kind: str, **options: float) -> Iterator[tuple[str, int]]:
+    """A peer in processes of its own, once it is ready: its address, and the first of the processes.
+
+    Raises: RuntimeError (it does not start).
+    """
     port = free_port()
     command = [sys.executable, "-m", "tests.bench.service.peers", kind, "--port", str(port)]
     for name, value in options.items():
@@ -147,7 +150,7 @@ def peer(kind: str, **options: float) -> Iterator[str]:
     )
     try:
         wait_ready(f"http://127.0.0.1:{port}", process, "/health")
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         stop(process)
 

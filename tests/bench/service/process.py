@@ -67,16 +67,8 @@ class Service:
         return sum(float(value) for value in re.findall(pattern, text, re.MULTILINE))
 
     def pids(self) -> list[int]:
-        """All processes of the service: what has descended from the one that was started, or belongs to its session."""
-        parents, mine = {}, {self.process.pid}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdecimal() and (stat := _stat(int(folder.name))):
-                parents[int(folder.name)] = stat
-        grown = True
-        while grown:
-            found = {pid for pid, (parent, session) in parents.items() if parent in mine or session == self.process.pid}
-            grown, mine = not found <= mine, mine | found
-        return sorted(mine & set(parents))
+        """All processes of the service."""
+        return family(self.process.pid)
 
     def memory_bytes(self) -> int:
         """Proportional set size of all processes (resident set size where that cannot be read): pages that they share count once."""
@@ -93,6 +85,40 @@ class Service:
     def worker_pid(self) -> int:
         """The process in which nets run now, from the log."""
         return int(str(self.await_events("worker ready", 1)[-1]["pid"]))
+
+
+def family(pid: int) -> list[int]:
+    """A process that was started in a session of its own, and all that have descended from it or belong to that session."""
+    parents, mine = {}, {pid}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and (stat := _stat(int(folder.name))):
+            parents[int(folder.name)] = stat
+    grown = True
+    while grown:
+        found = {each for each, (parent, session) in parents.items() if parent in mine or session == pid}
+        grown, mine = not found <= mine, mine | found
+    return sorted(mine & set(parents))
+
+
+def _running() -> set[int]:
+    return {int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()}
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """Hold a family of processes still, so that it takes nothing from what is measured beside it."""
+    held = family(pid)
+    _signal(held, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(held, signal.SIGCONT)
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _stat(pid: int) -> tuple[int, int] | None:
@@ -166,12 +192,12 @@ def wait_ready(url: str, process: subprocess.Popen[bytes], path: str = "/health/
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end; then end whatever is left of its session."""
+    """Ask it to end; then end whatever is left of its family."""
+    known = family(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=STOP_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _signal(sorted({*known, *family(process.pid)} & _running()), signal.SIGKILL)
     process.wait(timeout=STOP_S)
 
 

@@ -4,6 +4,7 @@ Loaded by it (SCHEMATHESIS_HOOKS). Bytes of any kind fit the description of a bo
 this, no made-up request would ever reach a net, and no answer of status 200 would be held against its schema.
 """
 
+import random
 from typing import TypeAlias
 
 import schemathesis
@@ -13,47 +14,56 @@ from tests.bench.service import clouds
 
 UPLOADS = {"/v1/classify": "modelnet40", "/v1/segment": "lidar19"}  # path -> a model that answers there
 SOUND = "sound-"  # how the request id of a sound upload begins
-SAFE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-"
+TIMEOUT = "X-Request-Timeout"
+TAILS = ("", ".", "a:b", "-" * 100)
+NO_EFFECT = {
+    "User-Agent": ("", "x", "x/1 (;)"),
+    "traceparent": ("", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0-0-0", "ff-1"),
+    "Accept-Language": ("de-DE", "*", ";"),
+}
 FREE = ("json", "ply", "pcd", "xyz", "pts", "csv", "npz", "raw")  # answers that every file can have; all but a mesh have `same` too
 
 Case: TypeAlias = schemathesis.Case
-noise = st.fixed_dictionaries(
-    {"X-Request-ID": st.text(SAFE, min_size=1, max_size=40)},
-    optional={
-        "User-Agent": st.text(SAFE, max_size=20),
-        "traceparent": st.text("0123456789abcdef-", max_size=60),
-        "Accept-Language": st.sampled_from(["en", "de-DE", "*", ";"]),
-    },
-)
-files = st.tuples(st.sampled_from(sorted(clouds.FORMATS)), st.integers(60, 400), st.integers(0, 9))
 
 
-@st.composite
-def varied(draw: st.DrawFn, strategy: "st.SearchStrategy[Case]") -> Case:
-    """A case with headers of no effect; of those to a route for files that fit the description, half carry a real cloud."""
-    case = draw(strategy)
-    headers = draw(noise)
-    meta = case.meta
-    if case.path in UPLOADS and meta is not None and meta.generation.mode.is_positive and draw(st.booleans()):
-        fmt, points, seed = draw(files)
-        cloud = clouds.street(points, seed)
-        case.body, case.media_type = clouds.FORMATS[fmt](cloud), "application/octet-stream"
-        query = {name: value for name, value in (case.query or {}).items() if name in ("top", "logits", "up")}
-        query |= {"input_format": fmt} if fmt == "bin" or draw(st.booleans()) else {}
-        query |= {"model": UPLOADS[case.path]} if draw(st.booleans()) else {}
-        if case.path == "/v1/segment":
-            query |= {"format": draw(st.sampled_from(FREE if fmt == "off" else (*FREE, "same")))}
-        case.query = query
-        case.headers.clear()
-        case.headers["X-Filename"] = f"cloud.{fmt}"
-        headers["X-Request-ID"] = f"{SOUND}{headers['X-Request-ID'][:30]}"
-    case.headers.update(headers)
+def varied(made: tuple[Case, int]) -> Case:
+    """A case that fits the description gets headers of no effect; of those to a route for files, half carry a real cloud.
+
+    One number decides everything: hypothesis soon gives up on what needs many choices.
+    """
+    case, number = made
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return case
+    rng = random.Random(number)
+    request_id = f"{number:x}{rng.choice(TAILS)}"
+    if case.path in UPLOADS and rng.random() < 0.5:
+        request_id = SOUND + request_id
+        sound_upload(case, rng)
+    elif TIMEOUT in case.headers:
+        case.headers[TIMEOUT] = rng.choice(["0.001", "0.5", "60", "1e3"])  # most made-up ones would leave no time at all
+    case.headers["X-Request-ID"] = request_id
+    case.headers.update({name: rng.choice(values) for name, values in NO_EFFECT.items() if rng.random() < 0.5})
     return case
+
+
+def sound_upload(case: Case, rng: random.Random) -> None:
+    """Replace the body by a cloud, and of the options keep those that fit any."""
+    fmt = rng.choice(sorted(clouds.FORMATS))
+    cloud = clouds.street(rng.randint(60, 400), rng.randint(0, 9))
+    case.body, case.media_type = clouds.FORMATS[fmt](cloud), "application/octet-stream"
+    query = {name: value for name, value in (case.query or {}).items() if name in ("top", "logits", "up")}
+    query |= {"input_format": fmt} if fmt == "bin" or rng.random() < 0.5 else {}
+    query |= {"model": UPLOADS[case.path]} if rng.random() < 0.5 else {}
+    if case.path == "/v1/segment":
+        query |= {"format": rng.choice(FREE if fmt == "off" else (*FREE, "same"))}
+    case.query = query
+    case.headers.clear()
+    case.headers["X-Filename"] = f"cloud.{fmt}"
 
 
 @schemathesis.hook
 def before_generate_case(context: schemathesis.HookContext, strategy: "st.SearchStrategy[Case]") -> "st.SearchStrategy[Case]":
-    return varied(strategy)
+    return st.tuples(strategy, st.integers(0, 2**40)).map(varied)
 
 
 @schemathesis.check
@@ -61,6 +71,13 @@ def sound_upload_answered(context: schemathesis.CheckContext, response: schemath
     """A sound file is answered; where the service is busy, politely."""
     if str(case.headers.get("X-Request-ID", "")).startswith(SOUND) and response.status_code not in (200, 429):
         raise AssertionError(f"a sound upload was answered {response.status_code}: {response.text[:300]}")
+
+
+@schemathesis.check
+def time_is_up_when_asked(context: schemathesis.CheckContext, response: schemathesis.Response, case: Case) -> None:
+    """504 only for who set a time."""
+    if response.status_code == 504 and TIMEOUT not in case.headers:
+        raise AssertionError(f"504 to a request without {TIMEOUT}: {response.text[:300]}")
 
 
 @schemathesis.check

@@ -1,6 +1,7 @@
 """`throughput_vs_plain_fastapi`, `throughput_vs_litserve`: answers a second next to the same model behind each, at no worse p99.
 
-Closed loop, 8 clients, both servers up, rounds in turn; the peer with the settings that were best for it, found just before.
+Closed loop, 8 clients, both servers up, rounds in turn, the one that has no turn held still (LitServe takes a core when idle); the peer
+with the settings that were best for it, found just before.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from service.load.client import load
 from service.load.plan import Body, LoadPlan
 from tests.bench.service.clouds import objects, ply
 from tests.bench.service.peers import peer
-from tests.bench.service.process import service
+from tests.bench.service.process import paused, service
 from tests.bench.service.records import keep_series
 from tests.bench.service.rows import Row, at_least, at_most, percentile
 
@@ -39,10 +40,11 @@ LITSERVE_MORE: list[Options] = [{"threads": 2}, {"fast_queue": True}]  # tried w
 
 @dataclass
 class Side:
-    """One of two servers. rates: answers a second, p99s: milliseconds, of each round."""
+    """One of two servers. pid: its first process; rates: answers a second, p99s: milliseconds, of each round."""
 
     url: str
     path: str
+    pid: int
     rates: list[float] = field(default_factory=list)
     p99s: list[float] = field(default_factory=list)
 
@@ -56,8 +58,10 @@ def rows() -> list[Row]:
     ):
         options, trials = best(kind, tried, more, sent)
         with ExitStack() as up:
-            ours = Side(up.enter_context(service()).url, OURS)
-            theirs = Side(up.enter_context(peer(kind, **options)), THEIRS)
+            running = up.enter_context(service())
+            ours = Side(running.url, OURS, running.process.pid)
+            url, pid = up.enter_context(peer(kind, **options))
+            theirs = Side(url, THEIRS, pid)
             same = same_labels(ours, theirs, sent)
             alternate(ours, theirs, sent)
         found += compared(name, ours, theirs, bar, same, {"peer_options": options, "peer_trials": trials})
@@ -77,8 +81,8 @@ def best(kind: str, tried: Sequence[Options], more: Sequence[Options], sent: tup
     trials: dict[str, float] = {}
 
     def rate(options: Options) -> float:
-        with peer(kind, **options) as url:
-            side = Side(url, THEIRS)
+        with peer(kind, **options) as (url, pid):
+            side = Side(url, THEIRS, pid)
             one_round(side, sent, WARM_UP_S)
             one_round(side, sent, TRIAL_S)
         trials[" ".join(f"{name}={value:g}" for name, value in options.items())] = round(side.rates[-1], 1)
@@ -105,8 +109,9 @@ def one_round(side: Side, sent: tuple[Body, ...], seconds: float) -> None:
 def alternate(ours: Side, theirs: Side, sent: tuple[Body, ...]) -> None:
     """A B A B ...; a first round of each is not counted."""
     for turn in range(1 + ROUNDS):
-        for side in (ours, theirs):
-            one_round(side, sent, ROUND_S if turn else WARM_UP_S)
+        for side, other in ((ours, theirs), (theirs, ours)):
+            with paused(other.pid):
+                one_round(side, sent, ROUND_S if turn else WARM_UP_S)
             if not turn:
                 side.rates.clear()
                 side.p99s.clear()
