@@ -21,28 +21,34 @@ LONGEST_RETRY_S = 60.0
 
 
 class Ticket:
-    """The place of one request. Event loop only."""
+    """What one request holds. Event loop only."""
 
     def __init__(self, house: "Admission") -> None:
         self._house = house
-        self.bytes, self.points = 0, 0
+        self.bytes, self.points, self.inside = 0, 0, False
 
     def hold_bytes(self, count: int) -> None:
-        """The request has so many by now, or will have. Raises: Overloaded."""
+        """So many of its file have come. Raises: Overloaded."""
         if count > self.bytes:
-            self._house.check("bytes", self._house.bytes, count - self.bytes, self._house.most_bytes, large=count > LARGE_BYTES)
+            self._house.check_bytes(count - self.bytes, large=count > LARGE_BYTES)
             self._house.bytes += count - self.bytes
             self.bytes = count
 
+    def take_place(self) -> None:
+        """Its file is whole, and there is work to do. Raises: Overloaded."""
+        self._house.check_places()
+        self._house.came()
+        self.inside = True
+
     def hold_points(self, count: int) -> None:
         """Its cloud has so many. Raises: Overloaded."""
-        self._house.check("points", self._house.points, count, self._house.most_points, large=self.bytes > LARGE_BYTES)
+        self._house.check_points(count, large=self.bytes > LARGE_BYTES)
         self._house.points += count
         self.points = count
 
 
 class Admission:
-    """Event loop only."""
+    """Event loop only. requests: with a whole file; bytes: of all files, as far as they have come; points: of all clouds."""
 
     def __init__(self, settings: Settings) -> None:
         self.most_requests = settings.max_waiting
@@ -55,35 +61,49 @@ class Admission:
 
     @contextmanager
     def enter(self, announced_bytes: int) -> Iterator[Ticket]:
-        """A place for a request while the context lasts. Raises: Overloaded."""
-        self._check_places()
-        if not self.requests:
-            self._last_s = time.monotonic()
+        """Around a request. One whose file is still on its way keeps nobody else out, but for the bytes that have come: it may never
+        arrive. Raises: Overloaded (there is no room as things are: better said before the file is sent).
+        """
+        self.check_places()
+        self.check_bytes(announced_bytes, large=announced_bytes > LARGE_BYTES)
         ticket = Ticket(self)
-        ticket.hold_bytes(announced_bytes)
-        self._counted(1)
         try:
             yield ticket
         finally:
             self.bytes -= ticket.bytes
             self.points -= ticket.points
-            self._left()
+            if ticket.inside:
+                self._left()
 
     @property
     def retry_after_s(self) -> float:
         """How long those who are here will take, at the pace of late."""
         return min(self._gap_s * self.requests, LONGEST_RETRY_S)
 
-    def check(self, what: str, held: int, more: int, most: int, *, large: bool) -> None:
-        """Raises: Overloaded (no room, and others are here: alone, a file may be as large as it likes)."""
-        if held and held + more > most * (1 - RESERVE if large else 1):
-            raise self._full(f"the {what} of all requests at the same time are at their limit of {most}")
+    def check_bytes(self, more: int, *, large: bool) -> None:
+        """Raises: Overloaded."""
+        self._check("bytes", self.bytes, more, self.most_bytes, large)
 
-    def _check_places(self) -> None:
+    def check_points(self, more: int, *, large: bool) -> None:
+        """Raises: Overloaded."""
+        self._check("points", self.points, more, self.most_points, large)
+
+    def check_places(self) -> None:
+        """Raises: Overloaded."""
         standing = self._long_since is not None and time.monotonic() - self._long_since >= STANDING_AFTER_S
         most = self._standing if standing else self.most_requests
         if self.requests >= most:
             raise self._full(f"{self.requests} requests are being answered or wait for it already")
+
+    def came(self) -> None:
+        if not self.requests:
+            self._last_s = time.monotonic()
+        self._counted(1)
+
+    def _check(self, what: str, held: int, more: int, most: int, large: bool) -> None:
+        """Alone, a file may be as large as it likes."""
+        if held and held + more > most * (1 - RESERVE if large else 1):
+            raise self._full(f"the {what} of all requests at the same time are at their limit of {most}")
 
     def _full(self, detail: str) -> Overloaded:
         return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)

@@ -144,6 +144,8 @@ class Uploads:
         try:
             with timings.stage("read"):
                 await self._fill(request, upload, lambda: check_head(upload, input_format, largest), ticket)
+            ticket.hold_bytes(upload.size)
+            ticket.take_place()
             yield upload
         finally:
             if upload.spool.is_open:

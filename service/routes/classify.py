@@ -43,8 +43,7 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     with context.admission.enter(announced_bytes(request, context)) as ticket:
         model = await to_thread.run_sync(partial(context.pool.get, options.model, "classify"), limiter=context.lookups)
         request.state.model_used = (model.ref.name, model.ref.version)
-        with context.scheduler.coming():
-            read = await receive_voxels(request, context, model, options, ticket)
+        read = await receive_voxels(request, context, model, options, ticket)
         num_points, voxels = len(read.cloud), read.voxels
         del read  # its cloud need not wait for the device
         logits = await context.scheduler.logits(model.key, voxels, len(voxels.inverse), timings, per_voxel=False)

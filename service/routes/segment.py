@@ -92,18 +92,16 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
         model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
         request.state.model_used = (model.ref.name, model.ref.version)
         asked = options.format or accepted(request.headers.get("accept", ""))
-        with ExitStack() as coming:
-            coming.enter_context(context.scheduler.coming())
-            async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
-                with ExitStack() as held:  # the file is read once more when the answer is written
-                    work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
+        async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
+            with ExitStack() as held:  # the file is read once more when the answer is written
+                work = partial(read_points, held, upload, model, options, asked, timings, context.settings)
+                with context.scheduler.coming():
                     read = await to_thread.run_sync(work, limiter=context.readers_of(upload.size))
-                    coming.close()
-                    timings.facts["num_points"] = len(read.cloud)
-                    ticket.hold_points(len(read.cloud))
-                    found = await in_parts(read, model, context, timings)
-                    write = partial(_write, asked, model, read, found, timings)
-                    body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
+                timings.facts["num_points"] = len(read.cloud)
+                ticket.hold_points(len(read.cloud))
+                found = await in_parts(read, model, context, timings)
+                write = partial(_write, asked, model, read, found, timings)
+                body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
     headers = {
         "X-Model": f"{model.ref.name}:{model.ref.version}",
         "X-Num-Points": str(len(read.cloud)),

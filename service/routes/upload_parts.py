@@ -77,7 +77,8 @@ async def receive_voxels(request: Request, context: Context, model: Live, option
     timings = timings_of(request)
     async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
         work = partial(read_voxels, upload, model, options, timings, max_points=context.settings.max_points)
-        read = await to_thread.run_sync(work, limiter=context.readers_of(upload.size))
+        with context.scheduler.coming():
+            read = await to_thread.run_sync(work, limiter=context.readers_of(upload.size))
     timings.facts["num_points"] = len(read.cloud)
     ticket.hold_points(len(read.cloud))
     return read

@@ -1,11 +1,12 @@
 """Who gets in, and when the others are told to come back."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from service.admission import LARGE_BYTES, STANDING_AFTER_S, Admission
+from service.admission import LARGE_BYTES, STANDING_AFTER_S, Admission, Ticket
 from service.problems import Overloaded
 from service.settings import Settings
 
@@ -14,11 +15,20 @@ def house(**limits: int) -> Admission:
     return Admission(Settings.model_validate({"max_waiting": 16, **limits}))
 
 
+@contextmanager
+def inside(admission: Admission, size: int) -> Iterator[Ticket]:
+    """A request whose file has come."""
+    with admission.enter(size) as ticket:
+        ticket.hold_bytes(size)
+        ticket.take_place()
+        yield ticket
+
+
 def test_so_many_requests_and_no_more() -> None:
     admission = house()
-    with ExitStack() as inside:
+    with ExitStack() as held:
         for _ in range(16):
-            inside.enter_context(admission.enter(10))
+            held.enter_context(inside(admission, 10))
         with pytest.raises(Overloaded, match="16 requests"), admission.enter(10):
             pass
         assert (admission.requests, admission.bytes) == (16, 160)  # the one who did not get in holds nothing
@@ -27,7 +37,7 @@ def test_so_many_requests_and_no_more() -> None:
 
 def test_bytes_are_bounded_also_those_that_nobody_announced() -> None:
     admission = house(max_waiting_bytes=1000)
-    with admission.enter(600):
+    with inside(admission, 600):
         with pytest.raises(Overloaded, match="bytes"), admission.enter(500):
             pass
         with admission.enter(0) as chunked:
@@ -41,7 +51,7 @@ def test_bytes_are_bounded_also_those_that_nobody_announced() -> None:
 
 def test_points_are_bounded() -> None:
     admission = house(max_waiting_points=1000)
-    with admission.enter(1) as first, admission.enter(1) as second:
+    with inside(admission, 1) as first, inside(admission, 1) as second:
         first.hold_points(800)
         with pytest.raises(Overloaded, match="points"):
             second.hold_points(300)
@@ -51,43 +61,64 @@ def test_points_are_bounded() -> None:
 
 def test_a_file_larger_than_the_limit_gets_in_alone() -> None:
     admission = house(max_waiting_bytes=1000, max_waiting_points=10)
-    with admission.enter(5000) as ticket:
+    with inside(admission, 5000) as ticket:
         ticket.hold_points(50)
 
 
 def test_large_files_leave_some_room_to_small_ones() -> None:
     admission = house(max_waiting_bytes=10 * LARGE_BYTES)
-    with ExitStack() as inside:
+    with ExitStack() as held:
         for _ in range(4):
-            inside.enter_context(admission.enter(2 * LARGE_BYTES))
+            held.enter_context(inside(admission, 2 * LARGE_BYTES))
         with pytest.raises(Overloaded), admission.enter(2 * LARGE_BYTES):
             pass
-        inside.enter_context(admission.enter(LARGE_BYTES // 2))
+        held.enter_context(inside(admission, LARGE_BYTES // 2))
 
 
 def test_a_burst_may_fill_the_house_and_a_queue_that_stands_may_not() -> None:
     admission = house()
-    with ExitStack() as inside:
-        burst = [inside.enter_context(ExitStack()) for _ in range(12)]
+    with ExitStack() as held:
+        burst = [held.enter_context(ExitStack()) for _ in range(12)]
         for each in burst:
-            each.enter_context(admission.enter(1))
+            each.enter_context(inside(admission, 1))
         time.sleep(STANDING_AFTER_S + 0.05)
         with pytest.raises(Overloaded), admission.enter(1):
             pass
         for each in burst[:9]:
             each.close()
         for _ in range(9):  # it went down: the next burst is welcome
-            inside.enter_context(admission.enter(1))
+            held.enter_context(inside(admission, 1))
 
 
 def test_retry_after_is_the_time_that_those_inside_will_take() -> None:
     admission = house()
     for _ in range(30):
-        with admission.enter(1), admission.enter(1):
+        with inside(admission, 1), inside(admission, 1):
             time.sleep(0.02)
-    with ExitStack() as inside:
+    with ExitStack() as held:
         for _ in range(16):
-            inside.enter_context(admission.enter(1))
+            held.enter_context(inside(admission, 1))
         with pytest.raises(Overloaded) as refused, admission.enter(1):
             pass
     assert 0.05 < refused.value.retry_after_s < 16 * 0.2
+
+
+def test_files_that_never_arrive_keep_nobody_out() -> None:
+    admission = house(max_waiting_bytes=1000)
+    with ExitStack() as held:
+        for _ in range(500):
+            held.enter_context(admission.enter(400)).hold_bytes(1)
+        with inside(admission, 400):
+            assert (admission.requests, admission.bytes) == (1, 900)
+    assert (admission.requests, admission.bytes) == (0, 0)
+
+
+def test_one_who_arrives_in_a_full_house_is_refused_after_all() -> None:
+    admission = house()
+    with ExitStack() as held:
+        late = held.enter_context(admission.enter(10))
+        for _ in range(16):
+            held.enter_context(inside(admission, 1))
+        with pytest.raises(Overloaded, match="16 requests"):
+            late.take_place()
+    assert admission.requests == 0
