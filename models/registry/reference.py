@@ -7,6 +7,7 @@ from models.errors import BadModelName
 from models.manifest import MODEL_NAME
 
 _NAME = re.compile(MODEL_NAME.removesuffix("$") + r"\Z")
+REFERENCE = r"^{name}(@{name}|:[1-9][0-9]{{0,8}})?$".format(name=MODEL_NAME.strip("^$"))  # for descriptions; MLflow's way is one more
 _VERSION = re.compile(r"[1-9][0-9]{0,8}\Z")
 _OURS = re.compile(r"(?P<name>[^@:/]+)(?:@(?P<alias>[^@:/]+)|:(?P<version>[^@:/]+))?\Z")
 _MLFLOW = re.compile(r"models:/(?P<name>[^@:/]+)(?:@(?P<alias>[^@:/]+)|/(?P<version>[^@:/]+))?\Z")

@@ -1,10 +1,12 @@
 """Which models answer, and what each expects and knows."""
 
 from functools import partial
+from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
+from models.registry.reference import REFERENCE
 from service.context import Loaded
 from service.problems import documented
 from service.schemas import ModelDetails, ModelList
@@ -19,7 +21,7 @@ async def list_models(context: Loaded) -> ModelList:
 
 
 @router.get("/{name}", responses=documented(404, 422, 500, 503))
-async def show_model(name: str, context: Loaded) -> ModelDetails:
+async def show_model(name: Annotated[str, Path(json_schema_extra={"pattern": REFERENCE})], context: Loaded) -> ModelDetails:
     """One model with its card and where it comes from. NAME is its champion, else its newest version; also NAME:VERSION, NAME@ALIAS."""
     return await to_thread.run_sync(partial(context.pool.describe, name), limiter=context.lookups)
 
