@@ -178,10 +178,7 @@ class Exchange:
         self.expired = True
         self._cancelled.cancel()
         error = DeadlineExceeded(f"not answered within {limit_s:g} s", where=TIMEOUT_HEADER)
-        answer = from_error(error)
-        if not self._received:
-            answer.headers["Connection"] = "close"  # the rest of the body is nobody's
-        await answer({"type": "http"}, self._receive, self._pass_on)
+        await from_error(error, sending=not self._received)({"type": "http"}, self._receive, self._pass_on)
 
 
 def time_limit(given: str | None, longest_s: float | None) -> float | None:
