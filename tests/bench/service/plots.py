@@ -1,6 +1,6 @@
 """Plots of what was recorded: latencies under load, memory over a soak."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,11 +12,11 @@ from tests.bench.service.records import series
 Series = dict[str, list[list[float]]]
 
 
-def draw(folder: Path) -> dict[str, str]:
-    """Draw every plot whose group left a series; captions by file name."""
+def draw(folder: Path, groups: Collection[str]) -> dict[str, str]:
+    """Draw the plot of each of these groups that left a series; captions by file name."""
     found = {}
     for group, (paint, caption) in PLOTS.items():
-        if drawn := series(group):
+        if group in groups and (drawn := series(group)):
             folder.mkdir(parents=True, exist_ok=True)
             figure = Figure(figsize=(7, 3.2), layout="constrained")
             axes = figure.subplots()

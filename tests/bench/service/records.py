@@ -34,7 +34,9 @@ def measure(group: str, rows: Callable[[], list[Row]]) -> Record:
     began, load, clock = datetime.now(UTC), os.getloadavg(), time.monotonic()
     found = rows()
     seconds = time.monotonic() - clock
-    record = Record(group, commit(), changed(), began.isoformat(timespec="seconds"), [round(x, 2) for x in load], round(seconds, 1), found)
+    record = Record(
+        group, commit(group), changed(), began.isoformat(timespec="seconds"), [round(x, 2) for x in load], round(seconds, 1), found
+    )
     keep(FOLDER / f"{group}.json", asdict(record))
     return record
 
@@ -48,7 +50,7 @@ def recorded(group: str) -> Record | None:
 def is_done(group: str) -> bool:
     """Whether it was measured as the code is now."""
     record = recorded(group)
-    return record is not None and (record.commit, record.changed) == (commit(), []) and not changed()
+    return record is not None and (record.commit, record.changed) == (commit(group), []) and not changed()
 
 
 def keep(path: Path, content: object) -> None:
@@ -70,9 +72,9 @@ def series(group: str) -> dict[str, list[list[float]]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def commit() -> str:
-    """The newest commit that touched what is measured or the measurement; others change no figure."""
-    return _git("log", "-1", "--format=%h", "--abbrev=12", "--", "models", "service", "pyproject.toml", "tests/bench/service") or "unknown"
+def commit(group: str) -> str:
+    """The newest commit that touched what is measured or how; others change no figure."""
+    return _git("log", "-1", "--format=%h", "--abbrev=12", "--", "models", "service", f"tests/bench/service/{group}.py") or "unknown"
 
 
 def changed() -> list[str]:

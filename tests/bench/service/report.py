@@ -31,7 +31,7 @@ def write(records: Sequence[Record], page: Path = PAGE) -> Path:
     ]
     lines += [when_line(record) for record in records]
     lines += ["", machine(), ""]
-    for name, caption in plots.draw(page.parent / page.stem).items():
+    for name, caption in plots.draw(page.parent / page.stem, [record.group for record in records]).items():
         lines += [f"![{caption}]({page.stem}/{name})", "", caption, ""]
     lines += ["## Details", ""]
     for record in records:

@@ -60,7 +60,8 @@ def rows(requests: int = REQUESTS) -> list[Row]:
         asyncio.run(soak(running, requests, samples))
     settled = [pair for pair in samples.memory if pair[0] >= SETTLED * samples.requests]
     slope, start = np.polyfit([count for count, _ in settled], [size / 1e6 for _, size in settled], 1)
-    keep_series("soak", {"measured": in_mb(samples.memory), "slope": [[n, start + slope * n] for n in (settled[0][0], settled[-1][0])]})
+    if requests == REQUESTS:
+        keep_series("soak", {"measured": in_mb(samples.memory), "slope": [[n, start + slope * n] for n in (settled[0][0], settled[-1][0])]})
     before = next(count for number, count in samples.descriptors if number >= SETTLED * samples.requests)
     detail = {"requests": samples.requests, "seconds": round(time.monotonic() - began), "statuses": dict(samples.statuses)}
     detail |= {"first_mb": samples.memory[0][1] / 1e6, "last_mb": samples.memory[-1][1] / 1e6, "samples": len(samples.memory)}
