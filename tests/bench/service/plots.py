@@ -31,7 +31,12 @@ def overload(axes: Axes, drawn: Series) -> None:
     """Share of answers that took at most so long."""
     for name, pairs in drawn.items():
         axes.plot([each[0] for each in pairs], [each[1] for each in pairs], label=name)
-    axes.set(xlabel="milliseconds from the moment a request was due", ylabel="share of answers", xscale="log", ylim=(0, 1))
+    axes.set(
+        xlabel="milliseconds (answers: from when they were due, refusals: from when they were sent)",
+        ylabel="share of answers",
+        xscale="log",
+        ylim=(0, 1),
+    )
     axes.legend(loc="lower right", fontsize="small")
     axes.grid(alpha=0.3)
 
