@@ -53,6 +53,7 @@ class Admission:
     def __init__(self, settings: Settings) -> None:
         self.most_requests = settings.max_waiting
         self.most_bytes, self.most_points = settings.max_waiting_bytes, settings.max_waiting_points
+        self._largest_file = settings.max_body_bytes
         self.requests, self.bytes, self.points = 0, 0, 0
         self._standing = max(1, math.ceil(self.most_requests * STANDING_SHARE))
         self._long_since: float | None = None  # since when more have been here than may stand
@@ -60,12 +61,11 @@ class Admission:
         self._last_s = 0.0  # when the last one left, or the first one came
 
     @contextmanager
-    def enter(self, announced_bytes: int) -> Iterator[Ticket]:
+    def enter(self, announced_bytes: int | None) -> Iterator[Ticket]:
         """Around a request. One whose file is still on its way keeps nobody else out, but for the bytes that have come: it may never
         arrive. Raises: Overloaded (there is no room as things are: better said before the file is sent).
         """
-        self.check_places()
-        self.check_bytes(announced_bytes, large=announced_bytes > LARGE_BYTES)
+        self.check(announced_bytes)
         ticket = Ticket(self)
         try:
             yield ticket
@@ -74,6 +74,12 @@ class Admission:
             self.points -= ticket.points
             if ticket.inside:
                 self._left()
+
+    def check(self, announced_bytes: int | None) -> None:
+        """Raises: Overloaded (a request with such a file would not get in)."""
+        self.check_places()
+        if announced_bytes is not None and announced_bytes <= self._largest_file:  # a larger one is refused for good, elsewhere
+            self.check_bytes(announced_bytes, large=announced_bytes > LARGE_BYTES)
 
     @property
     def retry_after_s(self) -> float:

@@ -27,6 +27,7 @@ from service.worker.device import Device
 
 LOOKUPS = 4
 LARGE_READERS = 1
+UPLOADS = frozenset({"/v1/classify", "/v1/segment"})
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -70,7 +71,14 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
-    app.add_middleware(RequestMiddleware, telemetry=telemetry, tracing=tracing, longest_s=settings.request_seconds)
+    app.add_middleware(
+        RequestMiddleware,
+        telemetry=telemetry,
+        tracing=tracing,
+        longest_s=settings.request_seconds,
+        admission=context.admission,
+        uploads=UPLOADS,
+    )
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -6,6 +6,7 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Collection
 
 from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,7 +14,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import BadOption
-from service.problems import DeadlineExceeded, from_error, unexpected
+from service.admission import Admission
+from service.announced import announced_bytes, much_to_come
+from service.problems import DeadlineExceeded, Overloaded, from_error, unexpected
 from service.telemetry import Telemetry, Timings
 from service.tracing import RequestTrace, Tracing
 
@@ -29,8 +32,12 @@ TIMEOUT_HEADER = "X-Request-Timeout"
 class RequestMiddleware:
     """Plain ASGI: a body streams through it untouched."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing, longest_s: float | None) -> None:
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing, longest_s: float | None, admission: Admission, uploads: Collection[str]
+    ) -> None:
+        """longest_s: for a request. uploads: the addresses that files are posted to."""
         self._app = app
+        self._admission, self._uploads = admission, uploads
         self._telemetry = telemetry
         self._tracing = tracing
         self._longest_s = longest_s
@@ -61,6 +68,10 @@ class RequestMiddleware:
             await from_error(error)(scope, exchange.receive, exchange.send)
             return
         try:
+            if scope["path"] in self._uploads and (full := self._full(headers)):
+                scope["state"]["problem_code"] = full.code
+                await from_error(full, sending=much_to_come(headers))(scope, exchange.receive, exchange.send)
+                return
             await exchange.run(self._app, scope, limit_s)
         except ClientDisconnect:
             exchange.left = True
@@ -71,9 +82,17 @@ class RequestMiddleware:
         if exchange.expired:
             scope["state"]["problem_code"] = DeadlineExceeded.code
 
+    def _full(self, headers: Headers) -> Overloaded | None:
+        """Why there is no room. Asked here, too, before anything is known of the request: a no must cost next to nothing."""
+        try:
+            self._admission.check(announced_bytes(headers))
+        except Overloaded as error:
+            return error
+        return None
+
     def _finish(self, scope: Scope, exchange: "Exchange", timings: Timings, trace: RequestTrace) -> None:
         state = scope["state"]
-        route = getattr(scope.get("route"), "path", UNMATCHED)
+        route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self._uploads else UNMATCHED)
         name, version = state.get("model_used", ("", ""))
         status, seconds = exchange.status, exchange.seconds
         stage = None

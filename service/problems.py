@@ -16,13 +16,13 @@ from starlette.types import Receive, Scope, Send
 
 from models import errors
 from models.errors import FipError
+from service.announced import much_to_come
 from service.schemas import Problem
 
 LOG = logging.getLogger("fip.service")
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 LINGER_S = 1.0
-LINGER_BYTES = 1 << 20
 KNOWN_LIMIT = 100  # names listed in one answer
 
 
@@ -214,9 +214,7 @@ async def on_fip_error(request: Request, error: Exception) -> Response:
     if status_of(type(error)) in FOR_THE_OPERATOR:
         LOG.error("failed", extra={"fields": {"code": error.code, "error": str(error), "path": request.url.path}})
     request.state.problem_code = error.code
-    length = request.headers.get("content-length", "")
-    much = not length.isdecimal() or int(length) > LINGER_BYTES  # of less the rest is read and thrown away on the way
-    return from_error(error, sending=isinstance(error, Overloaded) and much)
+    return from_error(error, sending=isinstance(error, Overloaded) and much_to_come(request.headers))
 
 
 async def on_bad_option(request: Request, error: Exception) -> Response:

@@ -21,6 +21,7 @@ from models.io import choose_format
 from models.io.ply_header import HEADER_BYTES, read_header
 from models.io.source import Source
 from service.admission import Ticket
+from service.announced import announced_bytes
 from service.multipart import MultipartFile, boundary_of, file_name
 from service.problems import BodyTooLarge, SlowBody, SpoolFull, UnsupportedEncoding
 from service.settings import Settings
@@ -156,12 +157,12 @@ class Uploads:
         """What the body may come to. Raises: BodyTooLarge, UnsupportedEncoding."""
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedEncoding("send the file as it is, without Content-Encoding", where="Content-Encoding", known=("identity",))
-        length = request.headers.get("content-length", "")
-        if not length.isdecimal():
+        length = announced_bytes(request.headers)
+        if length is None:
             return self._limit
-        if int(length) > self._limit:
+        if length > self._limit:
             raise self._too_large()
-        return int(length)
+        return length
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")

@@ -7,6 +7,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from models.processor import Classification
+from service.announced import announced_bytes
 from service.context import Loaded
 from service.pool import Live
 from service.problems import documented
@@ -15,7 +16,6 @@ from service.routes.upload_parts import (
     FILE_NAME,
     REQUEST_BODY,
     TIMEOUT,
-    announced_bytes,
     receive_voxels,
     said_once,
     timings_of,
@@ -40,7 +40,7 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     content type (`application/ply`), else told from the content.
     """
     timings = timings_of(request)
-    with context.admission.enter(announced_bytes(request, context)) as ticket:
+    with context.admission.enter(announced_bytes(request.headers)) as ticket:
         model = await to_thread.run_sync(partial(context.pool.get, options.model, "classify"), limiter=context.lookups)
         request.state.model_used = (model.ref.name, model.ref.version)
         read = await receive_voxels(request, context, model, options, ticket)

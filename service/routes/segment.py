@@ -23,6 +23,7 @@ from models.processor import Segmentation
 from models.segmenting import Segmenting, segmenting
 from models.tiling import TileSize
 from models.voxelize import Voxels
+from service.announced import announced_bytes
 from service.answer_file import AnswerFile, InPieces
 from service.context import Context, Loaded
 from service.pool import Live
@@ -34,7 +35,6 @@ from service.routes.upload_parts import (
     REQUEST_BODY,
     TEXT,
     TIMEOUT,
-    announced_bytes,
     said_once,
     timings_of,
 )
@@ -88,7 +88,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     Of a mesh (`off`) the points are those that were drawn from its surface. Large clouds are cut into tiles, which changes no answer.
     """
     timings = timings_of(request)
-    with context.admission.enter(announced_bytes(request, context)) as ticket:
+    with context.admission.enter(announced_bytes(request.headers)) as ticket:
         model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
         request.state.model_used = (model.ref.name, model.ref.version)
         asked = options.format or accepted(request.headers.get("accept", ""))

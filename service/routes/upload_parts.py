@@ -54,12 +54,6 @@ def timings_of(request: Request) -> Timings:
     return cast(Timings, request.state.timings)
 
 
-def announced_bytes(request: Request, context: Context) -> int:
-    """Bytes of the body, as far as the client says them beforehand and they are not too many anyway."""
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() and int(length) <= context.settings.max_body_bytes else 0
-
-
 @dataclass(frozen=True)
 class Read:
     """A file that became voxels. name: as the caller wrote it; cloud: as it was read."""
