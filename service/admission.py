@@ -6,7 +6,7 @@ and would get no more work done.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.problems import Overloaded
@@ -50,7 +50,9 @@ class Ticket:
 class Admission:
     """Event loop only. requests: with a whole file; bytes: of all files, as far as they have come; points: of all clouds."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, working: Callable[[], bool] = lambda: True) -> None:
+        """working: whether anybody answers at the moment; while a worker is replaced, a queue that stands says nothing."""
+        self._working = working
         self.most_requests = settings.max_waiting
         self.most_bytes, self.most_points = settings.max_waiting_bytes, settings.max_waiting_points
         self._largest_file = settings.max_body_bytes
@@ -96,6 +98,8 @@ class Admission:
 
     def check_places(self) -> None:
         """Raises: Overloaded."""
+        if not self._working() and self._long_since is not None:
+            self._long_since = time.monotonic()
         standing = self._long_since is not None and time.monotonic() - self._long_since >= STANDING_AFTER_S
         most = self._standing if standing else self.most_requests
         if self.requests >= most:

@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifecycle=Lifecycle(),
         device=device,
         pool=Pool(settings, telemetry, device),
-        admission=Admission(settings),
+        admission=Admission(settings, lambda: device.up),
         scheduler=Scheduler(settings, telemetry, device),
         uploads=Uploads(settings),
         readers=CapacityLimiter(settings.readers),

@@ -55,9 +55,13 @@ class Worker:
         self._busy, self._managing = threading.Lock(), threading.Lock()
         try:
             self._compute, self._control, self._lifeline = nursery.worker(setup)
+        except PeerGone as error:
+            raise WorkerLost(str(error)) from error
+        try:
             self._lifeline.settimeout(START_S)
             self.pid = int(str(receive(self._lifeline)[0]["pid"]))
         except (PeerGone, TimeoutError) as error:
+            self.close()
             raise WorkerLost(str(error)) from error
         self._lifeline.settimeout(None)
         self._compute.settimeout(forward_seconds)

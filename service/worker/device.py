@@ -111,26 +111,30 @@ class Device:
 
     def _keep_one(self) -> None:
         """The life of the watching thread: one worker after the other."""
-        pause_s = 0.0
+        deaths = 0  # in a row, of workers that were young
         while not self._ending.is_set():
             started = time.monotonic()
             try:
-                worker = self._start()
+                self._one_life()
             except WorkerLost as error:
                 LOG.error("no worker", extra={"fields": {"error": str(error)}})
-            else:
-                said = worker.wait_for_end() if self._worker is worker else ""
-                self._gone(worker)
-                worker.close()
-                if self._ending.is_set():
-                    return
-                self._telemetry.worker_restarts.inc()
-                lived_s = round(time.monotonic() - started, 3)
-                LOG.error("worker lost", extra={"fields": {"pid": worker.pid, "seconds": lived_s, "said": said or None}})
-            young = time.monotonic() - started < YOUNG_S
-            pause_s = min(max(2 * pause_s, 0.05), LONGEST_PAUSE_S) if young else 0.0
-            with self._changed:
-                self._changed.wait_for(self._ending.is_set, pause_s)
+            except Exception:
+                LOG.exception("no worker")
+            deaths = deaths + 1 if time.monotonic() - started < YOUNG_S else 0
+            pause_s = min(FIRST_PAUSE_S * 2 ** (deaths - PATIENT_DEATHS), LONGEST_PAUSE_S) if deaths >= PATIENT_DEATHS else 0.0
+            self._ending.wait(pause_s)
+
+    def _one_life(self) -> None:
+        """From the start of a worker to its end. Raises: WorkerLost (it did not start)."""
+        started = time.monotonic()
+        worker = self._start()
+        said = worker.wait_for_end() if self._worker is worker else ""
+        self._gone(worker)
+        worker.close()
+        if not self._ending.is_set():
+            self._telemetry.worker_restarts.inc()
+            lived_s = round(time.monotonic() - started, 3)
+            LOG.error("worker lost", extra={"fields": {"pid": worker.pid, "seconds": lived_s, "said": said or None}})
 
     def _start(self) -> Worker:
         """A worker with all nets, which everybody is given from now on. Raises: WorkerLost."""

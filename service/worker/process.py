@@ -1,11 +1,14 @@
 """The worker: a device and the nets on it. Forward passes in one thread, loading in another, an end when the service closes its side."""
 
+import ctypes
 import gc
 import os
 import re
 import resource
+import select
 import signal
 import socket
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -26,6 +29,7 @@ from models.voxelize import Voxels
 from service.worker.messages import Array, Head, PeerGone, receive, send
 
 FATAL_EXIT = 70
+IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
 FATAL = re.compile(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down", re.IGNORECASE)
 WARM_UP_POINTS = 1024
@@ -55,6 +59,8 @@ def work(setup: Mapping[str, object], compute: socket.socket, control: socket.so
 
 def _serve(channel: socket.socket, answer: Callable[[Head, list[Array]], Answer], lifeline: socket.socket) -> None:
     while True:
+        if not select.select([channel], [], [], IDLE_S)[0]:
+            _free()
         try:
             head, arrays = receive(channel)
             found, logits = _guarded(answer, head, arrays, lifeline)
@@ -90,6 +96,8 @@ def _free() -> None:
     """Give back what was kept for the next pass."""
     gc.collect()
     ARENA.release()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

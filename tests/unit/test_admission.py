@@ -122,3 +122,18 @@ def test_one_who_arrives_in_a_full_house_is_refused_after_all() -> None:
         with pytest.raises(Overloaded, match="16 requests"):
             late.take_place()
     assert admission.requests == 0
+
+
+def test_a_queue_that_stands_because_nobody_works_is_not_cut() -> None:
+    working = [False]
+    admission = Admission(Settings.model_validate({"max_waiting": 16}), lambda: working[0])
+    with ExitStack() as held:
+        for _ in range(10):
+            held.enter_context(inside(admission, 1))
+        time.sleep(STANDING_AFTER_S + 0.05)
+        held.enter_context(inside(admission, 1))
+        working[0] = True
+        held.enter_context(inside(admission, 1))
+        time.sleep(STANDING_AFTER_S + 0.05)
+        with pytest.raises(Overloaded), admission.enter(1):
+            pass
