@@ -19,7 +19,8 @@ from service.worker.nursery import nursery
 
 LOG = logging.getLogger("fip.service")
 PATIENCE_S = 60.0  # how long what needs a worker waits for one
-YOUNG_S, LONGEST_PAUSE_S = 10.0, 5.0  # a worker that dies sooner than that is replaced more slowly each time
+YOUNG_S, PATIENT_DEATHS = 2.0, 3  # after so many workers in a row that died that soon, the next one is waited for
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 LOAD_TRIES = 3
 
 
