@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 SLACK = 4.0  # times its own pass, that a cloud may be passed by smaller ones
 FIRST_GUESS_S = 1e-5  # a voxel, before any was measured
 REMEMBERED = 0.8
+REMEMBERED_MODELS = 100
 PASSES_TO_GROW = 50  # after so many that went well, a budget that was cut is doubled
 
 
@@ -57,6 +58,8 @@ class Line(Generic[Job]):
         return sum(len(line.jobs) for line in self._lines.values())
 
     def add(self, job: Job) -> None:
+        if job.model not in self._lines and len(self._lines) >= REMEMBERED_MODELS:
+            self._lines = {model: line for model, line in self._lines.items() if line.jobs}
         line = self._lines.setdefault(job.model, _Line(self._budget))
         if not line.jobs:
             line.turn = max(line.turn, self._clock)  # a model that was idle does not get the time it did not use
@@ -95,11 +98,16 @@ class Line(Generic[Job]):
                 break
         return batch
 
-    def ran(self, batch: Sequence[Job], seconds: float) -> None:
-        """A pass of these took so long."""
+    def spent(self, batch: Sequence[Job], seconds: float) -> None:
+        """A pass of these took so long, whatever came of it."""
         line = self._lines[batch[0].model]
         self._clock = line.turn
         line.turn += seconds
+
+    def ran(self, batch: Sequence[Job], seconds: float) -> None:
+        """A pass of these went well, and took so long."""
+        self.spent(batch, seconds)
+        line = self._lines[batch[0].model]
         voxels = max(sum(job.voxels for job in batch), 1)
         line.second_a_voxel = REMEMBERED * line.second_a_voxel + (1 - REMEMBERED) * seconds / voxels
         line.went_well += 1

@@ -1,6 +1,7 @@
 """Who uses the device, and when: requests wait in line, and go through the net together where they fit (see service.batching)."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from service.telemetry import Telemetry, Timings
 from service.worker.client import WorkerLost
 from service.worker.device import Device
 
+LOG = logging.getLogger("fip.service")
 DEATHS_ALONE = 2  # workers that a request may take down by itself
 
 
@@ -57,6 +59,11 @@ class Scheduler:
         self._coming = 0
         self._runs: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fip-device")
+
+    @property
+    def seconds_waiting(self) -> float:
+        """What the passes of those in line should take."""
+        return self._line.seconds_waiting()
 
     @contextmanager
     def coming(self) -> Iterator[None]:
@@ -109,7 +116,7 @@ class Scheduler:
                     self._refuse_all(error)
                     continue
             await self._company()
-            if batch := self._line.take():
+            if batch := [job for job in self._line.take() if not job.answer.done()]:  # who has just left has not yet been taken out
                 await self._pass(batch)
 
     async def _somebody(self) -> None:
@@ -139,11 +146,16 @@ class Scheduler:
         try:
             logits = await asyncio.get_running_loop().run_in_executor(self._thread, self._device.forward, batch[0].model, clouds)
         except WorkerLost:
+            self._line.spent(batch, time.perf_counter() - started)
             self._again_after_death(batch)
         except OutOfMemory as error:
+            self._line.spent(batch, time.perf_counter() - started)
             self._again_in_less_memory(batch, error)
         except FipError as error:
             self._again_alone(batch, error)
+        except Exception as error:  # the line goes on, whatever it was
+            LOG.exception("forward pass failed")
+            self._again_alone(batch, WorkerFailed(str(error)))
         else:
             seconds = time.perf_counter() - started
             self._line.ran(batch, seconds)

@@ -21,6 +21,7 @@ from service.worker.messages import Array, Head, PeerGone, receive, send
 from service.worker.nursery import Nursery
 
 START_S = 60.0  # a process that says nothing for so long will not
+LOAD_S = 120.0  # nor will a net that takes so long to load
 
 
 class WorkerLost(Exception):
@@ -51,25 +52,29 @@ class Worker:
     """Thread-safe: a forward pass and a load may be under way at the same time, two of the same kind wait for each other."""
 
     def __init__(self, nursery: Nursery, setup: dict[str, object], forward_seconds: float) -> None:
-        """Raises: WorkerLost (it did not start)."""
+        """Have the process started. Raises: WorkerLost."""
         self._busy, self._managing = threading.Lock(), threading.Lock()
+        self.pid: int | None = None
         try:
             self._compute, self._control, self._lifeline = nursery.worker(setup)
         except PeerGone as error:
             raise WorkerLost(str(error)) from error
+        self._compute.settimeout(forward_seconds)
+        self._control.settimeout(LOAD_S)
+
+    def begin(self) -> None:
+        """Wait until it is there. Raises: WorkerLost."""
         try:
             self._lifeline.settimeout(START_S)
             self.pid = int(str(receive(self._lifeline)[0]["pid"]))
-        except (PeerGone, TimeoutError) as error:
-            self.close()
-            raise WorkerLost(str(error)) from error
-        self._lifeline.settimeout(None)
-        self._compute.settimeout(forward_seconds)
+            self._lifeline.settimeout(None)
+        except (PeerGone, OSError) as error:
+            raise WorkerLost(str(error) or "it did not start") from error
 
     def wait_for_end(self) -> str:
         """Return when the process is no more, with its last words."""
         said = ""
-        with suppress(PeerGone):
+        with suppress(PeerGone, OSError):
             while True:
                 said = str(receive(self._lifeline)[0].get("said", ""))
         return said
@@ -100,17 +105,21 @@ class Worker:
             found, answers = receive(channel)
         except PeerGone as error:
             raise WorkerLost(str(error)) from error
-        except TimeoutError as error:
+        except (TimeoutError, OSError) as error:
             self.kill()  # it may answer later, and then to another question
-            raise WorkerLost("it did not answer in time") from error
+            raise WorkerLost(f"it did not answer in time: {error}") from error
+        except BaseException:
+            self.kill()  # a part of its answer is still on the way
+            raise
         if "error" in found:
             raise raised(found)
         return found, answers
 
     def kill(self) -> None:
         """End the process whatever it does."""
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Let the process end itself, and give the channels back."""

@@ -22,6 +22,7 @@ PATIENCE_S = 60.0  # how long what needs a worker waits for one
 YOUNG_S, PATIENT_DEATHS = 2.0, 3  # after so many workers in a row that died that soon, the next one is waited for
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 LOAD_TRIES = 3
+CLOSE_S = 5.0  # for the watching thread to notice
 
 
 class Device:
@@ -31,6 +32,7 @@ class Device:
         self._settings, self._telemetry = settings, telemetry
         self._changed = threading.Condition()
         self._worker: Worker | None = None
+        self._starting: Worker | None = None
         self._watch: threading.Thread | None = None
         self._ending = threading.Event()
         self._sources: dict[str, Source] = {}
@@ -63,8 +65,9 @@ class Device:
                 self._gone(worker)
                 continue
             with self._changed:
-                self._sources[source.key] = source
-            return net
+                if self._worker is worker:
+                    self._sources[source.key] = source
+                    return net
         raise NotReady("the workers for the device died while a model was loaded")
 
     def has(self, key: str) -> bool:
@@ -93,15 +96,19 @@ class Device:
                 worker.drop(key)
 
     def close(self) -> None:
-        """The worker ends after what it does now."""
+        """The worker ends after what it does now; one that is only being started, at once."""
         with self._changed:
             self._ending.set()
             worker, self._worker = self._worker, None
+            starting, self._starting = self._starting, None
             self._changed.notify_all()
         if worker is not None:
             worker.close()
+        if starting is not None:
+            starting.kill()
+            starting.close()
         if self._watch is not None:
-            self._watch.join()
+            self._watch.join(CLOSE_S)
 
     def _gone(self, worker: Worker) -> None:
         """Whoever notices first says so: nobody is given this worker any more."""
@@ -122,8 +129,8 @@ class Device:
             except Exception:
                 LOG.exception("no worker")
             deaths = deaths + 1 if time.monotonic() - started < YOUNG_S else 0
-            pause_s = min(FIRST_PAUSE_S * 2 ** (deaths - PATIENT_DEATHS), LONGEST_PAUSE_S) if deaths >= PATIENT_DEATHS else 0.0
-            self._ending.wait(pause_s)
+            if deaths >= PATIENT_DEATHS:
+                self._ending.wait(min(FIRST_PAUSE_S * 2 ** min(deaths - PATIENT_DEATHS, 10), LONGEST_PAUSE_S))
 
     def _one_life(self) -> None:
         """From the start of a worker to its end. Raises: WorkerLost (it did not start)."""
@@ -147,11 +154,20 @@ class Device:
             "engine": how.engine,
         }
         worker = Worker(nursery(), setup, how.forward_seconds)
+        with self._changed:
+            self._starting = worker
         try:
+            if self._ending.is_set():
+                raise WorkerLost("the service ends")
+            worker.begin()
             self._load_all(worker)
-        except WorkerLost:
+        except BaseException:
+            worker.kill()
             worker.close()
             raise
+        finally:
+            with self._changed:
+                self._starting = None
         LOG.info("worker ready", extra={"fields": {"pid": worker.pid, "seconds": round(time.monotonic() - started, 3)}})
         return worker
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 LENGTH = struct.Struct("<I")
+PIECE = 1 << 16
 
 Array = npt.NDArray[np.generic]
 Head = dict[str, object]
@@ -37,18 +38,31 @@ def send(channel: socket.socket, head: Mapping[str, object], arrays: Sequence[Ar
 
 
 def receive(channel: socket.socket) -> tuple[Head, list[Array]]:
-    """Raises: PeerGone, TimeoutError."""
+    """Raises: PeerGone, TimeoutError, MemoryError (the message was taken in all the same: the next one can be received)."""
     [length] = LENGTH.unpack(_take(channel, LENGTH.size))
     head = json.loads(_take(channel, length))
-    arrays = []
-    for dtype, shape in head.pop("arrays"):
-        data = _take(channel, np.dtype(dtype).itemsize * math.prod(shape))
-        arrays.append(np.frombuffer(data, dtype).reshape(shape))
+    announced = [(np.dtype(dtype), shape) for dtype, shape in head.pop("arrays")]
+    left = [dtype.itemsize * math.prod(shape) for dtype, shape in announced]
+    arrays: list[Array] = []
+    try:
+        for dtype, shape in announced:
+            data = bytearray(left[0])
+            arrays.append(np.frombuffer(_fill(channel, data), dtype).reshape(shape))
+            del left[0]
+    except MemoryError:
+        arrays.clear()
+        for size in left:
+            for start in range(0, size, PIECE):
+                _take(channel, min(PIECE, size - start))
+        raise
     return head, arrays
 
 
 def _take(channel: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
+    return _fill(channel, bytearray(size))
+
+
+def _fill(channel: socket.socket, data: bytearray) -> bytearray:
     left = memoryview(data)
     while left:
         try:

@@ -35,9 +35,13 @@ class Nursery:
 
     def worker(self, setup: dict[str, object]) -> tuple[socket.socket, socket.socket, socket.socket]:
         """Our ends of the channels of a new worker, which may still be starting. Raises: PeerGone (no process can be started)."""
-        pairs = [socket.socketpair() for _ in range(CHANNELS)]
-        theirs = [pair[1] for pair in pairs]
+        ours: list[socket.socket] = []
+        theirs: list[socket.socket] = []
         try:
+            for _ in range(CHANNELS):
+                pair = socket.socketpair()
+                ours.append(pair[0])
+                theirs.append(pair[1])
             with self._lock:
                 try:
                     self._order(setup, theirs)
@@ -45,13 +49,13 @@ class Nursery:
                     self._forget()
                     self._order(setup, theirs)
         except OSError as error:
-            for ours, _ in pairs:
-                ours.close()
+            for channel in ours:
+                channel.close()
             raise PeerGone(f"no process for workers: {error}") from error
         finally:
             for channel in theirs:
                 channel.close()
-        return pairs[0][0], pairs[1][0], pairs[2][0]
+        return ours[0], ours[1], ours[2]
 
     def _order(self, setup: dict[str, object], channels: list[socket.socket]) -> None:
         socket.send_fds(self._running(), [json.dumps(setup).encode()], [channel.fileno() for channel in channels])
@@ -61,8 +65,8 @@ class Nursery:
             self._forget()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
-                # the path of this process, not the folder it was started in; a session of its own: Ctrl-C is for the service
-                command = [sys.executable, "-c", START, json.dumps(sys.path), str(theirs.fileno())]
+                # -P: the path of this process, and not the folder it was started in; a session of its own: Ctrl-C is for the service
+                command = [sys.executable, "-P", "-c", START, json.dumps(sys.path), str(theirs.fileno())]
                 self._process = subprocess.Popen(
                     command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
                 )

@@ -62,18 +62,18 @@ def _serve(channel: socket.socket, answer: Callable[[Head, list[Array]], Answer]
         if not select.select([channel], [], [], IDLE_S)[0]:
             _free()
         try:
-            head, arrays = receive(channel)
-            found, logits = _guarded(answer, head, arrays, lifeline)
-            del arrays
+            found, logits = _guarded(lambda: answer(*receive(channel)), lifeline)
             send(channel, found, logits)
         except PeerGone:
             return
 
 
-def _guarded(answer: Callable[[Head, list[Array]], Answer], head: Head, arrays: list[Array], lifeline: socket.socket) -> Answer:
-    """The answer, or what went wrong, in the words of an error that the service can raise."""
+def _guarded(answer: Callable[[], Answer], lifeline: socket.socket) -> Answer:
+    """The answer, or what went wrong, in the words of an error that the service can raise. Raises: PeerGone."""
     try:
-        return answer(head, arrays)
+        return answer()
+    except PeerGone:
+        raise
     except FipError as error:
         return {"error": error.code, "detail": error.detail, "where": error.where, "known": error.known}, []
     except Exception as error:
