@@ -13,9 +13,9 @@ from service.problems import Overloaded
 from service.settings import Settings
 
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
-STANDING_AFTER_S = 0.5
+STANDING_AFTER_S, LEAST_STANDING = 0.5, 8
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
-LARGE_BYTES = 16 << 20
+LARGE_BYTES = 4 << 20
 REMEMBERED = 0.95  # weight of the past in the mean time between two requests that leave
 LONGEST_RETRY_S = 60.0
 
@@ -37,8 +37,8 @@ class Ticket:
     def take_place(self) -> None:
         """Its file is whole, and there is work to do. Raises: Overloaded."""
         self._house.check_places()
-        self._house.came()
         self.inside = True
+        self._house.came(small=self.bytes <= LARGE_BYTES)
 
     def hold_points(self, count: int) -> None:
         """Its cloud has so many. Raises: Overloaded."""
@@ -50,14 +50,19 @@ class Ticket:
 class Admission:
     """Event loop only. requests: with a whole file; bytes: of all files, as far as they have come; points: of all clouds."""
 
-    def __init__(self, settings: Settings, working: Callable[[], bool] = lambda: True) -> None:
-        """working: whether anybody answers at the moment; while a worker is replaced, a queue that stands says nothing."""
-        self._working = working
+    def __init__(
+        self, settings: Settings, working: Callable[[], bool] = lambda: True, backlog_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """working: whether anybody answers at the moment; while a worker is replaced, a queue that stands says nothing.
+        backlog_s: what the device has before it.
+        """
+        self._working, self._backlog_s = working, backlog_s
         self.most_requests = settings.max_waiting
         self.most_bytes, self.most_points = settings.max_waiting_bytes, settings.max_waiting_points
         self._largest_file = settings.max_body_bytes
         self.requests, self.bytes, self.points = 0, 0, 0
-        self._standing = max(1, math.ceil(self.most_requests * STANDING_SHARE))
+        self._standing = max(math.ceil(self.most_requests * STANDING_SHARE), min(self.most_requests, LEAST_STANDING))
+        self._small = 0  # requests with a small file: large ones have lines of their own, and are passed by them
         self._long_since: float | None = None  # since when more have been here than may stand
         self._gap_s = 0.0  # mean time between two requests that leave, while anybody is here
         self._last_s = 0.0  # when the last one left, or the first one came
@@ -75,7 +80,11 @@ class Admission:
             self.bytes -= ticket.bytes
             self.points -= ticket.points
             if ticket.inside:
-                self._left()
+                self._left(small=ticket.bytes <= LARGE_BYTES)
+
+    def hold_answer(self, size: int) -> "HeldBytes":
+        """An answer of so many bytes waits for its client to take it."""
+        return HeldBytes(self, size)
 
     def check(self, announced_bytes: int | None) -> None:
         """Raises: Overloaded (a request with such a file would not get in)."""
@@ -85,8 +94,9 @@ class Admission:
 
     @property
     def retry_after_s(self) -> float:
-        """How long those who are here will take, at the pace of late."""
-        return min(self._gap_s * self.requests, LONGEST_RETRY_S)
+        """How long those who are here will take: at the pace of late, or of nobody leaving any more, or as the device has it."""
+        gap_s = max(self._gap_s, time.monotonic() - self._last_s) if self.requests else 0.0
+        return min(max(gap_s * self.requests, self._backlog_s()), LONGEST_RETRY_S)
 
     def check_bytes(self, more: int, *, large: bool) -> None:
         """Raises: Overloaded."""
@@ -101,14 +111,13 @@ class Admission:
         if not self._working() and self._long_since is not None:
             self._long_since = time.monotonic()
         standing = self._long_since is not None and time.monotonic() - self._long_since >= STANDING_AFTER_S
-        most = self._standing if standing else self.most_requests
-        if self.requests >= most:
-            raise self._full(f"{self.requests} requests are being answered or wait for it already")
+        if self.requests >= self.most_requests or (standing and self._small >= self._standing):
+            raise self._full(f"as many requests as there is room for are being answered or wait for it: {self.requests}")
 
-    def came(self) -> None:
+    def came(self, *, small: bool) -> None:
         if not self.requests:
             self._last_s = time.monotonic()
-        self._counted(1)
+        self._counted(1, small)
 
     def _check(self, what: str, held: int, more: int, most: int, large: bool) -> None:
         """Alone, a file may be as large as it likes."""
@@ -118,14 +127,29 @@ class Admission:
     def _full(self, detail: str) -> Overloaded:
         return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)
 
-    def _counted(self, more: int) -> None:
+    def _counted(self, more: int, small: bool) -> None:
         self.requests += more
-        if self.requests < self._standing:
+        self._small += more if small else 0
+        if self._small < self._standing:
             self._long_since = None
         elif self._long_since is None:
             self._long_since = time.monotonic()
 
-    def _left(self) -> None:
+    def _left(self, *, small: bool) -> None:
         gap_s, self._last_s = time.monotonic() - self._last_s, time.monotonic()
         self._gap_s = REMEMBERED * self._gap_s + (1 - REMEMBERED) * gap_s if self._gap_s else gap_s
-        self._counted(-1)
+        self._counted(-1, small)
+
+
+class HeldBytes:
+    """Bytes of an answer that is being sent."""
+
+    def __init__(self, house: Admission, size: int) -> None:
+        self._house, self._size = house, size
+        house.bytes += size
+
+    def release(self) -> None:
+        self._house.bytes -= self._size
+        self._size = 0
+
+    __del__ = release  # an answer that is never sent, because its client left just before, does not stay for ever

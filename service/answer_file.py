@@ -10,10 +10,11 @@ from anyio import CancelScope, to_thread
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from service.admission import HeldBytes
 from service.problems import SpoolFull
 from service.uploads import NO_ROOM
 
-IN_MEMORY_BYTES = 8 << 20
+IN_MEMORY_BYTES = 1 << 20
 PIECE = 1 << 20
 
 
@@ -47,9 +48,10 @@ class AnswerFile:
 class InPieces(Response):
     """Sent as fast as the client takes it: sent whole, a large body would be held in memory, and once more in copies on its way."""
 
-    def __init__(self, file: AnswerFile, headers: Mapping[str, str], media_type: str) -> None:
+    def __init__(self, file: AnswerFile, headers: Mapping[str, str], media_type: str, held: HeldBytes) -> None:
+        """held: the room that the answer takes, given back when it is out."""
         super().__init__(headers={**headers, "Content-Length": str(file.size)}, media_type=media_type)
-        self._file = file
+        self._file, self._held = file, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         in_memory = self._file.size <= IN_MEMORY_BYTES
@@ -59,6 +61,7 @@ class InPieces(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
+            self._held.release()
             if in_memory:
                 self._file.close()
             else:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import torch
@@ -25,7 +26,7 @@ from service.tracing import open_tracing
 from service.uploads import Uploads
 from service.worker.device import Device
 
-LOOKUPS = 4
+LOOKUPS, LOADS = 4, 4
 LARGE_READERS = 1
 UPLOADS = frozenset({"/v1/classify", "/v1/segment"})
 
@@ -34,19 +35,24 @@ def create_app(settings: Settings) -> FastAPI:
     """An app whose lifespan loads the models, warms them up, serves and drains. Raises nothing; its start may (BadCheckpoint, ...)."""
     telemetry, tracing = Telemetry(), open_tracing()
     device = Device(settings, telemetry)
+    scheduler = Scheduler(settings, telemetry, device)
+    admission = Admission(settings, lambda: device.up, lambda: scheduler.seconds_left)
+    for what, gauge in telemetry.admitted.items():
+        gauge.set_function(partial(getattr, admission, what))
     context = Context(
         settings=settings,
         telemetry=telemetry,
         lifecycle=Lifecycle(),
         device=device,
         pool=Pool(settings, telemetry, device),
-        admission=Admission(settings, lambda: device.up),
-        scheduler=Scheduler(settings, telemetry, device),
+        admission=admission,
+        scheduler=scheduler,
         uploads=Uploads(settings),
         readers=CapacityLimiter(settings.readers),
         large_readers=CapacityLimiter(LARGE_READERS),
         tilers=CapacityLimiter(settings.readers),
         lookups=CapacityLimiter(LOOKUPS),
+        loads=CapacityLimiter(LOADS),
         encoders=CapacityLimiter(settings.readers),
     )
 

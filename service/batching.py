@@ -120,6 +120,10 @@ class Line(Generic[Job]):
         line.budget, line.went_well = max(sum(job.voxels for job in batch) // 2, 1), 0
         return line.budget
 
+    def seconds_of(self, batch: Sequence[Job]) -> float:
+        """What a pass of these should take."""
+        return self._lines[batch[0].model].second_a_voxel * sum(job.voxels for job in batch)
+
     def seconds_waiting(self) -> float:
         """What all passes of those who wait should take."""
         return sum(line.second_a_voxel * sum(job.voxels for *_, job in line.jobs) for line in self._lines.values())

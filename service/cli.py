@@ -6,8 +6,10 @@ import click
 
 from models.commands.options import engine_option, precision_option
 
+EPILOG = "Everything else is set in the environment, as FIP_MAX_WAITING=64: docs/settings.md lists all names, defaults and ranges."
 
-@click.command()
+
+@click.command(epilog=EPILOG)
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1, FIP_HOST]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8000, FIP_PORT]")
 @click.option("--registry", metavar="DIR|URL", help="Folder of models, or URL of an MLflow server, over the bundled ones.  [FIP_REGISTRY]")

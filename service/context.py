@@ -1,13 +1,15 @@
 """What the routes of one app share, built by `create_app` and found through the request."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal, cast
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
+from models.manifest import Task
 from service.admission import LARGE_BYTES, Admission
-from service.pool import Pool
+from service.pool import Live, NotLoaded, Pool
 from service.problems import NotReady
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -37,7 +39,15 @@ class Context:
     large_readers: CapacityLimiter  # the same for large files, which would keep small ones waiting
     tilers: CapacityLimiter  # threads that voxelize the tiles of large clouds
     lookups: CapacityLimiter  # threads that look models up, which large files being parsed must not delay
+    loads: CapacityLimiter  # threads that wait for a model to be loaded, which look-ups of others must not wait for
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
+
+    async def model(self, reference: str | None, task: Task) -> Live:
+        """The model of a reference (see Pool.get)."""
+        try:
+            return await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
+        except NotLoaded:
+            return await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
 
     def readers_of(self, size: int) -> CapacityLimiter:
         """The threads for a file of so many bytes."""

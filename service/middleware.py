@@ -22,6 +22,7 @@ from service.tracing import RequestTrace, Tracing
 
 LOG = logging.getLogger("fip.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 CLIENT_LEFT = 499  # nginx's number for it; only in metrics and the log, nobody is there to read an answer
 LONGEST_S = 86_400.0
 UNMATCHED = "unmatched"
@@ -61,18 +62,16 @@ class RequestMiddleware:
             self._finish(scope, exchange, timings, trace)
 
     async def _answer(self, scope: Scope, exchange: "Exchange", headers: Headers) -> None:
+        limit_s = self._longest_s
         try:
-            limit_s = time_limit(headers.get(TIMEOUT_HEADER), self._longest_s)
-        except BadOption as error:
-            scope["state"]["problem_code"] = error.code
-            await from_error(error)(scope, exchange.receive, exchange.send)
-            return
-        try:
-            if scope["path"] in self._uploads and (full := self._full(headers)):
-                scope["state"]["problem_code"] = full.code
-                await from_error(full, sending=much_to_come(headers))(scope, exchange.receive, exchange.send)
-                return
+            if scope["method"] == "POST" and scope["path"] in self._uploads:
+                limit_s = time_limit(headers.get(TIMEOUT_HEADER), self._longest_s)
+                self._admission.check(announced_bytes(headers))  # here, too, before anything is known of the request: a no is cheap
             await exchange.run(self._app, scope, limit_s)
+        except (BadOption, Overloaded) as error:
+            scope["state"]["problem_code"] = error.code
+            sending = isinstance(error, Overloaded) and much_to_come(headers)
+            await from_error(error, sending=sending)(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.left = True
         except Exception:
@@ -81,14 +80,6 @@ class RequestMiddleware:
                 await unexpected()(scope, exchange.receive, exchange.send)
         if exchange.expired:
             scope["state"]["problem_code"] = DeadlineExceeded.code
-
-    def _full(self, headers: Headers) -> Overloaded | None:
-        """Why there is no room. Asked here, too, before anything is known of the request: a no must cost next to nothing."""
-        try:
-            self._admission.check(announced_bytes(headers))
-        except Overloaded as error:
-            return error
-        return None
 
     def _finish(self, scope: Scope, exchange: "Exchange", timings: Timings, trace: RequestTrace) -> None:
         state = scope["state"]
@@ -137,6 +128,7 @@ class Exchange:
         self.left = self.expired = False
         self._began_s = self._last_s = time.perf_counter()
         self._answered = self._received = False
+        self._left_to_send: int | None = None  # bytes of the answer, where it says how many it has
         self._cancelled = CancelScope()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -174,12 +166,16 @@ class Exchange:
     async def _pass_on(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self.request_id
+            self._left_to_send = announced_bytes(headers)
         await self._send(message)
         if message["type"] == "http.response.start" or message.get("body"):  # the empty end may come much later, see Lingering
             self._last_s = time.perf_counter()
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._answered = True
+        if message["type"] == "http.response.body":
+            if self._left_to_send is not None:
+                self._left_to_send -= len(message.get("body", b""))
+            self._answered |= not message.get("more_body", False) or self._left_to_send == 0
 
     async def _watch(self) -> None:
         """After the body, nothing comes from the client but its leaving."""
@@ -204,10 +200,7 @@ def time_limit(given: str | None, longest_s: float | None) -> float | None:
     """Seconds that a request may take, None for any time. Raises: BadOption."""
     if given is None:
         return longest_s
-    try:
-        seconds = float(given) if given.isascii() else math.nan
-    except ValueError:
-        seconds = math.nan
+    seconds = float(given) if SECONDS.fullmatch(given) else math.nan
     if not 0 < seconds <= LONGEST_S:
         raise BadOption(f"a number of seconds above 0, at most {LONGEST_S:g}, not {given[:40]!r}", where=TIMEOUT_HEADER)
     return seconds if longest_s is None else min(seconds, longest_s)

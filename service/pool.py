@@ -65,6 +65,10 @@ class Failure:
     at_s: float
 
 
+class NotLoaded(Exception):
+    """The model is not in memory, and whoever asked did not want to wait for it."""
+
+
 class Pool:
     """Thread-safe; what it answers comes from files and servers, so it is asked in threads.
 
@@ -121,21 +125,22 @@ class Pool:
             raise next((error for error in missing if isinstance(error, BadCheckpoint)), missing[0])
         return found
 
-    def get(self, reference: str | None, task: Task) -> Live:
+    def get(self, reference: str | None, task: Task, *, may_load: bool = True) -> Live:
         """The model of a reference, loaded if need be; what it was before, if it cannot be had now.
 
-        Raises: BadModelName, UnknownModel, WrongTask (says what to ask instead), BadCheckpoint (a version was asked for, or nothing
-        was answered before), RegistryUnavailable (nothing was answered before).
+        Raises: NotLoaded (unless `may_load`: it would have to be loaded, or is being loaded), BadModelName, UnknownModel, WrongTask (says
+        what to ask instead), BadCheckpoint (a version was asked for, or nothing was answered before), RegistryUnavailable (nothing was
+        answered before).
         """
         wanted = parse_reference(self.default(task) if reference is None else reference)
         try:
-            return self._live(wanted, task)
+            return self._live(wanted, task, may_load)
         except WrongTask as error:
             raise self._instead(error, reference, task) from error
 
-    def _live(self, wanted: Reference, task: Task | None) -> Live:
+    def _live(self, wanted: Reference, task: Task | None, may_load: bool = True) -> Live:
         """As `get`, for a model of any task if None."""
-        live = self._found(wanted, task)
+        live = self._found(wanted, task, may_load)
         check_task(wanted.name, live.processor.manifest, task)
         return live
 
@@ -146,7 +151,7 @@ class Pool:
                 return WrongTask(f"{error.detail}, or leave ?model= out to ask {default!r}", where="model", known=[default])
         return error
 
-    def _found(self, wanted: Reference, task: Task | None) -> Live:
+    def _found(self, wanted: Reference, task: Task | None, may_load: bool) -> Live:
         try:
             entry = self._resolve(wanted)
         except (BadCheckpoint, RegistryUnavailable) as error:
@@ -154,9 +159,9 @@ class Pool:
                 raise
             return before
         try:
-            loaded = self._load(entry, task)
+            loaded = self._load(entry, task, may_load)
         except (BadCheckpoint, RegistryUnavailable) as error:
-            before = self._before(wanted, error) or self._earlier(entry, wanted, task)
+            before = self._before(wanted, error) or self._earlier(entry, wanted, task, may_load)
             if before is None:
                 raise
             return before
@@ -177,7 +182,7 @@ class Pool:
                 return _live(ModelVersion(name, version), loaded, wanted)
         return None
 
-    def _earlier(self, entry: Entry, wanted: Reference, task: Task | None) -> Live | None:
+    def _earlier(self, entry: Entry, wanted: Reference, task: Task | None, may_load: bool) -> Live | None:
         """The version that the alias pointed at before the one that does not load, for a service that has just started."""
         alias = alias_of(entry.model, wanted)
         if wanted.version is not None or alias is None:
@@ -185,7 +190,7 @@ class Pool:
         for version in reversed(entry.registry.history(entry.model.name, alias)):
             with contextlib.suppress(ModelError):
                 older = Entry(ModelVersion(entry.model.name, version, (alias,)), entry.registry)
-                loaded = self._load(older, task)
+                loaded = self._load(older, task, may_load)
                 LOG.error("an older version answers", extra={"fields": {"alias": f"{wanted.name}@{alias}", "model": str(older)}})
                 return _live(older.model, loaded, wanted)
         return None
@@ -217,11 +222,13 @@ class Pool:
         with self._asking(wanted.name):
             return self._models.resolve(wanted)
 
-    def _load(self, entry: Entry, task: Task | None) -> Loaded:
-        """Raises: BadCheckpoint, RegistryUnavailable, WrongTask (of a model that is not loaded yet, which it then stays)."""
+    def _load(self, entry: Entry, task: Task | None, may_load: bool) -> Loaded:
+        """Raises: NotLoaded (unless may_load), BadCheckpoint, RegistryUnavailable, WrongTask (it is not loaded yet, and stays so)."""
         key = _key(entry)
         loaded = self._loaded.get(key)
         if loaded is None or self._replaced(entry, loaded):  # one that is there does not wait for another that is being loaded
+            if not may_load and self._failure(entry) is None:
+                raise NotLoaded
             with self._lock:
                 loaded = self._loaded.get(key)
                 if loaded is None or self._replaced(entry, loaded):

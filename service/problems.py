@@ -212,7 +212,8 @@ def unexpected() -> Response:
 async def on_fip_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, FipError)
     if status_of(type(error)) in FOR_THE_OPERATOR:
-        LOG.error("failed", extra={"fields": {"code": error.code, "error": str(error), "path": request.url.path}})
+        fields = {"request_id": request.state.request_id, "code": error.code, "error": str(error), "path": request.url.path}
+        LOG.error("failed", extra={"fields": fields})
     request.state.problem_code = error.code
     return from_error(error, sending=isinstance(error, Overloaded) and much_to_come(request.headers))
 

@@ -57,13 +57,15 @@ class Scheduler:
         self._line: Line[Job] = Line(settings.batch_voxels)
         self._arrived = asyncio.Event()
         self._coming = 0
+        self._until_s = 0.0  # when the pass under way should be over
         self._runs: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fip-device")
 
     @property
-    def seconds_waiting(self) -> float:
-        """What the passes of those in line should take."""
-        return self._line.seconds_waiting()
+    def seconds_left(self) -> float:
+        """What the device should still need for all that it has and that waits for it."""
+        now = max(self._until_s - time.perf_counter(), 0.0) if self._until_s else 0.0
+        return now + self._line.seconds_waiting()
 
     @contextmanager
     def coming(self) -> Iterator[None]:
@@ -143,11 +145,12 @@ class Scheduler:
         self._telemetry.batch_requests.observe(len(batch))
         self._telemetry.batch_points.observe(sum(job.points for job in batch))
         clouds = [job.cloud for job in batch]
+        self._until_s = started + self._line.seconds_of(batch)
         try:
             logits = await asyncio.get_running_loop().run_in_executor(self._thread, self._device.forward, batch[0].model, clouds)
-        except WorkerLost:
+        except WorkerLost as error:
             self._line.spent(batch, time.perf_counter() - started)
-            self._again_after_death(batch)
+            self._again_after_death(batch, str(error))
         except OutOfMemory as error:
             self._line.spent(batch, time.perf_counter() - started)
             self._again_in_less_memory(batch, error)
@@ -162,6 +165,8 @@ class Scheduler:
             for job in batch:
                 job.timings.ended("forward", seconds)
             self._answer(batch, logits)
+        finally:
+            self._until_s = 0.0
 
     def _answer(self, batch: list[Job], logits: npt.NDArray[np.float32]) -> None:
         """logits: (S, L), or (B, L)."""
@@ -171,12 +176,12 @@ class Scheduler:
                 rows = torch.from_numpy(logits[end - job.rows : end])
                 job.answer.set_result(rows if job.per_voxel else rows[0])
 
-    def _again_after_death(self, batch: list[Job]) -> None:
+    def _again_after_death(self, batch: list[Job], why: str) -> None:
         """One of these may have killed the worker: they go on one by one, and one that kills another worker by itself was it."""
         for job in batch:
             job.deaths += len(batch) == 1
             if job.deaths >= DEATHS_ALONE:
-                self._refuse(job, WorkerFailed("the worker died of this request, twice"))
+                self._refuse(job, WorkerFailed(f"the worker was lost over this request, twice: {why}"))
             else:
                 self._again(job, 0)
 

@@ -20,7 +20,7 @@ from service.connections import Connections, Listener, listen, room_for
 from service.context import Context
 from service.logs import configure_logs
 from service.protocol import BoundedHttp
-from service.settings import Settings
+from service.settings import Settings, mistyped
 
 LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
@@ -112,6 +112,8 @@ def run(settings: Settings) -> int:
     Raises: BadOption (nothing can listen there), ModelError (no model to serve, or a damaged one).
     """
     configure_logs()
+    for variable, setting in mistyped(os.environ):
+        LOG.warning("%s is no setting; did you mean %s?", variable, setting)
     app = create_app(settings)
     context: Context = app.state.context
     connections = Connections(settings, context.telemetry.registry)

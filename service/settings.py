@@ -1,5 +1,10 @@
-"""What an operator may set, from the command line or from the environment (`FIP_HOST`, `FIP_PORT`, ...)."""
+"""What an operator may set, from the command line or from the environment (`FIP_HOST`, `FIP_PORT`, ...).
 
+docs/settings.md is made from this module: `python -m service.settings_page > docs/settings.md`.
+"""
+
+import difflib
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, DirectoryPath, Field
@@ -11,6 +16,17 @@ from models.registry.address import is_address
 from models.tiling import TILE
 
 MIB = 1 << 20
+LONGEST_S = 86_400
+PREFIX = "FIP_"
+CLOSE = 0.75  # share of letters in common from which a name passes for a mistyped one
+# Read elsewhere, or by docker-compose.yml and the tests: not settings of the service.
+OTHERS = (
+    *("FIP_CACHE", "FIP_DATA", "FIP_FILES", "FIP_GEMM", "FIP_KILLS", "FIP_MANY_FILES", "FIP_NATIVE_ISA", "FIP_NATIVE_LIBRARY"),
+    *("FIP_REQUIRE_DATA", "FIP_TRAIN_DATA"),
+)
+
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
+TimeLimit = Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)]
 
 
 def _address(text: str | None) -> str | None:
@@ -22,10 +38,10 @@ def _address(text: str | None) -> str | None:
 class Settings(BaseSettings):
     """Frozen. Sizes are in bytes, times in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="FIP_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="0 takes a free port")] = 8000
+    host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
     registry: Annotated[
         str | None,
         AfterValidator(_address),
@@ -34,12 +50,12 @@ class Settings(BaseSettings):
     model: Annotated[
         str | None, Field(min_length=1, description="default model of its task, NAME[:VERSION|@ALIAS]; without it the bundled one answers")
     ] = None
-    device: str = "cpu"
+    device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"
     threads: Annotated[int, Field(ge=1, description="CPU threads of one forward pass; small clouds are slower on more")] = 1
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
-    max_body_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
+    max_body_bytes: Annotated[int, Field(ge=1, description="bytes of one file")] = 1024 * MIB
     max_points: Annotated[int, Field(ge=1, description="points of one file; while it is answered they take up to 64 bytes each")] = (
         50_000_000
     )
@@ -54,25 +70,40 @@ class Settings(BaseSettings):
     max_waiting_points: Annotated[int, Field(ge=1, description="points of their clouds; one cloud alone may have more")] = 100_000_000
     batch_voxels: Annotated[int, Field(ge=1, description="voxels of a forward pass of several requests; one alone may have more")] = 16_384
     batch_delay_seconds: Annotated[
-        float, Field(ge=0, description="how long a free device waits for requests that are being read, to take them along")
+        Seconds, Field(description="how long a free device waits for requests that are being read, to take them along")
     ] = 0.002
     request_seconds: Annotated[
-        float | None, Field(gt=0, description="longest time for a request; a client may ask for less by X-Request-Timeout")
+        TimeLimit | None, Field(description="longest time for a request; a client may ask for less by X-Request-Timeout")
     ] = None
-    forward_seconds: Annotated[float, Field(gt=0, description="a worker that takes longer for one forward pass is replaced")] = 300.0
-    worker_memory_bytes: Annotated[int | None, Field(ge=1, description="address space of the worker; None sets no limit")] = None
+    forward_seconds: Annotated[TimeLimit, Field(description="a worker that takes longer for one forward pass is replaced")] = 300.0
+    worker_memory_bytes: Annotated[
+        Annotated[int, Field(ge=512 * MIB)] | None,
+        Field(description="address space of the worker; with too little for its nets it dies and nothing starts; None sets no limit"),
+    ] = None
     max_connections: Annotated[int, Field(ge=1, description="open connections; beyond, those that never asked anything are closed")] = 2048
-    head_seconds: Annotated[float, Field(gt=0, description="how long the head of a request may take to arrive")] = 10.0
-    keep_alive_seconds: Annotated[float, Field(gt=0, description="how long a connection may lie idle between requests")] = 15.0
-    body_pause_seconds: Annotated[float, Field(gt=0, description="longest pause within a body; also when its rate is first looked at")] = (
-        10.0
-    )
+    head_seconds: Annotated[TimeLimit, Field(description="how long the head of a request may take to arrive")] = 10.0
+    keep_alive_seconds: Annotated[TimeLimit, Field(description="how long a connection may lie idle between requests")] = 15.0
+    body_pause_seconds: Annotated[TimeLimit, Field(description="longest pause within a body; also when its rate is first looked at")] = 10.0
     body_bytes_per_second: Annotated[int, Field(ge=0, description="slowest body that is waited for, on average")] = 1024
-    send_seconds: Annotated[float, Field(gt=0, description="how long a client may take nothing of its answer")] = 30.0
+    send_seconds: Annotated[TimeLimit, Field(description="how long a client may take nothing of its answer")] = 30.0
     spool_dir: Annotated[DirectoryPath | None, Field(description="where uploads are kept while they are read; None takes the system's")] = (
         None
     )
     lame_duck_seconds: Annotated[
-        float, Field(ge=0, description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")
+        Seconds, Field(description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")
     ] = 0.0
-    drain_seconds: Annotated[int, Field(ge=0, description="how long requests in flight may take after that")] = 30
+    drain_seconds: Annotated[
+        int, Field(ge=0, le=LONGEST_S, description="how long requests in flight may take after that; what is not done then is cut off")
+    ] = 30
+
+
+def mistyped(variables: Iterable[str]) -> list[tuple[str, str]]:
+    """Names of environment variables that are no setting but close to one, each with the name of that one. Case does not matter."""
+    settings = [name.upper() for name in Settings.model_fields]
+    found: list[tuple[str, str]] = []
+    for variable in sorted(variables):
+        name = variable.upper().removeprefix(PREFIX)
+        if variable.upper() in OTHERS or not variable.upper().startswith(PREFIX) or name in settings:
+            continue
+        found += [(variable, PREFIX + close) for close in difflib.get_close_matches(name, settings, n=1, cutoff=CLOSE)]
+    return found

@@ -31,6 +31,14 @@ class Telemetry:
         self.in_flight = Gauge("fip_requests_in_flight", "Requests being answered", registry=self.registry)
         self.queue_requests = Gauge("fip_queue_requests", "Requests waiting for the device or holding it", registry=self.registry)
         self.queue_points = Gauge("fip_queue_points", "Points (after the point budget) of those requests", registry=self.registry)
+        self.admitted = {
+            what: Gauge(f"fip_admitted_{what}", f"{said} that count against FIP_MAX_WAITING{limit}", registry=self.registry)
+            for what, said, limit in (
+                ("requests", "Requests with a whole file", ""),
+                ("bytes", "Bytes of files that came and of answers that are being sent", "_BYTES"),
+                ("points", "Points of clouds", "_POINTS"),
+            )
+        }
         self.batch_requests = Histogram("fip_batch_requests", "Requests in a forward pass", registry=self.registry, buckets=REQUESTS)
         self.batch_points = Histogram(
             "fip_batch_points", "Points (after the point budget) in a forward pass", registry=self.registry, buckets=POINTS

@@ -1,6 +1,6 @@
 """A request's body, kept on disk while it is received: readers map files, and memory stays flat whatever is sent.
 
-The event loop only takes chunks off the socket; writing and taking multipart apart happen in threads, a megabyte at a time.
+The event loop only takes chunks off the socket; writing and taking multipart apart happen in threads.
 """
 
 import errno
@@ -27,8 +27,8 @@ from service.problems import BodyTooLarge, SlowBody, SpoolFull, UnsupportedEncod
 from service.settings import Settings
 from service.telemetry import Timings
 
-FLUSH_BYTES = 1 << 20
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FLUSH_BYTES = 256 << 10  # what waits in memory for every body that is on its way
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 
 T = TypeVar("T")
 
@@ -106,8 +106,14 @@ class Spool:
         self.size += len(chunk)
 
     def file(self) -> BinaryIO:
+        """Raises: SpoolFull."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  # `close` does it
+            try:
+                self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  # `close` does it
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise SpoolFull(f"no room for the body: {error.strerror}", where="body") from error
         assert self._file is not None
         return self._file
 
@@ -145,7 +151,6 @@ class Uploads:
         try:
             with timings.stage("read"):
                 await self._fill(request, upload, lambda: check_head(upload, input_format, largest), ticket)
-            ticket.hold_bytes(upload.size)
             ticket.take_place()
             yield upload
         finally:
@@ -168,7 +173,7 @@ class Uploads:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
 
     async def _fill(self, request: Request, upload: Upload, check: Callable[[], None], ticket: Ticket) -> None:
-        """Take the body, a megabyte at a time to the disk; `check` is called once, after the first. The last of it waits in the upload."""
+        """Take the body, a quarter of a megabyte at a time to the disk, after the first comes `check`; the last waits in memory."""
 
         def write_first() -> None:
             upload.write()
@@ -179,8 +184,8 @@ class Uploads:
             waiting = upload.keep(chunk)
             if upload.size > self._limit:
                 raise self._too_large()
+            ticket.hold_bytes(upload.size)
             if waiting >= FLUSH_BYTES:
-                ticket.hold_bytes(upload.size)
                 await self._in_thread(write)
                 write = upload.write
 

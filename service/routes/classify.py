@@ -1,9 +1,7 @@
 """POST /v1/classify: a file in, the best classes out."""
 
-from functools import partial
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from models.processor import Classification
@@ -41,7 +39,7 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     """
     timings = timings_of(request)
     with context.admission.enter(announced_bytes(request.headers)) as ticket:
-        model = await to_thread.run_sync(partial(context.pool.get, options.model, "classify"), limiter=context.lookups)
+        model = await context.model(options.model, "classify")
         request.state.model_used = (model.ref.name, model.ref.version)
         read = await receive_voxels(request, context, model, options, ticket)
         num_points, voxels = len(read.cloud), read.voxels

@@ -89,7 +89,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     """
     timings = timings_of(request)
     with context.admission.enter(announced_bytes(request.headers)) as ticket:
-        model = await to_thread.run_sync(partial(context.pool.get, options.model, "segment"), limiter=context.lookups)
+        model = await context.model(options.model, "segment")
         request.state.model_used = (model.ref.name, model.ref.version)
         asked = options.format or accepted(request.headers.get("accept", ""))
         async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
@@ -111,7 +111,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     headers |= {name: ", ".join(said) for name, said in (("X-Filled", found.filled), ("X-Scaled", found.scaled)) if said}
     if found.tiles > 1:
         headers |= {"X-Tiles": str(found.tiles), "X-Halo": f"{found.halo} of {found.full_halo} voxels"}
-    return InPieces(body, headers, MEDIA_TYPES[read.fmt])
+    return InPieces(body, headers, MEDIA_TYPES[read.fmt], context.admission.hold_answer(body.size))
 
 
 @dataclass(frozen=True)

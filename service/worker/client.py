@@ -55,6 +55,7 @@ class Worker:
         """Have the process started. Raises: WorkerLost."""
         self._busy, self._managing = threading.Lock(), threading.Lock()
         self.pid: int | None = None
+        self.why = "it ended by itself, by a signal or for want of memory"  # as far as is known on this side
         try:
             self._compute, self._control, self._lifeline = nursery.worker(setup)
         except PeerGone as error:
@@ -107,7 +108,8 @@ class Worker:
             raise WorkerLost(str(error)) from error
         except (TimeoutError, OSError) as error:
             self.kill()  # it may answer later, and then to another question
-            raise WorkerLost(f"it did not answer in time: {error}") from error
+            self.why = f"killed: no answer within {channel.gettimeout():g} s" if isinstance(error, TimeoutError) else str(error)
+            raise WorkerLost(self.why) from error
         except BaseException:
             self.kill()  # a part of its answer is still on the way
             raise

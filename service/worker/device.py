@@ -142,7 +142,7 @@ class Device:
         if not self._ending.is_set():
             self._telemetry.worker_restarts.inc()
             lived_s = round(time.monotonic() - started, 3)
-            LOG.error("worker lost", extra={"fields": {"pid": worker.pid, "seconds": lived_s, "said": said or None}})
+            LOG.error("worker lost", extra={"fields": {"pid": worker.pid, "lived_s": lived_s, "why": said or worker.why}})
 
     def _start(self) -> Worker:
         """A worker with all nets, which everybody is given from now on. Raises: WorkerLost."""

@@ -108,8 +108,10 @@ def main(fd: int) -> None:
         setup = json.loads(message)
         prepare(setup)
         if os.fork() == 0:
-            orders.close()
-            work(setup, *(socket.socket(fileno=each) for each in fds))
-            os._exit(0)
+            try:
+                orders.close()
+                work(setup, *(socket.socket(fileno=each) for each in fds))
+            finally:  # whatever it was: no thread keeps the process
+                os._exit(0)
         for each in fds:
             os.close(each)

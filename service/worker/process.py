@@ -53,6 +53,7 @@ def work(setup: Mapping[str, object], compute: socket.socket, control: socket.so
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     nets: dict[str, Predictor] = {}
     send(lifeline, {"pid": os.getpid()})
+    threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
     threading.Thread(target=_serve, args=(control, lambda head, _: _manage(nets, head), lifeline), daemon=True).start()
     _serve(compute, lambda head, arrays: _forward(nets, head, arrays), lifeline)
 

@@ -1,6 +1,9 @@
 """README's table of codes is the table of the code."""
 
+import ast
 import re
+from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 from models import errors
@@ -30,6 +33,14 @@ def tree(kind: type[errors.FipError]) -> set[type[errors.FipError]]:
     return {kind}.union(*(tree(below) for below in kind.__subclasses__()))
 
 
+def of_connections() -> Iterator[tuple[str, HTTPStatus]]:
+    """Code and status of what service/protocol.py answers before there is a request that an error could be raised in."""
+    for call in ast.walk(ast.parse((ROOT / "service/protocol.py").read_text())):
+        match call:
+            case ast.Call(args=[ast.Attribute(value=ast.Name(id="HTTPStatus"), attr=status), ast.Constant(value=str(code)), *_]):
+                yield code, HTTPStatus[status]
+
+
 def test_every_code_stands_in_the_readme_with_its_status_and_exit_code() -> None:
     stated: dict[str, tuple[str, str]] = {}
     for codes, status, code in ROW.findall((ROOT / "README.md").read_text()):
@@ -39,4 +50,6 @@ def test_every_code_stands_in_the_readme_with_its_status_and_exit_code() -> None
         status = "" if issubclass(kind, errors.TrainingError) else str(int(problems.status_of(kind)))
         code = "" if kind in SERVICE_ONLY else str(USAGE if kind is errors.BadOption else exit_code(kind("x")))
         expected[kind.code] = (status, code)
-    assert stated == expected
+    found = {code: (str(int(status)), "") for code, status in of_connections()}
+    assert {"bad_request", "slow_request", "too_many_connections"} <= set(found)
+    assert stated == expected | found

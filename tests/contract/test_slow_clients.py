@@ -52,7 +52,8 @@ def add_large_answer(app: FastAPI, folder: Path | None) -> None:
             for _ in range(LARGE >> 20):
                 file.write(bytes(1 << 20))
 
-        return InPieces(AnswerFile(folder, write), {}, "application/octet-stream")
+        answer = AnswerFile(folder, write)
+        return InPieces(answer, {}, "application/octet-stream", app.state.context.admission.hold_answer(answer.size))
 
 
 @pytest.fixture

@@ -146,9 +146,28 @@ def test_what_cannot_be_started_says_so(tiny_registry: Path, arguments: list[str
         ("FIP_DEVICE", "banana", "FIP_DEVICE: no device 'banana' here"),
         ("FIP_SPOOL_DIR", "/no/such/folder", "FIP_SPOOL_DIR: Path does not point to a directory"),
         ("FIP_REGISTRY", "/no/such/folder", "FIP_REGISTRY: '/no/such/folder' is neither a folder"),
+        ("FIP_FORWARD_SECONDS", "inf", "FIP_FORWARD_SECONDS: Input should be "),
+        ("FIP_REQUEST_SECONDS", "nan", "FIP_REQUEST_SECONDS: Input should be "),
+        ("FIP_WORKER_MEMORY_BYTES", "1000", "FIP_WORKER_MEMORY_BYTES: Input should be greater than or equal to 536870912"),
     ],
 )
 def test_a_wrong_environment_is_named_in_one_line(name: str, value: str, said: str) -> None:
     done = subprocess.run([str(FIP), "serve"], capture_output=True, text=True, timeout=60, env={**environment(), name: value})
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"Error: {said}")
+
+
+def test_a_worker_with_too_little_memory_to_start_is_an_error_of_its_own() -> None:
+    variables = {**environment(), "FIP_WORKER_MEMORY_BYTES": str(512 << 20)}
+    done = subprocess.run([str(FIP), "serve", "--port", "0"], capture_output=True, text=True, timeout=60, env=variables)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert any(line.startswith(("error [not_ready]: ", "error [out_of_memory]: ")) for line in done.stderr.splitlines()), done.stderr
+
+
+def test_a_mistyped_setting_is_told_of_at_start(tiny_registry: Path) -> None:
+    variables = {**environment(), "FIP_MAX_WAITNG": "7", "FIP_DATA": "/data"}
+    command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), "--model", "no-such-model"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
+    warnings = [json.loads(line) for line in done.stderr.splitlines() if '"warning"' in line]
+    assert [line["event"] for line in warnings] == ["FIP_MAX_WAITNG is no setting; did you mean FIP_MAX_WAITING?"]
