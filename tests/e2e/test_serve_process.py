@@ -157,14 +157,6 @@ def test_a_wrong_environment_is_named_in_one_line(name: str, value: str, said: s
     assert done.stderr.splitlines()[-1].startswith(f"Error: {said}")
 
 
-def test_a_worker_with_too_little_memory_to_start_is_an_error_of_its_own() -> None:
-    variables = {**environment(), "FIP_WORKER_MEMORY_BYTES": str(512 << 20)}
-    done = subprocess.run([str(FIP), "serve", "--port", "0"], capture_output=True, text=True, timeout=60, env=variables)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert any(line.startswith(("error [not_ready]: ", "error [out_of_memory]: ")) for line in done.stderr.splitlines()), done.stderr
-
-
 def test_a_mistyped_setting_is_told_of_at_start(tiny_registry: Path) -> None:
     variables = {**environment(), "FIP_MAX_WAITNG": "7", "FIP_DATA": "/data"}
     command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), "--model", "no-such-model"]
