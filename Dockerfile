@@ -1,6 +1,6 @@
 # The service with its bundled model, or with EXTRAS=train what trains more of them. Build arguments:
 #   BASE_IMAGE   an image with Python 3.11 as `python`
-#   EXTRAS       extras of the package to install, with commas: serve, train, mlflow
+#   EXTRAS       extras of the package to install, with commas: serve, otel, train, mlflow
 #   TORCH_INDEX  where torch comes from when set, e.g. an index of CPU-only builds, which makes a much smaller image
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,24 @@ def test_compose_up_starts_one_cpu_service_without_secrets(compose: dict) -> Non
 def test_compose_waits_longer_than_the_service_drains(compose: dict) -> None:
     grace = compose["services"]["fip"]["stop_grace_period"]
     assert grace.endswith("s")
-    assert int(grace.removesuffix("s")) > Settings.model_fields["drain_seconds"].default
+    defaults = (Settings.model_fields[name].default for name in ("lame_duck_seconds", "drain_seconds"))
+    assert int(grace.removesuffix("s")) > sum(defaults)
+
+
+def test_the_bound_on_bytes_says_no_before_tmp_is_full(compose: dict) -> None:
+    """With room left for the answer to a file of the largest size: answers are held without being asked whether they fit."""
+    service = compose["services"]["fip"]
+    [tmp] = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]
+    gib = int(re.search(r"size=(\d+)g", tmp)[1])
+    waiting = int(re.fullmatch(r"\$\{FIP_MAX_WAITING_BYTES:-(\d+)\}", service["environment"]["FIP_MAX_WAITING_BYTES"])[1])
+    assert waiting + Settings.model_fields["max_body_bytes"].default <= gib << 30
+
+
+def test_compose_can_send_traces(compose: dict) -> None:
+    service = compose["services"]["fip"]
+    assert "otel" in service["build"]["args"]["EXTRAS"].split(",")
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SERVICE_NAME"):
+        assert service["environment"][name] == f"${{{name}:-}}"  # empty: off
 
 
 def test_compose_passes_only_arguments_that_the_dockerfile_takes(compose: dict) -> None:
