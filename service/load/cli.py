@@ -7,6 +7,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import click
 
+from models.errors import BadOption
+
 if TYPE_CHECKING:
     from service.load.plan import Arrivals
     from service.load.records import LoadResult
@@ -17,7 +19,7 @@ RATE = 20.0
 INSTALL = "fip bench needs {name!r}, which is not installed: pip install 'fip-server[load]'"
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
-NOTHING_ANSWERED = 1
+NOTHING_ACCEPTED = 1
 EXAMPLES = """\b
 Examples:
   fip bench http://127.0.0.1:8000                              20 clouds a second for 30 seconds
@@ -115,7 +117,7 @@ def bench(
     When requests are due is drawn beforehand, and latencies are counted from then: a service that falls behind cannot hide it by
     slowing its clients down. URL may have a path; without one it is asked at /v1/TASK.
 
-    Ctrl-C ends the run early and reports. Exits with 1 if nothing was answered.
+    Ctrl-C ends the run early and reports. Exits with 1 if no request was answered as it should be: a whole file with 2xx.
     """
     if sum(pace is not None for pace in (rate, ramp, clients)) > 1:
         raise click.UsageError("of --rate, --ramp and --closed only one can set the pace")
@@ -128,7 +130,10 @@ def bench(
         raise missing(error) from error
 
     address = urlsplit(url)
-    mix = parse_points(points or MIX) if points or not files else {}
+    try:
+        mix = parse_points(points or MIX) if points or not files else {}
+    except BadOption as error:
+        raise click.BadParameter(error.detail, param_hint="'--points'") from error
     query = dict(parse_qsl(address.query)) | {name: value for name, value in (("model", model), ("format", fmt)) if value}
     plan = LoadPlan(
         url=f"{address.scheme}://{address.netloc}" if address.netloc else url,
@@ -156,7 +161,7 @@ def bench(
         from service.load.plot import draw
 
         draw(result, plot_file)
-    return 0 if any(record.status for record in result.records) else NOTHING_ANSWERED
+    return 0 if result.any_right else NOTHING_ACCEPTED
 
 
 def missing(error: ModuleNotFoundError) -> Exception:

@@ -22,6 +22,7 @@ FIRST_GUESS_S = 0.01  # of how long an answer takes, until there was one
 MEMORY = 0.1  # weight of the newest answer in that guess
 PIECE_BYTES = 1 << 18  # of a body that is written to its connection; then others get their turn
 PROGRESS_S = 0.5
+CLASSIFY = "/v1/classify"
 NOT_SENT = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 
@@ -157,7 +158,7 @@ class Clients:
                     patience.reschedule(self._clock() + draw.spare * self._expected_s[draw.body])
                 async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                     exchange.first_byte_s = self.now()
-                    exchange.take(response, await response.read())
+                    exchange.take(response, await response.read(), predictions=self._plan.path.endswith(CLASSIFY))
         except TimeoutError:
             error = None if draw.kind == DISCONNECTED and exchange.sent_s is not None else "timeout"
             exchange.status = 0
@@ -203,15 +204,18 @@ class Exchange:
     code: str | None = None
     retry_after_s: float | None = None
     server_timing: str | None = None
+    readable: bool = True
 
-    def take(self, response: aiohttp.ClientResponse, content: bytes) -> None:
-        """An answer that has come whole."""
+    def take(self, response: aiohttp.ClientResponse, content: bytes, *, predictions: bool) -> None:
+        """An answer that has come whole. predictions: whether a 200 has some."""
         self.status = response.status
         self.server_timing = response.headers.get("Server-Timing")
         if self.status >= 400:
             self.code = problem_code(content)
             with suppress(ValueError):  # it may be a date, which no service of ours sends
                 self.retry_after_s = float(response.headers.get("Retry-After", ""))
+        elif predictions:
+            self.readable = has_predictions(content)
 
     def record(self, done_s: float, error: str | None) -> Record:
         return Record(
@@ -228,6 +232,7 @@ class Exchange:
             retry_after_s=self.retry_after_s,
             server_timing=self.server_timing,
             error=error,
+            readable=self.readable,
         )
 
 
@@ -239,6 +244,15 @@ def problem_code(content: bytes) -> str | None:
         return None
     code = document.get("code") if isinstance(document, dict) else None
     return code if isinstance(code, str) else None
+
+
+def has_predictions(content: bytes) -> bool:
+    """Whether this is what /v1/classify answers with, and not the page of whoever else listens there."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and bool(document.get("predictions"))
 
 
 def header_name(name: str) -> str:

@@ -20,6 +20,13 @@ BINS = 60
 
 def draw(result: LoadResult, path: Path) -> None:
     """Write an .svg or .png. No window is opened and no global state of matplotlib is used."""
+    figure = picture(result)
+    with mpl.rc_context({"svg.fonttype": "none"}):  # text stays text
+        figure.savefig(path, dpi=120)
+
+
+def picture(result: LoadResult) -> Figure:
+    """Three diagrams, one above the other."""
     figure = Figure(figsize=(10, 8), layout="constrained")  # a Figure of its own draws with Agg, or as SVG
     over_time, distribution, statuses = figure.subplots(3, 1, height_ratios=(3, 2, 2))
     groups = {name: [each for each in result.records if each.kind != "disconnected" and group_of(each) == name] for name in GROUPS}
@@ -27,8 +34,7 @@ def draw(result: LoadResult, path: Path) -> None:
     _distribution(distribution, groups)
     _statuses(statuses, result)
     figure.suptitle(_title(result))
-    with mpl.rc_context({"svg.fonttype": "none"}):  # text stays text
-        figure.savefig(path, dpi=120)
+    return figure
 
 
 def _title(result: LoadResult) -> str:
@@ -46,7 +52,12 @@ def _over_time(axes: Axes, groups: Mapping[str, list[Record]]) -> None:
     axes.set(xlabel="due, s", ylabel="latency, ms", yscale="log")
     _plain_numbers(axes.yaxis)
     if any(groups.values()):
-        axes.legend(loc="upper right")
+        _legend_above(axes)
+
+
+def _legend_above(axes: Axes) -> None:
+    """Where it covers nothing."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=8, frameon=False, borderaxespad=0.2)
 
 
 def _distribution(axes: Axes, groups: Mapping[str, list[Record]]) -> None:
@@ -81,4 +92,4 @@ def _statuses(axes: Axes, result: LoadResult) -> None:
         below += height
     axes.set(xlabel="answered, s", ylabel="answers a second", xlim=(0, end))
     if result.records:
-        axes.legend(loc="upper right", ncols=4)
+        _legend_above(axes)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from service.load.plan import LoadPlan
-from service.load.summary import Summary, summarize
+from service.load.summary import Summary, is_right, summarize
 
 Kind = Literal["whole", "malformed", "disconnected"]
 WHOLE: Kind = "whole"
@@ -20,6 +20,7 @@ class Record:
     attempt failed. status: 0 without an answer. code: of a problem document. damage: how a malformed body was damaged.
     kind "disconnected" is a client that means to leave; it has a status if the answer came before that. error: why there is no answer:
     the name of an exception, "timeout" (the client's own patience) or "interrupted" (the run was ended).
+    readable: false where a 2xx is not what /v1/classify answers with.
     """
 
     request_id: str
@@ -35,6 +36,12 @@ class Record:
     retry_after_s: float | None = None
     server_timing: str | None = None
     error: str | None = None
+    readable: bool = True
+
+    @property
+    def accepted(self) -> bool:
+        """Answered with 2xx, and with what was asked for as far as that is looked at."""
+        return 200 <= self.status < 300 and self.readable
 
     @property
     def latency_s(self) -> float:
@@ -54,6 +61,11 @@ class LoadResult:
     sending_s: float
     interrupted: bool = False
     peak_connections: int = 0
+
+    @property
+    def any_right(self) -> bool:
+        """Whether any file was answered rightly; where only damaged ones were sent, or clients left, any of those."""
+        return any(is_right(record) for record in [each for each in self.records if each.kind == WHOLE] or self.records)
 
     def summary(self, goodput_ms: float | None = None) -> Summary:
         """See `service.load.summary.summarize`."""

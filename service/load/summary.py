@@ -83,6 +83,7 @@ class Summary(TypedDict):
     connection_errors: dict[str, int]
     interrupted_requests: int
     unexpected_5xx: int
+    unreadable_2xx: int
 
 
 def summarize(result: "LoadResult", goodput_ms: float | None = None) -> Summary:
@@ -124,6 +125,7 @@ def summarize(result: "LoadResult", goodput_ms: float | None = None) -> Summary:
         "connection_errors": _counts(record.error for record in records if record.error and record.error != "interrupted"),
         "interrupted_requests": sum(record.error == "interrupted" for record in records),
         "unexpected_5xx": sum(is_unexpected(record) for record in answered),
+        "unreadable_2xx": sum(not record.readable for record in answered),
     }
 
 
@@ -150,8 +152,8 @@ def group_of_status(status: int) -> str | None:
 
 
 def is_right(record: "Record") -> bool:
-    """A 2xx for a whole file, a refusal for a damaged one."""
-    return group_of(record) == ("refused" if record.kind == "malformed" else "accepted")
+    """A 2xx for a whole file, with an answer that can be read, a refusal for a damaged one."""
+    return group_of(record) == "refused" if record.kind == "malformed" else record.accepted
 
 
 def is_unexpected(record: "Record") -> bool:

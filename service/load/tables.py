@@ -58,6 +58,8 @@ def _requests(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield "departing clients", f"{left['count']}, of which {left['left']} left before the answer"
     if again["count"]:
         yield "Retry-After", f"{again['count']}, p50 {_text(again['p50'])} s, at most {_text(again['max'])} s"
+    if summary["unreadable_2xx"]:
+        yield "2xx that are no answers of ours", str(summary["unreadable_2xx"])
     yield "unexpected 5xx", str(summary["unexpected_5xx"])
 
 

@@ -87,6 +87,12 @@ def test_ctrl_c_ends_early_and_reports(served: tuple[str, Path]) -> None:
     assert "latency, ms: accepted: count " in out
 
 
+def test_nothing_but_404(served: tuple[str, Path]) -> None:
+    done = bench(f"{served[0]}/v1/clasify", "--points", "100", "--duration", "1s")
+    assert done.returncode == 1, done.stderr
+    assert "answers: not_found: " in done.stdout
+
+
 def test_nothing_answered() -> None:
     done = bench("http://127.0.0.1:1", "--points", "100", "--duration", "1s")
     assert done.returncode == 1
@@ -101,7 +107,7 @@ def test_nothing_answered() -> None:
         (["http://127.0.0.1:1", "--ramp", "0:0"], "ramp"),
         (["http://127.0.0.1:1", "--rate", "5", "--closed", "2"], "--closed"),
         (["http://127.0.0.1:1", "--duration", "soon"], "--duration"),
-        (["http://127.0.0.1:1", "--points", "many"], "--points"),
+        (["http://127.0.0.1:1", "--points", "many"], "Error: Invalid value for '--points': 'many'"),
         (["http://127.0.0.1:1", "--format", "ply"], "--format"),
         (["http://127.0.0.1:1", "--plot", "a.pdf"], "--plot"),
         (["http://127.0.0.1:1", "--json", "no/such/folder/a.json"], "--json"),

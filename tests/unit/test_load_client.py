@@ -15,7 +15,7 @@ from service.load.client import Progress, run_load
 from service.load.plan import Body, LoadPlan
 from service.load.records import LoadResult
 
-OK = b"HTTP/1.1 200 OK\r\nServer-Timing: read;dur=1.5\r\nContent-Length: 2\r\n\r\n{}"
+OK = b'HTTP/1.1 200 OK\r\nServer-Timing: read;dur=1.5\r\nContent-Length: 33\r\n\r\n{"predictions":[{"label":"box"}]}'
 BUSY = (
     b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3\r\nContent-Type: application/problem+json\r\n"
     b'Content-Length: 21\r\n\r\n{"code":"overloaded"}'
@@ -239,3 +239,27 @@ def test_a_missing_package_names_the_extra(package: str, arguments: list[str]) -
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == f"Error: fip bench needs {package!r}, which is not installed: pip install 'fip-server[load]'\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "readable"),
+    [
+        (b"<html>welcome</html>", "/v1/classify", False),
+        (b"{}", "/v1/classify", False),
+        (b"[" * 100_000, "/behind/a/proxy/v1/classify", False),
+        (b"\x00\xff", "/v1/segment", True),  # may be anything
+    ],
+)
+def test_an_answer_of_somebody_else_is_seen(body: bytes, path: str, readable: bool) -> None:
+    async def other(_count: int) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    result, _ = run(replace(PLAN, bodies=BODIES[:1], rate=10, path=path), other)
+    assert {(record.status, record.readable) for record in result.records} == {(200, readable)}
+    assert result.any_right is readable
+
+
+def test_an_answer_of_ours_is_right() -> None:
+    result, _ = run(replace(PLAN, bodies=BODIES[:1], rate=10), at_once)
+    assert result.any_right
+    assert result.summary()["goodput"]["share"] == 1.0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from service.load.plan import Body, LoadPlan
+from service.load.plot import picture
 from service.load.records import LoadResult, Record
 from service.load.summary import Summary
 from service.load.tables import sections
@@ -145,3 +146,39 @@ def test_plain_lines_say_what_they_are() -> None:
     assert "requests: goodput: 50.0 % right within 500 ms, 0.1/s" in lines
     assert "answers: overloaded: 1" in lines
     assert not any(line.startswith("no answer") for line in lines)
+
+
+def test_a_2xx_that_is_no_answer_of_ours_is_not_right() -> None:
+    found = summary(record(), record(readable=False))
+    assert (found["goodput"]["share"], found["unreadable_2xx"]) == (0.5, 1)
+    assert "requests: 2xx that are no answers of ours: 1" in [line for section in sections(found) for line in section.lines()]
+
+
+@pytest.mark.parametrize(
+    ("records", "right"),
+    [
+        ([record(), record(status=404)], True),
+        ([record(status=404), record(status=429)], False),
+        ([record(readable=False)], False),
+        ([record(status=404), record(status=404, kind="malformed")], False),  # nobody looked at the damaged one
+        ([record(status=400, kind="malformed")], True),  # nothing else was sent
+        ([record(status=0, kind="disconnected")], False),
+        ([], False),
+    ],
+)
+def test_a_run_succeeds_with_one_right_answer_to_a_whole_file(records: list[Record], right: bool) -> None:
+    assert LoadResult(PLAN, tuple(records), elapsed_s=1.0, sending_s=1.0).any_right is right
+
+
+def test_legends_cover_no_data() -> None:
+    statuses = (200, 400, 404, 415, 422, 429, 500, 503, 504, 0)
+    figure = picture(
+        LoadResult(PLAN, tuple(record(i, 0.1 + i, status) for i, status in enumerate(statuses)), elapsed_s=20.0, sending_s=10.0)
+    )
+    figure.draw_without_rendering()
+    legends = [(axes.bbox, legend.get_window_extent()) for axes in figure.axes if (legend := axes.get_legend())]
+    assert len(legends) == 2
+    for inside, box in legends:
+        assert box.y0 >= inside.y1 - 1
+        assert box.x0 >= 0
+    assert not any(box.overlaps(other.bbox) for _, box in legends for other in figure.axes)
