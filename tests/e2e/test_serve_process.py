@@ -148,7 +148,7 @@ def test_what_cannot_be_started_says_so(tiny_registry: Path, arguments: list[str
         ("FIP_REGISTRY", "/no/such/folder", "FIP_REGISTRY: '/no/such/folder' is neither a folder"),
         ("FIP_FORWARD_SECONDS", "inf", "FIP_FORWARD_SECONDS: Input should be "),
         ("FIP_REQUEST_SECONDS", "nan", "FIP_REQUEST_SECONDS: Input should be "),
-        ("FIP_WORKER_MEMORY_BYTES", "1000", "FIP_WORKER_MEMORY_BYTES: Input should be greater than or equal to 536870912"),
+        ("FIP_WORKER_MEMORY_BYTES", "1000", "FIP_WORKER_MEMORY_BYTES: Input should be greater than or equal to 805306368"),
     ],
 )
 def test_a_wrong_environment_is_named_in_one_line(name: str, value: str, said: str) -> None:

@@ -33,7 +33,7 @@ def test_times_are_finite_and_end_within_a_day(name: str, value: str, monkeypatc
     assert first["loc"][0] == name
 
 
-@pytest.mark.parametrize(("given", "accepted"), [("1", False), (str((512 << 20) - 1), False), (str(512 << 20), True), ("", True)])
+@pytest.mark.parametrize(("given", "accepted"), [("1", False), (str((768 << 20) - 1), False), (str(768 << 20), True), ("", True)])
 def test_a_worker_has_the_memory_to_start(given: str, accepted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIP_WORKER_MEMORY_BYTES", given)
     if accepted:
