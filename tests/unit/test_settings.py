@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from service.settings import LONGEST_S, OTHERS, Settings, mistyped
 
 ROOT = Path(__file__).parents[2]
+READ = re.compile(r"environ(\.get\(|\[).FIP_|\$\{FIP_|^ENV .*FIP_")
 
 
 def timed() -> Iterator[str]:
@@ -58,7 +59,7 @@ def test_mistyped_names_are_told_of_with_the_nearest() -> None:
 def test_no_variable_of_ours_is_taken_for_a_mistyped_one() -> None:
     files = [path for folder in ("models", "service", "training", "tests") for path in (ROOT / folder).rglob("*.py")]
     files += [ROOT / name for name in ("docker-compose.yml", "Dockerfile", "Makefile")]
-    lines = (line for path in files for line in path.read_text().splitlines() if re.search(r"environ.*FIP_|\$\{FIP_|^ENV .*FIP_", line))
+    lines = (line for path in files for line in path.read_text().splitlines() if READ.search(line))
     ours = {name for line in lines for name in re.findall(r"FIP_[A-Z_]+[A-Z]", line)}
     assert {"FIP_DATA", "FIP_CACHE", "FIP_TRAIN_DATA", "FIP_PORT"} <= ours
     assert mistyped(ours) == []
