@@ -80,15 +80,20 @@ class Line(Generic[Job]):
         line = self._next()
         return line is not None and sum(job.voxels for *_, job in line.jobs) >= line.budget
 
-    def take(self) -> list[Job]:
-        """The next pass: jobs of one model, taken out of the line. Empty if nobody waits."""
-        line = self._next()
+    def take(self, express: bool = False) -> list[Job]:
+        """The next pass: jobs of one model, taken out of the line. Empty if nobody waits.
+
+        express: a pass between the layers of a longer one, of small clouds that need not be alone.
+        """
+        line = self._next(express)
         if line is None:
             return []
         batch: list[Job] = []
         total, most = 0, line.budget
         for entry in list(line.jobs):
             job = entry[2]
+            if express and not self._small(job):
+                continue
             if batch and total + job.voxels > min(most, job.most_voxels):
                 continue
             batch.append(job)
@@ -104,9 +109,8 @@ class Line(Generic[Job]):
         self._clock = line.turn
         line.turn += seconds
 
-    def ran(self, batch: Sequence[Job], seconds: float) -> None:
-        """A pass of these went well, and took so long."""
-        self.spent(batch, seconds)
+    def measured(self, batch: Sequence[Job], seconds: float) -> None:
+        """A pass of these, and of nothing else, went well and took so long."""
         line = self._lines[batch[0].model]
         voxels = max(sum(job.voxels for job in batch), 1)
         line.second_a_voxel = REMEMBERED * line.second_a_voxel + (1 - REMEMBERED) * seconds / voxels
@@ -128,5 +132,9 @@ class Line(Generic[Job]):
         """What all passes of those who wait should take."""
         return sum(line.second_a_voxel * sum(job.voxels for *_, job in line.jobs) for line in self._lines.values())
 
-    def _next(self) -> _Line[Job] | None:
-        return min((line for line in self._lines.values() if line.jobs), key=lambda line: line.turn, default=None)
+    def _small(self, job: Job) -> bool:
+        return job.voxels <= self._budget and job.most_voxels > 0
+
+    def _next(self, express: bool = False) -> _Line[Job] | None:
+        lines = (line for line in self._lines.values() if any(not express or self._small(job) for *_, job in line.jobs))
+        return min(lines, key=lambda line: line.turn, default=None)

@@ -18,7 +18,7 @@ from service.batching import Line
 from service.problems import NotReady, OutOfMemory, WorkerFailed
 from service.settings import Settings
 from service.telemetry import Telemetry, Timings
-from service.worker.client import WorkerLost
+from service.worker.client import Lane, WorkerLost
 from service.worker.device import Device
 
 LOG = logging.getLogger("fip.service")
@@ -57,15 +57,15 @@ class Scheduler:
         self._line: Line[Job] = Line(settings.batch_voxels)
         self._arrived = asyncio.Event()
         self._coming = 0
-        self._until_s = 0.0  # when the pass under way should be over
+        self._under_way: dict[Lane, float] = {}  # when the passes should be over
         self._runs: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fip-device")
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fip-device")
 
     @property
     def seconds_left(self) -> float:
         """What the device should still need for all that it has and that waits for it."""
-        now = max(self._until_s - time.perf_counter(), 0.0) if self._until_s else 0.0
-        return now + self._line.seconds_waiting()
+        now = time.perf_counter()
+        return sum(max(until_s - now, 0.0) for until_s in self._under_way.values()) + self._line.seconds_waiting()
 
     @contextmanager
     def coming(self) -> Iterator[None]:
@@ -101,7 +101,7 @@ class Scheduler:
             self._runs.cancel()
             with suppress(asyncio.CancelledError):
                 await self._runs
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _count(self, requests: int, points: int) -> None:
         self._telemetry.queue_requests.inc(requests)
@@ -113,13 +113,16 @@ class Scheduler:
             await self._somebody()
             if not self._device.up:
                 try:
-                    await loop.run_in_executor(self._thread, self._device.wait)
+                    await loop.run_in_executor(self._threads, self._device.wait)
                 except NotReady as error:
                     self._refuse_all(error)
                     continue
             await self._company()
             if batch := [job for job in self._line.take() if not job.answer.done()]:  # who has just left has not yet been taken out
-                await self._pass(batch)
+                if sum(job.voxels for job in batch) > self._budget:
+                    await self._long_pass(batch)
+                else:
+                    await self._pass(batch)
 
     async def _somebody(self) -> None:
         while not len(self._line):
@@ -136,7 +139,23 @@ class Scheduler:
             except TimeoutError:
                 return
 
-    async def _pass(self, batch: list[Job]) -> None:
+    async def _long_pass(self, batch: list[Job]) -> None:
+        """A pass that lets small clouds through between its layers."""
+        passing = asyncio.create_task(self._pass(batch, "long"))
+        try:
+            while not passing.done():
+                if small := [job for job in self._line.take(express=True) if not job.answer.done()]:
+                    await self._pass(small, "express")
+                    continue
+                self._arrived.clear()
+                arrival = asyncio.create_task(self._arrived.wait())
+                await asyncio.wait({passing, arrival}, return_when=asyncio.FIRST_COMPLETED)
+                arrival.cancel()
+            await passing
+        finally:
+            passing.cancel()
+
+    async def _pass(self, batch: list[Job], lane: Lane = "usual") -> None:
         started = time.perf_counter()
         for job in batch:
             job.timings.ended("queue", started - job.arrived_s)
@@ -144,16 +163,13 @@ class Scheduler:
             job.timings.facts["batch_requests"] = len(batch)
         self._telemetry.batch_requests.observe(len(batch))
         self._telemetry.batch_points.observe(sum(job.points for job in batch))
-        clouds = [job.cloud for job in batch]
-        self._until_s = started + self._line.seconds_of(batch)
+        self._under_way[lane] = started + self._line.seconds_of(batch)
         try:
-            logits = await asyncio.get_running_loop().run_in_executor(self._thread, self._device.forward, batch[0].model, clouds)
+            logits = await self._forward(batch, lane)
         except WorkerLost as error:
-            self._line.spent(batch, time.perf_counter() - started)
-            self._again_after_death(batch, str(error))
+            self._again_after_death(batch, str(error), alone=len(batch) == 1 and len(self._under_way) == 1)
         except OutOfMemory as error:
-            self._line.spent(batch, time.perf_counter() - started)
-            self._again_in_less_memory(batch, error)
+            self._again_in_less_memory(batch, error, alone=len(self._under_way) == 1)
         except FipError as error:
             self._again_alone(batch, error)
         except Exception as error:  # the line goes on, whatever it was
@@ -161,12 +177,18 @@ class Scheduler:
             self._again_alone(batch, WorkerFailed(str(error)))
         else:
             seconds = time.perf_counter() - started
-            self._line.ran(batch, seconds)
+            if lane != "express":  # which waits for the other's layers
+                self._line.measured(batch, seconds)
             for job in batch:
                 job.timings.ended("forward", seconds)
             self._answer(batch, logits)
         finally:
-            self._until_s = 0.0
+            del self._under_way[lane]
+            self._line.spent(batch, time.perf_counter() - started)
+
+    async def _forward(self, batch: list[Job], lane: Lane) -> npt.NDArray[np.float32]:
+        clouds = [job.cloud for job in batch]
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._device.forward, batch[0].model, clouds, lane)
 
     def _answer(self, batch: list[Job], logits: npt.NDArray[np.float32]) -> None:
         """logits: (S, L), or (B, L)."""
@@ -176,16 +198,20 @@ class Scheduler:
                 rows = torch.from_numpy(logits[end - job.rows : end])
                 job.answer.set_result(rows if job.per_voxel else rows[0])
 
-    def _again_after_death(self, batch: list[Job], why: str) -> None:
+    def _again_after_death(self, batch: list[Job], why: str, *, alone: bool) -> None:
         """One of these may have killed the worker: they go on one by one, and one that kills another worker by itself was it."""
         for job in batch:
-            job.deaths += len(batch) == 1
+            job.deaths += alone
             if job.deaths >= DEATHS_ALONE:
                 self._refuse(job, WorkerFailed(f"the worker was lost over this request, twice: {why}"))
             else:
                 self._again(job, 0)
 
-    def _again_in_less_memory(self, batch: list[Job], error: OutOfMemory) -> None:
+    def _again_in_less_memory(self, batch: list[Job], error: OutOfMemory, *, alone: bool) -> None:
+        if not alone:  # another pass has the memory
+            for job in batch:
+                self._again(job, 0)
+            return
         if len(batch) == 1:
             self._refuse(batch[0], error)
             return

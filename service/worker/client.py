@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from service.worker.messages import Array, Head, PeerGone, receive, send
 from service.worker.nursery import Nursery
 
 START_S = 60.0  # a process that says nothing for so long will not
+Lane = Literal["usual", "long", "express"]
 LOAD_S = 120.0  # nor will a net that takes so long to load
 
 
@@ -53,14 +55,15 @@ class Worker:
 
     def __init__(self, nursery: Nursery, setup: dict[str, object], forward_seconds: float) -> None:
         """Have the process started. Raises: WorkerLost."""
-        self._busy, self._managing = threading.Lock(), threading.Lock()
+        self._busy, self._managing, self._between = threading.Lock(), threading.Lock(), threading.Lock()
         self.pid: int | None = None
         self.why = "it ended by itself, by a signal or for want of memory"  # as far as is known on this side
         try:
-            self._compute, self._control, self._lifeline = nursery.worker(setup)
+            self._compute, self._express, self._control, self._lifeline = nursery.worker(setup)
         except PeerGone as error:
             raise WorkerLost(str(error)) from error
         self._compute.settimeout(forward_seconds)
+        self._express.settimeout(forward_seconds)
         self._control.settimeout(LOAD_S)
 
     def begin(self) -> None:
@@ -93,11 +96,14 @@ class Worker:
         with self._managing:
             self._ask(self._control, {"do": "drop", "model": key}, [])
 
-    def forward(self, key: str, batch: Sequence[Voxels]) -> npt.NDArray[np.float32]:
-        """As Predictor.forward: (B, L) or (S, L). Raises: WorkerLost, OutOfMemory, WorkerFailed."""
+    def forward(self, key: str, batch: Sequence[Voxels], lane: Lane = "usual") -> npt.NDArray[np.float32]:
+        """As Predictor.forward: (B, L) or (S, L). Between the layers of a `long` pass there is room for one after the other that is
+        `express`. Raises: WorkerLost, OutOfMemory, WorkerFailed, BadCheckpoint (the net is not there).
+        """
         arrays: list[Array] = [array for voxels in batch for array in (voxels.coords, voxels.feats)]
-        with self._busy:
-            _, [logits] = self._ask(self._compute, {"model": key}, arrays)
+        lock, channel = (self._between, self._express) if lane == "express" else (self._busy, self._compute)
+        with lock:
+            _, [logits] = self._ask(channel, {"model": key, "long": lane == "long"}, arrays)
         return logits.view(np.float32)
 
     def _ask(self, channel: socket.socket, head: Head, arrays: list[Array]) -> tuple[Head, list[Array]]:
@@ -125,7 +131,7 @@ class Worker:
 
     def close(self) -> None:
         """Let the process end itself, and give the channels back."""
-        for channel in (self._compute, self._control, self._lifeline):
+        for channel in (self._compute, self._express, self._control, self._lifeline):
             with suppress(OSError):
                 channel.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait on it
             channel.close()

@@ -14,7 +14,7 @@ from models.voxelize import Voxels
 from service.problems import NotReady
 from service.settings import Settings
 from service.telemetry import Telemetry
-from service.worker.client import Net, Source, Worker, WorkerLost
+from service.worker.client import Lane, Net, Source, Worker, WorkerLost
 from service.worker.nursery import nursery
 
 LOG = logging.getLogger("fip.service")
@@ -78,11 +78,11 @@ class Device:
         """Nobody asks for this net any more; it goes when the next one is loaded. Does not block."""
         self._released.append(key)
 
-    def forward(self, key: str, batch: Sequence[Voxels]) -> npt.NDArray[np.float32]:
+    def forward(self, key: str, batch: Sequence[Voxels], lane: Lane = "usual") -> npt.NDArray[np.float32]:
         """One forward pass (see Worker.forward). Raises: WorkerLost (once: ask again), OutOfMemory, WorkerFailed, NotReady."""
         worker = self.wait()
         try:
-            return worker.forward(key, batch)
+            return worker.forward(key, batch, lane)
         except WorkerLost:
             self._gone(worker)
             raise

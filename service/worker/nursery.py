@@ -16,7 +16,7 @@ import threading
 from service.worker.messages import PeerGone
 
 REQUEST_BYTES = 1 << 12
-CHANNELS = 3  # of a worker: compute, control, lifeline
+CHANNELS = 4  # of a worker: compute, express, control, lifeline
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from service.worker.nursery import main; main(int(sys.argv[2]))"
 
 
@@ -33,7 +33,7 @@ class Nursery:
         with self._lock:
             self._running()
 
-    def worker(self, setup: dict[str, object]) -> tuple[socket.socket, socket.socket, socket.socket]:
+    def worker(self, setup: dict[str, object]) -> tuple[socket.socket, ...]:
         """Our ends of the channels of a new worker, which may still be starting. Raises: PeerGone (no process can be started)."""
         ours: list[socket.socket] = []
         theirs: list[socket.socket] = []
@@ -55,7 +55,7 @@ class Nursery:
         finally:
             for channel in theirs:
                 channel.close()
-        return ours[0], ours[1], ours[2]
+        return tuple(ours)
 
     def _order(self, setup: dict[str, object], channels: list[socket.socket]) -> None:
         socket.send_fds(self._running(), [json.dumps(setup).encode()], [channel.fileno() for channel in channels])

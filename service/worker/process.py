@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -44,29 +45,83 @@ def prepare(setup: Mapping[str, object]) -> None:
         choose("cpu")
 
 
-def work(setup: Mapping[str, object], compute: socket.socket, control: socket.socket, lifeline: socket.socket) -> None:
+def work(
+    setup: Mapping[str, object], compute: socket.socket, express: socket.socket, control: socket.socket, lifeline: socket.socket
+) -> None:
     """Until the service closes its ends. setup: threads, memory_bytes."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # compilers are waited for
     torch.set_num_threads(int(str(setup["threads"])))
     if setup["memory_bytes"] is not None:
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    nets: dict[str, Predictor] = {}
     send(lifeline, {"pid": os.getpid()})
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
-    threading.Thread(target=_serve, args=(control, lambda head, _: _manage(nets, head), lifeline), daemon=True).start()
-    _serve(compute, lambda head, arrays: _forward(nets, head, arrays), lifeline)
+    worker = Worker(compute, express, lifeline)
+    threading.Thread(target=worker.serve_control, args=(control,), daemon=True).start()
+    with suppress(PeerGone):
+        worker.serve_passes()
 
 
-def _serve(channel: socket.socket, answer: Callable[[Head, list[Array]], Answer], lifeline: socket.socket) -> None:
-    while True:
-        if not select.select([channel], [], [], IDLE_S)[0]:
-            _free()
+class Worker:
+    """The nets, and the pass under way."""
+
+    def __init__(self, compute: socket.socket, express: socket.socket, lifeline: socket.socket) -> None:
+        self._compute, self._express, self._lifeline = compute, express, lifeline
+        self._nets: dict[str, Predictor] = {}
+        self._thread = threading.get_ident()
+        self._long = False  # whether the pass under way lets others through
+
+    def serve_passes(self) -> None:
+        """Raises: PeerGone."""
+        while True:
+            ready, _, _ = select.select([self._express, self._compute], [], [], IDLE_S)
+            for channel in ready:
+                self._answer(channel, self._forward)
+            if not ready:
+                _free()
+
+    def serve_control(self, control: socket.socket) -> None:
+        with suppress(PeerGone):
+            while True:
+                self._answer(control, self._manage)
+
+    def _answer(self, channel: socket.socket, answer: Callable[[Head, list[Array]], Answer]) -> None:
+        found, arrays = _guarded(lambda: answer(*receive(channel)), self._lifeline)
+        send(channel, found, arrays)
+
+    def _forward(self, head: Head, arrays: list[Array]) -> Answer:
+        """arrays: coords and feats of each cloud."""
+        batch = [Voxels(coords, feats, NO_VOXEL) for coords, feats in zip(arrays[::2], arrays[1::2], strict=True)]  # type: ignore[arg-type]
+        net = self._nets.get(str(head["model"]))
+        if net is None:
+            raise BadCheckpoint("the model could not be loaded again after its worker died", where=str(head["model"]))
+        self._long = bool(head["long"])
         try:
-            found, logits = _guarded(lambda: answer(*receive(channel)), lifeline)
-            send(channel, found, logits)
-        except PeerGone:
-            return
+            logits = net.forward(batch)
+        finally:
+            self._long = False
+        return {}, [logits.cpu().numpy()]
+
+    def _let_through(self) -> None:
+        """Between two layers of a long pass: a short one, if there is one."""
+        if self._long and threading.get_ident() == self._thread and select.select([self._express], [], [], 0)[0]:
+            self._answer(self._express, self._forward)
+            self._long = True
+
+    def _manage(self, head: Head, _: list[Array]) -> Answer:
+        key = str(head["model"])
+        if head["do"] == "drop":
+            self._nets.pop(key, None)
+            return {}, []
+        folder = Path(str(head["folder"]))
+        if read_manifest(folder)[1] != head["digest"]:
+            raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
+        net = Predictor.load(folder, str(head["device"]), str(head["engine"]), cast(Precision, head["precision"]))
+        net.forward([net.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
+        net.between_layers(self._let_through)
+        self._nets[key] = net
+        reach = tuple(net.reach) if net.manifest.task == "segment" else None
+        return {"reach": reach, "engine": net.engine.name}, []
 
 
 def _guarded(answer: Callable[[], Answer], lifeline: socket.socket) -> Answer:
@@ -101,31 +156,6 @@ def _free() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _manage(nets: dict[str, Predictor], head: Head) -> Answer:
-    key = str(head["model"])
-    if head["do"] == "drop":
-        nets.pop(key, None)
-        return {}, []
-    folder = Path(str(head["folder"]))
-    if read_manifest(folder)[1] != head["digest"]:
-        raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
-    predictor = Predictor.load(folder, str(head["device"]), str(head["engine"]), cast(Precision, head["precision"]))
-    predictor.forward([predictor.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
-    nets[key] = predictor
-    reach = tuple(predictor.reach) if predictor.manifest.task == "segment" else None
-    return {"reach": reach, "engine": predictor.engine.name}, []
-
-
-def _forward(nets: dict[str, Predictor], head: Head, arrays: list[Array]) -> Answer:
-    """arrays: coords and feats of each cloud."""
-    batch = [Voxels(coords, feats, NO_VOXEL) for coords, feats in zip(arrays[::2], arrays[1::2], strict=True)]  # type: ignore[arg-type]
-    net = nets.get(str(head["model"]))
-    if net is None:
-        raise BadCheckpoint("the model could not be loaded again after its worker died", where=str(head["model"]))
-    logits = net.forward(batch)
-    return {}, [logits.cpu().numpy()]
 
 
 def warm_up_cloud() -> PointCloud:

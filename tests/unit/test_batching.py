@@ -19,6 +19,11 @@ class Job:
     most_voxels: int = BUDGET
 
 
+def ran(line: Line[Job], batch: list[Job], seconds: float) -> None:
+    line.measured(batch, seconds)
+    line.spent(batch, seconds)
+
+
 def line_of(*jobs: Job) -> Line[Job]:
     line: Line[Job] = Line(BUDGET)
     for job in jobs:
@@ -43,7 +48,7 @@ def test_one_that_is_larger_than_the_budget_goes_alone() -> None:
 
 def test_small_clouds_go_before_a_tile_that_waits_already() -> None:
     line = line_of(Job(1, arrived_s=-9))
-    line.ran(line.take(), 1.0)  # a voxel takes long here, so that a tile takes very long
+    ran(line, line.take(), 1.0)  # a voxel takes long here, so that a tile takes very long
     tile, small = Job(BUDGET, arrived_s=0.0), Job(10, arrived_s=1.0)
     line.add(tile)
     line.add(small)
@@ -54,10 +59,10 @@ def test_but_a_tile_is_not_passed_for_ever() -> None:
     """A stream of small clouds that keeps the device busy: the tile's turn comes after a few times what it takes itself."""
     line: Line[Job] = Line(BUDGET)
     line.add(Job(1))
-    line.ran(line.take(), 0.001)
+    ran(line, line.take(), 0.001)
     for _ in range(30):  # the pace settles: 1 ms a voxel
         line.add(Job(10))
-        line.ran(line.take(), 0.010)
+        ran(line, line.take(), 0.010)
     tile, now = Job(BUDGET), 0.0
     line.add(tile)
     while now < 3 * SLACK:
@@ -65,7 +70,7 @@ def test_but_a_tile_is_not_passed_for_ever() -> None:
         batch = line.take()
         if tile in batch:
             break
-        line.ran(batch, 0.010)
+        ran(line, batch, 0.010)
         now += 0.010
     assert SLACK * 0.5 <= now <= SLACK * 1.5
 
@@ -82,7 +87,7 @@ def test_models_take_turns_by_what_their_passes_cost() -> None:
         assert len({job.model for job in batch}) == 1
         seconds = 0.04 if batch[0].model == "dear" else 0.01
         spent[batch[0].model] += seconds
-        line.ran(batch, seconds)
+        ran(line, batch, seconds)
     assert spent["dear"] == pytest.approx(spent["cheap"], rel=0.1)
 
 
@@ -91,14 +96,14 @@ def test_a_model_that_was_idle_does_not_catch_up_on_the_time_it_did_not_use() ->
     for number in range(60):
         line.add(Job(1, "busy", arrived_s=number))
     for _ in range(50):
-        line.ran(line.take(), 1.0)
+        ran(line, line.take(), 1.0)
     for number in range(20):
         line.add(Job(1, "late", arrived_s=100 + number))
     served = []
     for _ in range(10):
         batch = line.take()
         served.append(batch[0].model)
-        line.ran(batch, 1.0)
+        ran(line, batch, 1.0)
     assert 4 <= served.count("busy") <= 6
 
 
@@ -130,7 +135,7 @@ def test_a_budget_that_did_not_fit_into_memory_is_halved_and_comes_back() -> Non
     assert [len(line.take()) for _ in range(2)] == [5, 5]
     for _ in range(PASSES_TO_GROW):
         line.add(Job(1))
-        line.ran(line.take(), 0.001)
+        ran(line, line.take(), 0.001)
     for job in batch:
         line.add(job)
     assert len(line.take()) == 10
@@ -146,7 +151,15 @@ def test_everyone_gets_a_turn_once_and_no_pass_is_over_budget(given_jobs: list[t
     while batch := line.take():
         assert len({job.model for job in batch}) == 1
         assert len(batch) == 1 or sum(job.voxels for job in batch) <= budget
-        line.ran(batch, 0.01)
+        ran(line, batch, 0.01)
         seen += batch
     assert sorted(map(id, seen)) == sorted(map(id, jobs))
     assert len(line) == 0
+
+
+def test_between_the_layers_of_a_long_pass_go_small_clouds_that_need_not_be_alone() -> None:
+    tile, alone, small, other = Job(2 * BUDGET), Job(5, most_voxels=0), Job(10), Job(20, model="b")
+    line = line_of(tile, alone, small, other)
+    express = [line.take(express=True) for _ in range(3)]
+    assert sorted(express, key=len) == [[], [other], [small]] or sorted(express, key=len) == [[], [small], [other]]
+    assert [line.take(), line.take()] == [[alone], [tile]]
