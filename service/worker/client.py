@@ -129,12 +129,20 @@ class Worker:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Let the process end itself, and give the channels back."""
+    def hang_up(self) -> None:
+        """Let the process end itself, and wake whoever waits for it. From any thread."""
         for channel in (self._compute, self._express, self._control, self._lifeline):
             with suppress(OSError):
-                channel.shutdown(socket.SHUT_RDWR)  # wakes the threads that wait on it
-            channel.close()
+                channel.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hang up, and give the channels back once nobody uses them any more: a descriptor that is closed under a thread that waits on
+        it may be that of the next worker when the thread wakes. For the thread that waits for the end.
+        """
+        self.hang_up()
+        with self._busy, self._between, self._managing:
+            for channel in (self._compute, self._express, self._control, self._lifeline):
+                channel.close()
 
 
 def raised(found: Head) -> FipError:

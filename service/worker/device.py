@@ -103,10 +103,10 @@ class Device:
             starting, self._starting = self._starting, None
             self._changed.notify_all()
         if worker is not None:
-            worker.close()
+            worker.hang_up()
         if starting is not None:
             starting.kill()
-            starting.close()
+            starting.hang_up()
         if self._watch is not None:
             self._watch.join(CLOSE_S)
 

@@ -30,6 +30,7 @@ from models.voxelize import Voxels
 from service.worker.messages import Array, Head, PeerGone, receive, send
 
 FATAL_EXIT = 70
+PR_SET_PDEATHSIG = 1
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
 FATAL = re.compile(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down", re.IGNORECASE)
@@ -50,6 +51,8 @@ def work(
 ) -> None:
     """Until the service closes its ends. setup: threads, memory_bytes."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # compilers are waited for
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan, even of one that is stuck: the nursery ends with the service
     torch.set_num_threads(int(str(setup["threads"])))
     if setup["memory_bytes"] is not None:
         limit = int(str(setup["memory_bytes"]))
