@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.settings import Settings
 from tests.contract.conftest import BODY_LIMIT, Serve
-from tests.fire import metric, paused, waiting
+from tests.fire import metric, paused, until, waiting
 
 Ball = Callable[[int], bytes]
 POINTS = (30, 100, 300, 1000, 3000, 10_000, 47, 2000)
@@ -118,3 +118,24 @@ def test_small_clouds_do_not_wait_for_a_large_one_to_be_through(serve: Serve, se
     assert found["tiles"] >= 20
     assert len(took) >= found["tiles"] / 4  # a share of the device, not what the large one leaves over
     assert sorted(took)[len(took) // 2] < found["timings_ms"]["forward"] / 1000 / 3
+
+
+def test_small_clouds_go_between_the_layers_of_a_long_pass(app: FastAPI, bundled: httpx.Client, ball: Ball) -> None:
+    """A cloud that is one pass of some seconds: what comes meanwhile does not wait for its end, and nobody's answer changes."""
+    rng = np.random.default_rng(2)
+    long = np.column_stack([rng.uniform([-90, -90, 0], [90, 90, 8], (120_000, 3)), rng.random(120_000)]).astype("<f4").tobytes()
+    query = {"input_format": "bin", "format": "raw"}
+    alone = bundled.post("/v1/classify", params={"logits": "true"}, content=ball(2000)).json()
+    before = bundled.post("/v1/segment", params=query, content=long, timeout=120)
+    took = []
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(bundled.post, "/v1/segment", params=query, content=long, timeout=120)
+        until(lambda: app.state.context.scheduler.seconds_left > 0, "the long pass is under way")
+        while not answer.done():
+            began = time.perf_counter()
+            found = bundled.post("/v1/classify", params={"logits": "true"}, content=ball(2000)).json()
+            took.append(time.perf_counter() - began)
+            np.testing.assert_allclose(found["logits"], alone["logits"], atol=1e-4)
+    assert "X-Tiles" not in before.headers  # one pass
+    assert answer.result().content == before.content
+    assert len(took) >= 4

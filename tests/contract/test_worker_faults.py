@@ -248,3 +248,24 @@ def test_nothing_of_a_worker_is_left_when_the_service_ends(serve: Serve, app: Fa
         began = time.monotonic()
     until(lambda: not Path(f"/proc/{pid}").exists(), "the worker is gone", 5)
     assert time.monotonic() - began < 10
+
+
+def test_the_end_does_not_wait_for_a_worker_that_cannot_be_started(serve: Serve, app: FastAPI) -> None:
+    keeper = nursery()._process
+    with serve(app) as client:
+        assert keeper is not None
+        os.kill(keeper.pid, signal.SIGSTOP)
+        kill(worker_pid(app))
+        until(lambda: ready(client) == 503, "not ready", 2)
+        began = time.monotonic()
+    took_s = time.monotonic() - began
+    os.kill(keeper.pid, signal.SIGCONT)
+    assert took_s < 20
+
+
+def test_workers_that_die_one_after_the_other_leave_nothing_behind(app: FastAPI, client: httpx.Client, ball: Ball) -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(6):
+        fresh(app, client)
+    assert client.post("/v1/classify", content=ball(100)).status_code == 200
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 4

@@ -163,3 +163,16 @@ def test_a_mistyped_setting_is_told_of_at_start(tiny_registry: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables)
     warnings = [json.loads(line) for line in done.stderr.splitlines() if '"warning"' in line]
     assert [line["event"] for line in warnings] == ["FIP_MAX_WAITNG is no setting; did you mean FIP_MAX_WAITING?"]
+
+
+def test_what_lies_in_the_folder_it_is_started_from_is_not_imported(tmp_path: Path, tiny_registry: Path) -> None:
+    for name in ("json", "torch", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the folder')")
+    command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), "--model", "tiny"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=tmp_path)
+    assert process.stdout is not None
+    assert "answers with tiny" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "imported from the folder" not in err
