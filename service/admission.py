@@ -16,6 +16,8 @@ STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
 STANDING_AFTER_S, LEAST_STANDING = 0.5, 8
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 4 << 20
+PLENTY = 128 << 20  # bytes of all files, up to which each is written in large pieces
+PIECE, SMALL_PIECE = 1 << 20, 64 << 10
 REMEMBERED = 0.95  # weight of the past in the mean time between two requests that leave
 LONGEST_RETRY_S = 60.0
 
@@ -26,6 +28,11 @@ class Ticket:
     def __init__(self, house: "Admission") -> None:
         self._house = house
         self.bytes, self.points, self.inside = 0, 0, False
+
+    @property
+    def in_memory(self) -> int:
+        """Bytes of its file that may wait in memory to be written."""
+        return PIECE if self._house.bytes < PLENTY else SMALL_PIECE
 
     def hold_bytes(self, count: int) -> None:
         """So many of its file have come. Raises: Overloaded."""

@@ -37,6 +37,7 @@ class Job:
     answer: "asyncio.Future[torch.Tensor]"
     arrived_s: float
     most_voxels: int
+    queued_s: float
     deaths: int = 0
 
     @property
@@ -58,6 +59,7 @@ class Scheduler:
         self._arrived = asyncio.Event()
         self._coming = 0
         self._under_way: dict[Lane, float] = {}  # when the passes should be over
+        self._mixed: set[Lane] = set()  # those that were not alone on the device all the time
         self._runs: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fip-device")
 
@@ -81,7 +83,8 @@ class Scheduler:
 
         Cancelled while it waits, it leaves the line at once. Raises: OutOfMemory, WorkerFailed, BadCheckpoint, NotReady.
         """
-        job = Job(model, cloud, points, per_voxel, timings, asyncio.get_running_loop().create_future(), time.perf_counter(), self._budget)
+        now, answer = time.perf_counter(), asyncio.get_running_loop().create_future()
+        job = Job(model, cloud, points, per_voxel, timings, answer, now, self._budget, now)
         timings.now = "queue"
         timings.facts["num_voxels"] = timings.facts.get("num_voxels", 0) + len(cloud)
         self._count(1, points)
@@ -119,7 +122,7 @@ class Scheduler:
                     continue
             await self._company()
             if batch := [job for job in self._line.take() if not job.answer.done()]:  # who has just left has not yet been taken out
-                if sum(job.voxels for job in batch) > self._budget:
+                if batch[0].voxels > self._budget and batch[0].most_voxels:  # unless it has to be alone
                     await self._long_pass(batch)
                 else:
                     await self._pass(batch)
@@ -158,18 +161,20 @@ class Scheduler:
     async def _pass(self, batch: list[Job], lane: Lane = "usual") -> None:
         started = time.perf_counter()
         for job in batch:
-            job.timings.ended("queue", started - job.arrived_s)
+            job.timings.ended("queue", started - job.queued_s)
             job.timings.now = "forward"
             job.timings.facts["batch_requests"] = len(batch)
         self._telemetry.batch_requests.observe(len(batch))
         self._telemetry.batch_points.observe(sum(job.points for job in batch))
+        if self._under_way:
+            self._mixed |= {lane, *self._under_way}
         self._under_way[lane] = started + self._line.seconds_of(batch)
         try:
             logits = await self._forward(batch, lane)
         except WorkerLost as error:
-            self._again_after_death(batch, str(error), alone=len(batch) == 1 and len(self._under_way) == 1)
+            self._again_after_death(batch, str(error), alone=len(batch) == 1 and lane not in self._mixed)
         except OutOfMemory as error:
-            self._again_in_less_memory(batch, error, alone=len(self._under_way) == 1)
+            self._again_in_less_memory(batch, error, alone=lane not in self._mixed)
         except FipError as error:
             self._again_alone(batch, error)
         except Exception as error:  # the line goes on, whatever it was
@@ -184,6 +189,7 @@ class Scheduler:
             self._answer(batch, logits)
         finally:
             del self._under_way[lane]
+            self._mixed.discard(lane)
             self._line.spent(batch, time.perf_counter() - started)
 
     async def _forward(self, batch: list[Job], lane: Lane) -> npt.NDArray[np.float32]:
@@ -228,7 +234,7 @@ class Scheduler:
 
     def _again(self, job: Job, most_voxels: int) -> None:
         if not job.answer.done():
-            job.most_voxels = most_voxels
+            job.most_voxels, job.queued_s = most_voxels, time.perf_counter()
             job.timings.now = "queue"
             self._line.add(job)
 

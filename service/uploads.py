@@ -27,7 +27,6 @@ from service.problems import BodyTooLarge, SlowBody, SpoolFull, UnsupportedEncod
 from service.settings import Settings
 from service.telemetry import Timings
 
-FLUSH_BYTES = 256 << 10  # what waits in memory for every body that is on its way
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 
 T = TypeVar("T")
@@ -185,7 +184,7 @@ class Uploads:
             if upload.size > self._limit:
                 raise self._too_large()
             ticket.hold_bytes(upload.size)
-            if waiting >= FLUSH_BYTES:
+            if waiting >= ticket.in_memory:
                 await self._in_thread(write)
                 write = upload.write
 
