@@ -6,6 +6,7 @@ and would get no more work done.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from service.settings import Settings
 
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
 STANDING_AFTER_S, LEAST_STANDING = 0.5, 8
+KEPT_S = 1.0  # how long a place is kept for a file that is on its way
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 4 << 20
 PLENTY = 128 << 20  # bytes of all files, up to which each is written in large pieces
@@ -27,7 +29,8 @@ class Ticket:
 
     def __init__(self, house: "Admission") -> None:
         self._house = house
-        self.bytes, self.points, self.inside = 0, 0, False
+        self.bytes, self.points, self.inside, self.arrived, self.small = 0, 0, False, False, True
+        self.came_s = time.monotonic()
 
     @property
     def in_memory(self) -> int:
@@ -42,10 +45,11 @@ class Ticket:
             self.bytes = count
 
     def take_place(self) -> None:
-        """Its file is whole, and there is work to do. Raises: Overloaded."""
-        self._house.check_places()
-        self.inside = True
-        self._house.came(small=self.bytes <= LARGE_BYTES)
+        """Its file is whole, and there is work to do. Raises: Overloaded (it took long to come, and its place was given away)."""
+        self.arrived = True
+        if not self.inside:
+            self._house.check_places()
+            self._house.let_in(self)
 
     def hold_points(self, count: int) -> None:
         """Its cloud has so many. Raises: Overloaded."""
@@ -70,24 +74,29 @@ class Admission:
         self.requests, self.bytes, self.points = 0, 0, 0
         self._standing = max(math.ceil(self.most_requests * STANDING_SHARE), min(self.most_requests, LEAST_STANDING))
         self._small = 0  # requests with a small file: large ones have lines of their own, and are passed by them
+        self._kept: deque[Ticket] = deque()  # places, in the order of their requests
         self._long_since: float | None = None  # since when more have been here than may stand
         self._gap_s = 0.0  # mean time between two requests that leave, while anybody is here
         self._last_s = 0.0  # when the last one left, or the first one came
 
     @contextmanager
     def enter(self, announced_bytes: int | None) -> Iterator[Ticket]:
-        """Around a request. One whose file is still on its way keeps nobody else out, but for the bytes that have come: it may never
-        arrive. Raises: Overloaded (there is no room as things are: better said before the file is sent).
+        """Around a request. Its place is kept for a second while its file is on its way, which may never arrive; after that it holds
+        the bytes that have come, and nobody else is kept out. Raises: Overloaded (better said before the file is sent).
         """
         self.check(announced_bytes)
         ticket = Ticket(self)
+        ticket.small = announced_bytes is None or announced_bytes <= LARGE_BYTES
+        self.let_in(ticket)
+        self._kept.append(ticket)
         try:
             yield ticket
         finally:
             self.bytes -= ticket.bytes
             self.points -= ticket.points
+            ticket.arrived = True  # nothing is kept for it any more
             if ticket.inside:
-                self._left(small=ticket.bytes <= LARGE_BYTES)
+                self._left(ticket)
 
     def hold_answer(self, size: int) -> "HeldBytes":
         """An answer of so many bytes waits for its client to take it."""
@@ -115,16 +124,26 @@ class Admission:
 
     def check_places(self) -> None:
         """Raises: Overloaded."""
+        self._give_away()
         if not self._working() and self._long_since is not None:
             self._long_since = time.monotonic()
         standing = self._long_since is not None and time.monotonic() - self._long_since >= STANDING_AFTER_S
         if self.requests >= self.most_requests or (standing and self._small >= self._standing):
             raise self._full(f"as many requests as there is room for are being answered or wait for it: {self.requests}")
 
-    def came(self, *, small: bool) -> None:
+    def let_in(self, ticket: Ticket) -> None:
         if not self.requests:
             self._last_s = time.monotonic()
-        self._counted(1, small)
+        ticket.inside = True
+        self._counted(1, ticket.small)
+
+    def _give_away(self) -> None:
+        """The places of those whose files have not come in good time."""
+        while self._kept and (self._kept[0].arrived or time.monotonic() - self._kept[0].came_s > KEPT_S):
+            ticket = self._kept.popleft()
+            if not ticket.arrived and ticket.inside:
+                ticket.inside = False
+                self._counted(-1, ticket.small)
 
     def _check(self, what: str, held: int, more: int, most: int, large: bool) -> None:
         """Alone, a file may be as large as it likes."""
@@ -142,10 +161,10 @@ class Admission:
         elif self._long_since is None:
             self._long_since = time.monotonic()
 
-    def _left(self, *, small: bool) -> None:
+    def _left(self, ticket: Ticket) -> None:
         gap_s, self._last_s = time.monotonic() - self._last_s, time.monotonic()
         self._gap_s = REMEMBERED * self._gap_s + (1 - REMEMBERED) * gap_s if self._gap_s else gap_s
-        self._counted(-1, small)
+        self._counted(-1, ticket.small)
 
 
 class HeldBytes:

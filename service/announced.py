@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 DIGITS = 18  # of a length that can be meant; int() of thousands of them would take its time
-WORTH_SENDING = 1 << 20
+WORTH_READING = 64 << 10  # rather than closing the connection
 
 
 def announced_bytes(headers: Mapping[str, str]) -> int | None:
@@ -15,6 +15,6 @@ def announced_bytes(headers: Mapping[str, str]) -> int | None:
 
 
 def much_to_come(headers: Mapping[str, str]) -> bool:
-    """Whether the body is, or may be, so large that nobody should send it for nothing."""
+    """Whether the body is, or may be, so large that it costs less to close the connection than to read it for nothing."""
     length = announced_bytes(headers)
-    return length is None or length > WORTH_SENDING
+    return length is None or length > WORTH_READING

@@ -51,7 +51,7 @@ class RequestMiddleware:
         request_id = _request_id(headers.get("x-request-id"))
         timings = Timings(self._telemetry)
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
-        exchange = Exchange(receive, send, request_id)
+        exchange = Exchange(scope, receive, send, request_id)
         tracing = Tracing() if scope["path"].startswith(QUIET) else self._tracing
         trace = tracing.start(scope["method"], headers, {"http.request.method": scope["method"], "url.path": scope["path"]})
         try:
@@ -121,8 +121,8 @@ class RequestMiddleware:
 class Exchange:
     """One request and its answer. left: the client went before it had all; expired: its time was over before it had any."""
 
-    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self._asgi_scope, self._receive, self._send = scope, receive, send
         self.request_id = request_id
         self.status = 0
         self.left = self.expired = False
@@ -193,7 +193,7 @@ class Exchange:
         self.expired = True
         self._cancelled.cancel()
         error = DeadlineExceeded(f"not answered within {limit_s:g} s", where=TIMEOUT_HEADER)
-        await from_error(error, sending=not self._received)({"type": "http"}, self._receive, self._pass_on)
+        await from_error(error, sending=not self._received)(self._asgi_scope, self._receive, self._pass_on)
 
 
 def time_limit(given: str | None, longest_s: float | None) -> float | None:

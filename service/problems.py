@@ -131,9 +131,12 @@ class Lingering(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        with move_on_after(LINGER_S):
-            while (await receive()).get("more_body", False):
-                pass
+        if (discard := scope.get("state", {}).get("discard")) is not None:
+            await discard(LINGER_S)
+        else:  # behind another server than ours
+            with move_on_after(LINGER_S):
+                while (await receive()).get("more_body", False):
+                    pass
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -7,6 +7,7 @@ import logging
 import struct
 import termios
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Literal
 
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.connections import Connections
+from service.discard import discard
 from service.problems import LINGER_S, RETRY_AFTER_S, SlowBody, problem
 
 LOG = logging.getLogger("fip.service")
@@ -94,6 +96,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._begin("body")
         self._connections.asked(self)
         super().on_headers_complete()
+        self.scope["state"]["discard"] = partial(discard, self.transport)
         if self._connections.draining:
             self.cycle.keep_alive = False
 
