@@ -69,7 +69,8 @@ def test_a_batch_of_scans_labels_every_point_as_each_alone(app: FastAPI, bundled
     for body, one, other in zip(scans, alone, found, strict=True):
         count = len(body) // 16
         assert one[:count] == other[:count]
-        np.testing.assert_allclose(*(np.frombuffer(each, "<f2", offset=count).astype(float) for each in (one, other)), atol=2e-3)
+        sure, other_sure = (np.frombuffer(each, "<f2", offset=count).astype(float) for each in (one, other))
+        np.testing.assert_allclose(sure, other_sure, atol=2e-3)
 
 
 def test_models_are_not_mixed(app: FastAPI, bundled: httpx.Client, ball: Ball) -> None:

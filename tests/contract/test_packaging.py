@@ -95,8 +95,8 @@ def test_the_bound_on_bytes_says_no_before_tmp_is_full(compose: dict) -> None:
     """With room left for the answer to a file of the largest size: answers are held without being asked whether they fit."""
     service = compose["services"]["fip"]
     [tmp] = [mount for mount in service["tmpfs"] if mount.startswith("/tmp:")]
-    gib = int(re.search(r"size=(\d+)g", tmp)[1])
-    waiting = int(re.fullmatch(r"\$\{FIP_MAX_WAITING_BYTES:-(\d+)\}", service["environment"]["FIP_MAX_WAITING_BYTES"])[1])
+    [gib] = map(int, re.findall(r"size=(\d+)g", tmp))
+    [waiting] = map(int, re.findall(r"^\$\{FIP_MAX_WAITING_BYTES:-(\d+)\}$", service["environment"]["FIP_MAX_WAITING_BYTES"]))
     assert waiting + Settings.model_fields["max_body_bytes"].default <= gib << 30
 
 

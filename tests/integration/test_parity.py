@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from fastapi import Request
 
 from models.io import read_cloud
 from models.predictor import Predictor
@@ -53,10 +54,9 @@ def test_the_same_bytes_give_the_same_voxels(xyz: np.ndarray, predictor: Predict
     trained = as_training_does(path, predictor)
     spool = Spool(tmp_path)
     spool.write(path.read_bytes())
-    model = Live(ModelRef(name="tiny", version="1", digest="", alias=None), predictor)
-    served = read_voxels(
-        Upload(spool, "", "application/octet-stream"), model, ClassifyOptions(), Timings(Telemetry()), max_points=10_000
-    ).voxels
+    model = Live(ModelRef(name="tiny", version="1", digest="", alias=None), predictor, "tiny", predictor.engine.name)
+    request = Request({"type": "http", "headers": [(b"content-type", b"application/octet-stream")]})
+    served = read_voxels(Upload(spool, request), model, ClassifyOptions(), Timings(Telemetry()), max_points=10_000).voxels
     for name in ("coords", "feats", "inverse"):
         ours, theirs = getattr(served, name), getattr(trained, name)
         assert ours.dtype == theirs.dtype

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi import Request
 
 from models.labels import load_label_map
 from models.manifest import InputSpec, Manifest, NetworkSpec, Provenance
@@ -59,9 +60,9 @@ def served(path: Path, model: Predictor, folder: Path) -> Voxels:
     """What the service makes of a file that somebody posts."""
     spool = Spool(folder)
     spool.write(path.read_bytes())
-    live = Live(ModelRef(name="untrained", version="1", digest="", alias=None), model)
-    upload = Upload(spool, path.name, "application/octet-stream")
-    return read_voxels(upload, live, ClassifyOptions(), Timings(Telemetry()), max_points=10**6).voxels
+    live = Live(ModelRef(name="untrained", version="1", digest="", alias=None), model, "untrained", model.engine.name)
+    request = Request({"type": "http", "headers": [(b"x-filename", path.name.encode()), (b"content-type", b"application/octet-stream")]})
+    return read_voxels(Upload(spool, request), live, ClassifyOptions(), Timings(Telemetry()), max_points=10**6).voxels
 
 
 def assert_same(one: Voxels, other: Voxels) -> None:
