@@ -106,10 +106,10 @@ def test_a_request_that_takes_every_worker_down_is_refused_alone(app: FastAPI, c
     device = app.state.context.device
     forward = device.forward
 
-    def deadly(key: str, batch):  # type: ignore[no-untyped-def]
+    def deadly(key: str, batch, lane):
         if any(len(voxels.inverse) == poison for voxels in batch):
             kill(worker_pid(app))
-        return forward(key, batch)
+        return forward(key, batch, lane)
 
     device.forward = deadly  # what kills it, segmentation fault or memory, is not ours to bring about at will; the death is real
     with ThreadPoolExecutor(6) as threads:
