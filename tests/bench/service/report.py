@@ -13,7 +13,8 @@ PAGE = ROOT / "docs" / "serving.md"
 ABOUT = """# The service under load and under fire
 
 Every figure here was measured by `make bench-service` on the machine below: `fip serve` with default settings and the bundled models
-in processes of its own, clients in another process on the same machine. A row that does not hold says so. What each row means stands
+in processes of its own, clients in another process on the same machine; under overload it stands back behind them (`nice`). The way of a
+cloud to the worker and back counts as `forward`. A row that does not hold says so. What each row means stands
 in the module of its group, tests/bench/service/GROUP.py.
 """
 
