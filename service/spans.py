@@ -137,6 +137,8 @@ class OnceAMinute(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
+        if "already shutdown" in record.getMessage():  # the end of an exporter is no trouble, and would take the place of some
+            return
         if now < self._next:
             self._left_out += 1
             return
