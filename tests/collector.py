@@ -1,5 +1,6 @@
 """A little OpenTelemetry collector: OTLP over HTTP, in a thread."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,9 +8,18 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+
+def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of OpenTelemetry from outside, no proxy before our own collector, and no long wait before spans are sent."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
 
 
 class Collector(ThreadingHTTPServer):

@@ -21,7 +21,7 @@ from models.registry import open_catalogue
 from tests import stored_modelnet40
 from tests.bench.post_test_set import float32_ply, labels
 from tests.bench.report import Row, write
-from tests.bench.service_overhead import serving
+from tests.bench.service.process import serving
 from training.datasets import LabelledClouds
 
 PER_CLASS = 10

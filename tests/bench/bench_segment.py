@@ -23,7 +23,7 @@ from models.labels import LabelMap
 from models.predictor import Predictor
 from models.registry import Catalogue
 from tests.bench.report import Row, write
-from tests.bench.service_overhead import serving
+from tests.bench.service.process import serving
 
 MODEL = "lidar19"
 SCAN = Path("semantickitti/sequences/08/velodyne/000000.bin")

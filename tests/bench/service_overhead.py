@@ -4,13 +4,11 @@ import json
 
 from tests.bench.service import refusals
 from tests.bench.service.overhead import overhead_ms
-from tests.bench.service.process import service, serving
+from tests.bench.service.process import service
 from tests.bench.service.rows import Row, at_most, percentile
 
 BAR_MS = 5.0
 REQUESTS = 50
-
-__all__ = ["rows", "serving"]
 
 
 def rows() -> list[Row]:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.settings import Settings
-from tests.collector import Collector, collecting, plain
+from tests.collector import Collector, collecting, only_ours, plain
 
 FIP = Path(sys.executable).parent / "fip"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -29,10 +29,7 @@ Ball = Callable[[int], bytes]
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("OTEL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    only_ours(monkeypatch)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from service.tracing import Tracing, open_tracing
-from tests.collector import Collector, collecting, plain
+from tests.collector import Collector, collecting, only_ours, plain
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 HEADERS = Headers({"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=opaque,other=1"})
@@ -24,11 +23,7 @@ POST = {"http.request.method": "POST", "url.path": "/v1/classify"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of OpenTelemetry from outside, and no proxy before our own collector."""
-    for name in [name for name in os.environ if name.startswith("OTEL_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+    only_ours(monkeypatch)
     logger = logging.getLogger("opentelemetry")  # each test has the minute to itself
     for handler in [handler for handler in logger.handlers if type(handler).__name__ == "OnceAMinute"]:
         logger.removeHandler(handler)
