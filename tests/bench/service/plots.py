@@ -11,6 +11,8 @@ from tests.bench.service.records import series
 
 Series = dict[str, list[list[float]]]
 
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 4, "fontsize": "small", "frameon": False}  # not over the lines
+
 
 def draw(folder: Path, groups: Collection[str]) -> dict[str, str]:
     """Draw the plot of each of these groups that left a series; captions by file name."""
@@ -37,7 +39,7 @@ def overload(axes: Axes, drawn: Series) -> None:
         xscale="log",
         ylim=(0, 1),
     )
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(**ABOVE)
     axes.grid(alpha=0.3)
 
 
@@ -46,7 +48,7 @@ def throughput(axes: Axes, drawn: Series) -> None:
     for name, pairs in drawn.items():
         axes.plot([each[0] for each in pairs], [each[1] for each in pairs], marker="o", label=name)
     axes.set(xlabel="round", ylabel="answers a second", ylim=(0, None))
-    axes.legend(fontsize="small")
+    axes.legend(**ABOVE)
     axes.grid(alpha=0.3)
 
 
@@ -55,7 +57,7 @@ def soak(axes: Axes, drawn: Series) -> None:
     for name, pairs in drawn.items():
         axes.plot([each[0] for each in pairs], [each[1] for each in pairs], label=name, linewidth=1)
     axes.set(xlabel="requests", ylabel="MB of all processes", ylim=(0, None))
-    axes.legend(fontsize="small")
+    axes.legend(**ABOVE)
     axes.grid(alpha=0.3)
 
 
