@@ -1,4 +1,4 @@
-"""A process that has PyTorch imported and does nothing but fork: a worker then starts in a tenth of a second, not in two.
+"""A process that has PyTorch imported and does nothing but fork: a worker then starts without importing anything.
 
 It never computes with more than one thread and never touches a GPU, so that its children may do both.
 """
