@@ -14,11 +14,11 @@ from service.problems import Overloaded
 from service.settings import Settings
 
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
-STANDING_AFTER_S, LEAST_STANDING = 0.5, 8
+STANDING_AFTER_S, LEAST_STANDING = 0.1, 8
 KEPT_S = 1.0  # how long a place is kept for a file that is on its way
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 4 << 20
-PLENTY = 128 << 20  # bytes of all files, up to which each is written in large pieces
+PLENTY = 128 << 20  # bytes of all files, up to which a small one is written as a whole, and others in large pieces
 PIECE, SMALL_PIECE = 1 << 20, 64 << 10
 REMEMBERED = 0.95  # weight of the past in the mean time between two requests that leave
 LONGEST_RETRY_S = 60.0
@@ -35,7 +35,9 @@ class Ticket:
     @property
     def in_memory(self) -> int:
         """Bytes of its file that may wait in memory to be written."""
-        return PIECE if self._house.bytes < PLENTY else SMALL_PIECE
+        if self._house.bytes >= PLENTY:
+            return SMALL_PIECE
+        return LARGE_BYTES if self.small else PIECE
 
     def hold_bytes(self, count: int) -> None:
         """So many of its file have come. Raises: Overloaded."""
@@ -75,7 +77,8 @@ class Admission:
         self._standing = max(math.ceil(self.most_requests * STANDING_SHARE), min(self.most_requests, LEAST_STANDING))
         self._small = 0  # requests with a small file: large ones have lines of their own, and are passed by them
         self._kept: deque[Ticket] = deque()  # places, in the order of their requests
-        self._long_since: float | None = None  # since when more have been here than may stand
+        self._cut = False  # whether only so many may be here as may stand
+        self._other_since: float | None = None  # since when it should be the other way round
         self._gap_s = 0.0  # mean time between two requests that leave, while anybody is here
         self._last_s = 0.0  # when the last one left, or the first one came
 
@@ -125,10 +128,8 @@ class Admission:
     def check_places(self) -> None:
         """Raises: Overloaded."""
         self._give_away()
-        if not self._working() and self._long_since is not None:
-            self._long_since = time.monotonic()
-        standing = self._long_since is not None and time.monotonic() - self._long_since >= STANDING_AFTER_S
-        if self.requests >= self.most_requests or (standing and self._small >= self._standing):
+        self._cut_or_not()
+        if self.requests >= self.most_requests or (self._cut and self._small >= self._standing):
             raise self._full(f"as many requests as there is room for are being answered or wait for it: {self.requests}")
 
     def let_in(self, ticket: Ticket) -> None:
@@ -136,6 +137,19 @@ class Admission:
             self._last_s = time.monotonic()
         ticket.inside = True
         self._counted(1, ticket.small)
+
+    def _cut_or_not(self) -> None:
+        """A queue that has been longer than it may stand for a while is cut, until it has been shorter for a while: passes that end
+        make it short for a moment.
+        """
+        now = time.monotonic()
+        if self._other_since is None:
+            return
+        if not self._cut and not self._working():
+            self._other_since = now
+        elif now - self._other_since >= STANDING_AFTER_S:
+            self._cut, self._other_since = not self._cut, None
+            self._counted(0, small=True)
 
     def _give_away(self) -> None:
         """The places of those whose files have not come in good time."""
@@ -156,10 +170,10 @@ class Admission:
     def _counted(self, more: int, small: bool) -> None:
         self.requests += more
         self._small += more if small else 0
-        if self._small < self._standing:
-            self._long_since = None
-        elif self._long_since is None:
-            self._long_since = time.monotonic()
+        if (self._small >= self._standing) == self._cut:
+            self._other_since = None
+        elif self._other_since is None:
+            self._other_since = time.monotonic()
 
     def _left(self, ticket: Ticket) -> None:
         gap_s, self._last_s = time.monotonic() - self._last_s, time.monotonic()

@@ -15,9 +15,11 @@ from starlette.exceptions import HTTPException
 from models.errors import FipError
 from service.admission import Admission
 from service.context import Context, Lifecycle
+from service.doorman import Doorman
 from service.middleware import RequestMiddleware
 from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
+from service.recent import Recent
 from service.routes import classify, health, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -45,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifecycle=Lifecycle(),
         device=device,
         pool=Pool(settings, telemetry, device),
+        recent=Recent(settings.lookup_seconds),
         admission=admission,
         scheduler=scheduler,
         uploads=Uploads(settings),
@@ -77,12 +80,12 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
+    app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
     app.add_middleware(
         RequestMiddleware,
         telemetry=telemetry,
         tracing=tracing,
         longest_s=settings.request_seconds,
-        admission=context.admission,
         uploads=UPLOADS,
     )
     app.add_exception_handler(FipError, on_fip_error)

@@ -11,6 +11,7 @@ from models.manifest import Task
 from service.admission import LARGE_BYTES, Admission
 from service.pool import Live, NotLoaded, Pool
 from service.problems import NotReady
+from service.recent import Recent
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -32,6 +33,7 @@ class Context:
     lifecycle: Lifecycle
     device: Device
     pool: Pool
+    recent: Recent
     admission: Admission
     scheduler: Scheduler
     uploads: Uploads
@@ -43,11 +45,14 @@ class Context:
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
     async def model(self, reference: str | None, task: Task) -> Live:
-        """The model of a reference (see Pool.get)."""
-        try:
-            return await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
-        except NotLoaded:
-            return await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
+        """The model of a reference (see Pool.get), as it was found by this request or by one shortly before."""
+        if (live := self.recent.get(reference, task)) is None:
+            try:
+                live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
+            except NotLoaded:
+                live = await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
+            self.recent.keep(reference, task, live)
+        return live
 
     def readers_of(self, size: int) -> CapacityLimiter:
         """The threads for a file of so many bytes."""

@@ -3,25 +3,29 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
+from contextlib import suppress
 
 SCRATCH = bytearray(1 << 20)  # how much at a time; nothing is written into it
 AT_ONCE = 16  # times, before others have their turn
 
 
-async def discard(transport: asyncio.Transport, seconds: float) -> None:
-    """Until the client has closed its side, or the time is over. The transport reads no more."""
-    transport.pause_reading()
-    loop = asyncio.get_running_loop()
-    over: asyncio.Future[None] = loop.create_future()
-    try:
-        own = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-    except OSError:  # it is gone already, or there are no descriptors
-        return
+class Discard:
+    """What comes on a connection from now on, until the client has closed its side or `stop`. The transport reads no more."""
 
-    def take() -> None:
+    def __init__(self, transport: asyncio.Transport, ended: Callable[[], None]) -> None:
+        """ended: called once, when the client has closed its side. Raises: OSError (the connection is gone; there are no descriptors)."""
+        transport.pause_reading()
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._socket.setblocking(False)
+        self._loop.add_reader(self._socket.fileno(), self._take)
+
+    def _take(self) -> None:
         try:
             for _ in range(AT_ONCE):
-                if not own.recv_into(SCRATCH, len(SCRATCH), socket.MSG_TRUNC):
+                if not self._socket.recv_into(SCRATCH, len(SCRATCH), socket.MSG_TRUNC):
                     break
             else:
                 return
@@ -29,16 +33,24 @@ async def discard(transport: asyncio.Transport, seconds: float) -> None:
             return
         except OSError:
             pass
-        if not over.done():
-            over.set_result(None)
+        self.stop()
+        self._ended()
 
-    own.setblocking(False)
-    loop.add_reader(own.fileno(), take)
-    try:
-        async with asyncio.timeout(seconds):
-            await over
-    except TimeoutError:
-        pass
-    finally:
-        loop.remove_reader(own.fileno())
-        own.close()
+    def stop(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+
+
+async def discard(transport: asyncio.Transport, seconds: float) -> None:
+    """Discard for so long, or until the client has closed its side."""
+    over = asyncio.Event()
+    with suppress(OSError):
+        discarding = Discard(transport, over.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await over.wait()
+        except TimeoutError:
+            pass
+        finally:
+            discarding.stop()

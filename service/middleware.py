@@ -5,7 +5,6 @@ import logging
 import math
 import re
 import time
-import uuid
 from collections.abc import Collection
 
 from anyio import CancelScope
@@ -14,31 +13,26 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import BadOption
-from service.admission import Admission
-from service.announced import announced_bytes, much_to_come
-from service.problems import DeadlineExceeded, Overloaded, from_error, unexpected
+from service.announced import announced_bytes
+from service.problems import DeadlineExceeded, from_error, unexpected
+from service.request_log import QUIET, UNMATCHED, Outcome, request_id_of, tell
 from service.telemetry import Telemetry, Timings
 from service.tracing import RequestTrace, Tracing
 
 LOG = logging.getLogger("fip.service")
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
 CLIENT_LEFT = 499  # nginx's number for it; only in metrics and the log, nobody is there to read an answer
 LONGEST_S = 86_400.0
-UNMATCHED = "unmatched"
-QUIET = ("/health/", "/metrics")  # asked every few seconds by machines
 TIMEOUT_HEADER = "X-Request-Timeout"
 
 
 class RequestMiddleware:
     """Plain ASGI: a body streams through it untouched."""
 
-    def __init__(
-        self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing, longest_s: float | None, admission: Admission, uploads: Collection[str]
-    ) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing, longest_s: float | None, uploads: Collection[str]) -> None:
         """longest_s: for a request. uploads: the addresses that files are posted to."""
         self._app = app
-        self._admission, self._uploads = admission, uploads
+        self._uploads = uploads
         self._telemetry = telemetry
         self._tracing = tracing
         self._longest_s = longest_s
@@ -48,7 +42,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get("x-request-id"))
+        request_id = request_id_of(headers)
         timings = Timings(self._telemetry)
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         exchange = Exchange(scope, receive, send, request_id)
@@ -66,12 +60,10 @@ class RequestMiddleware:
         try:
             if scope["method"] == "POST" and scope["path"] in self._uploads:
                 limit_s = time_limit(headers.get(TIMEOUT_HEADER), self._longest_s)
-                self._admission.check(announced_bytes(headers))  # here, too, before anything is known of the request: a no is cheap
             await exchange.run(self._app, scope, limit_s)
-        except (BadOption, Overloaded) as error:
+        except BadOption as error:
             scope["state"]["problem_code"] = error.code
-            sending = isinstance(error, Overloaded) and much_to_come(headers)
-            await from_error(error, sending=sending)(scope, exchange.receive, exchange.send)
+            await from_error(error)(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.left = True
         except Exception:
@@ -82,40 +74,28 @@ class RequestMiddleware:
             scope["state"]["problem_code"] = DeadlineExceeded.code
 
     def _finish(self, scope: Scope, exchange: "Exchange", timings: Timings, trace: RequestTrace) -> None:
-        state = scope["state"]
-        route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self._uploads else UNMATCHED)
-        name, version = state.get("model_used", ("", ""))
-        status, seconds = exchange.status, exchange.seconds
-        stage = None
+        state, status = scope["state"], exchange.status
+        stage = timings.now if exchange.expired else None
         if exchange.left:
             stage = "send" if status else timings.now
             status = CLIENT_LEFT
             self._telemetry.cancelled.labels(stage).inc()
-        self._telemetry.request_duration.labels(route, name, version, str(status)).observe(seconds)
-        code = state.get("problem_code")
-        if code:
-            self._telemetry.rejected.labels(code).inc()
-        fields: dict[str, str | int | float | None] = {
-            "request_id": exchange.request_id,
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": status,
-            "code": code,
-            "model": f"{name}:{version}" if name else None,
-            "ms": round(seconds * 1000, 3),
-            "stage": stage or (timings.now if exchange.expired else None),
-            "trace_id": trace.trace_id,
-            **timings.facts,
-        }
         for span in timings.spans:
             trace.stage(*span)
-        said = {f"fip.{name}": value for name, value in timings.facts.items()} | {
-            "http.route": None if route == UNMATCHED else route,
-            "fip.model": fields["model"],
-        }
-        trace.end(status, said, code)
-        quiet = scope["path"].startswith(QUIET)
-        LOG.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+        route = str(getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self._uploads else UNMATCHED))
+        outcome = Outcome(
+            exchange.request_id,
+            scope["method"],
+            scope["path"],
+            route,
+            status,
+            exchange.seconds,
+            state.get("problem_code"),
+            state.get("model_used", ("", "")),
+            stage,
+            timings.facts,
+        )
+        tell(outcome, self._telemetry, trace)
 
 
 class Exchange:
@@ -204,8 +184,3 @@ def time_limit(given: str | None, longest_s: float | None) -> float | None:
     if not 0 < seconds <= LONGEST_S:
         raise BadOption(f"a number of seconds above 0, at most {LONGEST_S:g}, not {given[:40]!r}", where=TIMEOUT_HEADER)
     return seconds if longest_s is None else min(seconds, longest_s)
-
-
-def _request_id(given: str | None) -> str:
-    """The caller's id if it is harmless in a header and a log line, else a new one."""
-    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

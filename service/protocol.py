@@ -9,7 +9,7 @@ import termios
 from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Literal
+from typing import Literal, cast
 
 from fastapi import Response
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
@@ -18,12 +18,23 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.connections import Connections
-from service.discard import discard
+from service.discard import Discard, discard
+from service.doorman import Doorman
 from service.problems import LINGER_S, RETRY_AFTER_S, SlowBody, problem
 
 LOG = logging.getLogger("fip.service")
 HEAD_BYTES = 64 << 10
 FRESH_S = 0.5  # a connection this young may have its first request on the way
+
+
+class Answered:
+    """In the place of uvicorn's cycle, for a request that was answered before one was made of it."""
+
+    response_complete = True
+    body = b""
+
+    def __init__(self) -> None:
+        self.message_event = asyncio.Event()
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -39,19 +50,21 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(
         self,
         connections: Connections,
+        doorman: Doorman,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, object],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._connections = connections
+        self._connections, self._doorman = connections, doorman
         self._settings = connections.settings
         self._pending = 0  # bytes of a head or of trailers
         self._awaits: Literal["head", "body", "next"] = "head"  # "next": the first byte of a head
         self._since = 0.0  # when that began, or when the answer before it ended
         self._received = 0  # bytes since then
         self._refused = False
+        self._discarding: Discard | None = None
         self._running: RequestResponseCycle | None = None  # `cycle` is the last of those that are pipelined
         self._untaken = (0, 0)
         self._taken_at = 0.0
@@ -70,6 +83,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.closed(self)
+        if self._discarding is not None:
+            self._discarding.stop()
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
@@ -95,13 +110,40 @@ class BoundedHttp(HttpToolsProtocol):
         self._pending = 0
         self._begin("body")
         self._connections.asked(self)
+        if self._is_refused_at_the_door():
+            return
         super().on_headers_complete()
         self.scope["state"]["discard"] = partial(discard, self.transport)
         if self._connections.draining:
             self.cycle.keep_alive = False
 
+    def _is_refused_at_the_door(self) -> bool:
+        """No task, and no request, is made for whom there is no room. Who has little to send keeps the connection."""
+        if self._answering or self.parser.should_upgrade():  # an answer waits for those before it
+            return False
+        path = self.url.partition(b"?")[0].decode("ascii", "replace")
+        answer = self._doorman.refusal(self.parser.get_method().decode("ascii"), path, self.headers)
+        if answer is None:
+            return False
+        self.cycle = cast(RequestResponseCycle, Answered())
+        stays = "Connection" not in answer.headers and self.parser.should_keep_alive() and not self.expect_100_continue
+        if stays and not self._connections.draining:
+            self.transport.write(_as_bytes(answer, self.server_state.default_headers))
+            self.on_response_complete()
+            return True
+        answer.headers["Connection"] = "close"
+        self._refused = True
+        self.transport.write(_as_bytes(answer, self.server_state.default_headers))
+        try:
+            self._discarding = Discard(self.transport, self.transport.close)
+        except OSError:
+            self.transport.close()
+        return True
+
     def on_body(self, body: bytes) -> None:
         self._pending = 0
+        if not self.cycle.body and not self.cycle.response_complete:
+            self.cycle.body, body = body, b""  # type: ignore[assignment]  # uvicorn would copy it into an array and out of it
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -154,7 +196,9 @@ class BoundedHttp(HttpToolsProtocol):
         super()._start_asgi_task(cycle, run)
 
     def shutdown(self) -> None:
-        """Close now if nothing is being answered and no request is on its way; else after the answer."""
+        """Close now if nothing is being answered and no request is on its way; else after the answer. Who was refused goes soon anyway."""
+        if self._discarding is not None:
+            return
         on_its_way = self._awaits == "head" and (self._pending > 0 or self.loop.time() - self._since < FRESH_S)
         if self._answering or not on_its_way:
             super().shutdown()

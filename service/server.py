@@ -1,10 +1,13 @@
 """uvicorn around the app: the line that says where it is, logs as JSON lines, and a quiet end on SIGTERM."""
 
 import asyncio
+import ctypes
+import gc
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from functools import partial
@@ -18,21 +21,25 @@ from models.errors import BadOption
 from service.app import create_app
 from service.connections import Connections, Listener, listen, room_for
 from service.context import Context
+from service.doorman import Doorman
 from service.logs import configure_logs
 from service.protocol import BoundedHttp
 from service.settings import Settings, mistyped
 
 LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
+SWITCH_S = 0.0005  # how long a thread that computes keeps the event loop waiting, at each of its system calls; Python's own 5 ms add up
+M_ARENA_MAX = -8  # of mallopt(3)
 LAST_S = 1  # for requests to end after their connections
 
 
 class Server(uvicorn.Server):
     """Says when it is ready. Told to stop, it is not ready at once, goes on for `lame_duck_seconds`, then answers what it has."""
 
-    def __init__(self, config: uvicorn.Config, context: Context, connections: Connections) -> None:
-        super().__init__(config)
-        self._context = context
+    def __init__(self, app: FastAPI, connections: Connections) -> None:
+        super().__init__(configure(app, connections))
+        self._context: Context = app.state.context
+        self._doorman: Doorman = app.state.doorman
         self._connections = connections
         self._leaves_at = 0.0
         self._late: list[asyncio.Task[object]] = []
@@ -40,6 +47,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            gc.collect()
+            gc.freeze()  # what there is now stays: each full collection would stop everybody for a tenth of a second to look at it
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             models = self._context.pool.load()
@@ -79,7 +88,7 @@ class Server(uvicorn.Server):
                 self._late.append(loop.create_task(loop.connect_accepted_socket(self._protocol, accepted)))
 
     def _protocol(self) -> BoundedHttp:
-        return BoundedHttp(self._connections, self.config, self.server_state, self.lifespan.state)
+        return BoundedHttp(self._connections, self._doorman, self.config, self.server_state, self.lifespan.state)
 
     def _cut(self) -> None:
         """End connections and requests that have not ended by themselves."""
@@ -99,7 +108,7 @@ def configure(app: FastAPI, connections: Connections, lifespan: Literal["on", "o
         access_log=False,  # the middleware writes one line a request
         timeout_keep_alive=cast(int, settings.keep_alive_seconds),  # any number does
         timeout_graceful_shutdown=settings.drain_seconds + LAST_S,
-        http=cast(type[asyncio.Protocol], partial(BoundedHttp, connections)),
+        http=cast(type[asyncio.Protocol], partial(BoundedHttp, connections, app.state.doorman)),
         loop="asyncio",
         lifespan=lifespan,
         ws="none",
@@ -112,6 +121,8 @@ def run(settings: Settings) -> int:
     Raises: BadOption (nothing can listen there), ModelError (no model to serve, or a damaged one).
     """
     configure_logs()
+    _one_heap()
+    sys.setswitchinterval(SWITCH_S)
     for variable, setting in mistyped(os.environ):
         LOG.warning("%s is no setting; did you mean %s?", variable, setting)
     app = create_app(settings)
@@ -120,12 +131,18 @@ def run(settings: Settings) -> int:
     connections.most = room_for(settings.max_connections)
     listeners = _listen(settings.host, settings.port)
     context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
-    server = Server(configure(app, connections), context, connections)
+    server = Server(app, connections)
     # uvicorn raises the signal again after draining; by then it has been obeyed
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     signal.signal(signal.SIGINT, lambda number, frame: None)
     server.run(sockets=[*listeners])
     return EXIT_STOPPED if server.started else EXIT_FAILED
+
+
+def _one_heap() -> None:
+    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours."""
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def _listen(host: str, port: int) -> list[Listener]:

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     model: Annotated[
         str | None, Field(min_length=1, description="default model of its task, NAME[:VERSION|@ALIAS]; without it the bundled one answers")
     ] = None
+    lookup_seconds: Annotated[
+        Seconds, Field(description="how long what a name or an alias stands for is remembered; 0 asks the registry at every request")
+    ] = 1.0
     device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"

@@ -1,4 +1,4 @@
-"""A request's body, kept on disk while it is received: readers map files, and memory stays flat whatever is sent.
+"""A request's body: a small one in memory, a large one on disk, so that memory stays flat whatever is sent.
 
 The event loop only takes chunks off the socket; writing and taking multipart apart happen in threads.
 """
@@ -35,7 +35,7 @@ T = TypeVar("T")
 class Upload:
     """A received file, and what the request says about its format: the file's name and content type, as the caller wrote them.
 
-    The last of the body is written by whoever reads the file: for a small one that saves the way to another thread.
+    What is whole before any of it had to be written stays in memory (see Ticket.in_memory).
     """
 
     def __init__(self, spool: "Spool", request: Request) -> None:
@@ -73,16 +73,23 @@ class Upload:
 
     def file(self) -> BinaryIO:
         """The whole file. In a thread. Raises: SpoolFull, BadMultipart, EmptyFile."""
-        self.write()
         if self._part:
+            if not self.spool.is_open:
+                self.spool.hold(b"")
+            self.write()
             self._part.finish()
+        elif self.spool.is_open:
+            self.write()
+        else:
+            self.spool.hold(b"".join(self._rest))
+            self._rest = []
         if self.spool.size == 0:
             raise EmptyFile("the body is empty: send the file as the body, or as the one file of a multipart form")
         return self.spool.file()
 
 
 class Spool:
-    """A temporary file without a name, opened with its first bytes; nothing stays behind, however the process ends.
+    """A temporary file without a name, opened with its first bytes, or a file in memory; nothing stays behind, however the process ends.
 
     Used from threads only.
     """
@@ -103,6 +110,11 @@ class Spool:
                 raise
             raise SpoolFull(f"no room for the body: {error.strerror}", where="body") from error
         self.size += len(chunk)
+
+    def hold(self, data: bytes) -> None:
+        """Be a file in memory that begins with this; nothing has been written yet."""
+        self._file, self.size = io.BytesIO(data), len(data)
+        self._file.seek(0, os.SEEK_END)
 
     def file(self) -> BinaryIO:
         """Raises: SpoolFull."""
@@ -172,7 +184,7 @@ class Uploads:
         return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
 
     async def _fill(self, request: Request, upload: Upload, check: Callable[[], None], ticket: Ticket) -> None:
-        """Take the body, a quarter of a megabyte at a time to the disk, after the first comes `check`; the last waits in memory."""
+        """Take the body, piece by piece to the disk (see Ticket.in_memory); after the first comes `check`, the last waits in memory."""
 
         def write_first() -> None:
             upload.write()

@@ -21,7 +21,7 @@ import numpy as np
 
 from models.errors import BadBody, BadHeader, FileError, HeaderTooLarge, MissingCoordinates, TruncatedFile, UnsupportedFormat
 from models.io.records import BLOCK_ROWS, Records, Table
-from models.io.source import Source
+from models.io.source import Source, on_disk
 
 CHILD = Path(__file__).with_name("e57_child.py")
 HEADER = struct.Struct("<8sIIQQQQ")  # signature, version, bytes of the file, place and bytes of the XML, bytes of a page
@@ -143,8 +143,8 @@ def _asked(source: Source, question: dict[str, object]) -> Iterator[_Child]:
     """The process that answers a question about a file; it ends with the block."""
     command = [sys.executable, "-P", str(CHILD), json.dumps(question)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdin=source.file, stdout=subprocess.PIPE, stderr=errors, env=environment)
+    with tempfile.TemporaryFile() as errors, on_disk(source) as file:
+        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=errors, env=environment)
         try:
             yield _Child(process, errors)
         finally:

@@ -37,8 +37,7 @@ def read_binary(source: Source, header: Header, columns: ColumnType) -> Iterator
     at_a_time = _rows_at_a_time(header, BLOCK_ROWS)
     for start in range(0, header.points, at_a_time):
         wanted = min(at_a_time, header.points - start)
-        source.file.seek(header.offset + start * columns.itemsize)
-        table = np.fromfile(source.file, columns, wanted)
+        table = source.rows(columns, header.offset + start * columns.itemsize, wanted)
         if len(table) < wanted:
             raise TruncatedFile(f"the header announces {header.points} points, the body has {start + len(table)}")
         yield table

@@ -213,8 +213,7 @@ def _read_fixed(source: Source, offset: int, element: Element, byte_order: str) 
         raise _truncated(element, source.size - offset)
     for start in range(0, element.count, BLOCK_ROWS):
         wanted = min(BLOCK_ROWS, element.count - start)
-        source.file.seek(offset + start * row.itemsize)
-        table = np.fromfile(source.file, row, wanted)
+        table = source.rows(row, offset + start * row.itemsize, wanted)
         if len(table) < wanted:
             raise _truncated(element, start * row.itemsize + table.nbytes)
         yield table

@@ -1,13 +1,18 @@
-"""The bytes of one upload or file: always a real file on disk, so that its size is known before anything is read."""
+"""The bytes of one upload or file: a real file on disk or one in memory, so that its size is known before anything is read."""
 
+import io
 import itertools
 import os
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from models.errors import BadBody, BadHeader, EmptyFile, FileError, TooManyPoints, TruncatedFile
 
@@ -20,7 +25,7 @@ COUNT_DIGITS = 18  # of any count that a header gives: fits 64 bits
 class Source:
     """An open file, its size in bytes, and how many points are wanted of it at most. Readers seek where they need to."""
 
-    file: BinaryIO
+    file: io.BufferedReader | io.BytesIO
     size: int
     max_points: int | None = None
 
@@ -41,6 +46,25 @@ class Source:
             raise TruncatedFile(f"the file ends {count - len(found)} bytes early")
         return found
 
+    def rows(self, row: np.dtype[np.void], offset: int, count: int) -> npt.NDArray[np.void]:
+        """Up to `count` packed rows from `offset` on."""
+        self.file.seek(offset)
+        table = np.empty(count, row)
+        found = self.file.readinto(table.view(np.uint8).data)
+        return table[: found // row.itemsize]
+
+
+@contextmanager
+def on_disk(source: Source) -> Iterator[BinaryIO]:
+    """The file as one that has a descriptor."""
+    if not isinstance(source.file, io.BytesIO):
+        yield source.file
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(source.file.getbuffer())
+        file.flush()
+        yield file
+
 
 @contextmanager
 def opened(source: Path | BinaryIO, max_points: int | None = None) -> Iterator[Source]:
@@ -53,13 +77,15 @@ def opened(source: Path | BinaryIO, max_points: int | None = None) -> Iterator[S
     except OSError as error:
         raise FileError(f"cannot be opened: {error.strerror}", where=str(source)) from error
     with file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         if size == 0:
             raise EmptyFile("the file is empty")
         yield Source(file, size, max_points)
 
 
-def _open(source: Path | BinaryIO) -> BinaryIO:
+def _open(source: Path | BinaryIO) -> io.BufferedReader | io.BytesIO:
+    if isinstance(source, io.BytesIO):
+        return io.BytesIO(source.getvalue())  # shares its bytes
     if not isinstance(source, Path):
         source.flush()
         return open(source.fileno(), "rb", closefd=False)

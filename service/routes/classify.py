@@ -2,26 +2,26 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from models.processor import Classification
 from service.announced import announced_bytes
 from service.context import Loaded
 from service.pool import Live
 from service.problems import documented
+from service.routes.file_route import FileRoute
 from service.routes.upload_parts import (
     ANSWER_HEADERS,
     FILE_NAME,
     REQUEST_BODY,
     TIMEOUT,
     receive_voxels,
-    said_once,
     timings_of,
 )
 from service.schemas import ClassifyAnswer, ClassifyOptions, Prediction
 from service.telemetry import Timings, server_timing
 
-router = APIRouter(prefix="/v1", tags=["classify"])
+router = APIRouter(prefix="/v1", tags=["classify"], route_class=FileRoute)
 
 
 @router.post(
@@ -29,7 +29,6 @@ router = APIRouter(prefix="/v1", tags=["classify"])
     response_model=ClassifyAnswer,
     responses={200: {"headers": ANSWER_HEADERS}, **documented(400, 404, 413, 408, 415, 422, 429, 500, 503, 504, 507)},
     openapi_extra={"requestBody": REQUEST_BODY, "parameters": [FILE_NAME, TIMEOUT]},
-    dependencies=[Depends(said_once)],
 )
 async def classify(request: Request, context: Loaded, options: Annotated[ClassifyOptions, Query()]) -> Response:
     """Classify one point cloud, sent as the body or as the one file of a multipart form.

@@ -9,7 +9,7 @@ from typing import Annotated, BinaryIO, cast
 
 import torch
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from models.answers import ANSWERS, SAME, Labelled, answer_format, check_answer, summary, write_answer
 from models.answers.names import answer_name
@@ -28,6 +28,7 @@ from service.answer_file import AnswerFile, InPieces
 from service.context import Context, Loaded
 from service.pool import Live
 from service.problems import OutOfMemory, documented
+from service.routes.file_route import FileRoute
 from service.routes.upload_parts import (
     ANSWER_HEADERS,
     BINARY,
@@ -35,7 +36,6 @@ from service.routes.upload_parts import (
     REQUEST_BODY,
     TEXT,
     TIMEOUT,
-    said_once,
     timings_of,
 )
 from service.schemas import Halo, SegmentAnswer, SegmentOptions
@@ -43,7 +43,7 @@ from service.settings import Settings
 from service.telemetry import Timings, server_timing
 from service.uploads import Upload
 
-router = APIRouter(prefix="/v1", tags=["segment"])
+router = APIRouter(prefix="/v1", tags=["segment"], route_class=FileRoute)
 
 JSON_NAME = "json"
 MEDIA_TYPES = {JSON_NAME: "application/json", **{name: each.media_type for name, each in ANSWERS.items()}}
@@ -70,7 +70,6 @@ BINARIES = {each.media_type: BINARY for each in ANSWERS.values()}
         **documented(400, 404, 413, 408, 415, 422, 429, 500, 503, 504, 507),
     },
     openapi_extra={"requestBody": REQUEST_BODY, "parameters": [FILE_NAME, TIMEOUT]},
-    dependencies=[Depends(said_once)],
 )
 async def segment(request: Request, context: Loaded, options: Annotated[SegmentOptions, Query()]) -> Response:
     """Give every point of a cloud a class. The file is sent as for `/v1/classify`; the answer is in the order of its points.

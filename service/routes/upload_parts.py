@@ -1,6 +1,5 @@
 """What requests with a file have in common: how they are described, and the way from the body to voxels."""
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -8,7 +7,6 @@ from typing import cast
 from anyio import to_thread
 from fastapi import Request
 
-from models.errors import BadOption
 from models.io import FORMATS, read_cloud
 from models.manifest import Axis
 from models.pointcloud import PointCloud
@@ -40,13 +38,6 @@ ANSWER_HEADERS = {
     "X-Model": {"description": "NAME:VERSION of the model that answered", **TEXT},
     "Server-Timing": {"description": "milliseconds of each stage", **TEXT},
 }
-
-
-async def said_once(request: Request) -> None:
-    """Raises: BadOption (an option is repeated; the framework would take the last)."""
-    for name, times in Counter(name for name, _ in request.query_params.multi_items()).items():
-        if times > 1:
-            raise BadOption("the option is given more than once", where=name[:80])
 
 
 def timings_of(request: Request) -> Timings:

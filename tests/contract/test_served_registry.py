@@ -47,7 +47,7 @@ def registry(tmp_path: Path, folder: Path) -> LocalRegistry:
 
 @pytest.fixture
 def client(registry: LocalRegistry, serve: Serve) -> Iterator[httpx.Client]:
-    with serve(create_app(Settings(registry=registry.address, model="parts"))) as client:
+    with serve(create_app(Settings(registry=registry.address, model="parts", lookup_seconds=0))) as client:
         yield client
 
 
@@ -60,7 +60,7 @@ def asked(client: httpx.Client, ball: Ball, model: str | None = None) -> tuple[i
 def test_a_service_that_starts_on_a_damaged_champion_answers_with_the_one_before(registry: LocalRegistry, serve: Serve, ball: Ball) -> None:
     registry.move_alias("parts", "champion", 2, expected=1)
     flip(registry.folder(ModelVersion("parts", 2)) / "model.safetensors")
-    with serve(create_app(Settings(registry=registry.address, model="parts"))) as client:
+    with serve(create_app(Settings(registry=registry.address, model="parts", lookup_seconds=0))) as client:
         assert asked(client, ball) == (200, "1")
         assert asked(client, ball, "parts@champion") == (200, "1")
         assert asked(client, ball, "parts:2") == (500, "bad_checkpoint")
@@ -248,7 +248,7 @@ def test_a_service_on_mlflow_outlives_it(
 ) -> None:
     monkeypatch.setenv("FIP_CACHE", str(tmp_path))
     publish_as(mlflow_registry, folder, "served", "champion")
-    settings = partial(Settings, model="models:/served@champion")
+    settings = partial(Settings, model="models:/served@champion", lookup_seconds=0)
     with passage(mlflow_registry.address) as (address, close), serve(create_app(settings(registry=address))) as client:
         assert [asked(client, ball, name) for name in (None, "models:/served/1", "modelnet40")] == [(200, "1")] * 3
         publish_as(mlflow_registry, folder, "served", "champion")

@@ -42,6 +42,7 @@ def impatient(serve: Serve, tiny_registry: Path, tmp_path_factory: pytest.TempPa
     app = create_app(settings)
     add_large_answer(app, settings.spool_dir)
     with serve(app) as client:
+        client.headers["Connection"] = "close"  # one that was kept may be ended just when it is used again
         yield client
 
 

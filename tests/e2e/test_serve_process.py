@@ -70,8 +70,8 @@ def test_serve_answer_and_stop(start: Start) -> None:
 
 def test_a_body_that_does_not_fit_on_the_disk_is_refused(start: Start) -> None:
     process, address = start()
-    kitti = np.zeros((20_000, 4), "<f4")  # cut short at a whole point, it would pass for a smaller cloud
-    kitti[:, :3] = XYZ
+    kitti = np.zeros((300_000, 4), "<f4")  # cut short at a whole point, it would pass for a smaller cloud
+    kitti[:, :3] = np.tile(XYZ, (15, 1))
     small = kitti[:1000].tobytes()
     with httpx.Client(base_url=address, params={"input_format": "bin"}, timeout=30) as client:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (160_000, resource.RLIM_INFINITY))

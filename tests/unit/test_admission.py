@@ -86,7 +86,15 @@ def test_a_burst_may_fill_the_house_and_a_queue_that_stands_may_not() -> None:
             pass
         for each in burst[:9]:
             each.close()
-        for _ in range(9):  # it went down: the next burst is welcome
+        for _ in range(5):  # a pass has ended, which says nothing of the queue
+            held.enter_context(inside(admission, 1))
+        with pytest.raises(Overloaded), admission.enter(1):
+            pass
+    time.sleep(STANDING_AFTER_S / 2)
+    with inside(admission, 1):
+        time.sleep(STANDING_AFTER_S / 2 + 0.05)
+    with ExitStack() as held:
+        for _ in range(16):  # it has been short for a while: the next burst is welcome
             held.enter_context(inside(admission, 1))
 
 
