@@ -75,7 +75,7 @@ class Predictor(Processor):
     def classify(self, batch: Sequence[Voxels]) -> list[Classification]:
         """One Classification per voxelized cloud, in order. Raises: WrongTask."""
         self.require("classify")
-        logits = self.forward(batch).cpu()  # (B, L)
+        logits = self.forward(batch).cpu().numpy()  # (B, L)
         return [self.answer_of_cloud(voxels, logits[b]) for b, voxels in enumerate(batch)]
 
     def segment(self, batch: Sequence[Voxels]) -> list[Segmentation]:

@@ -17,6 +17,8 @@ from models.ranges import in_range
 from models.tiling import Reach
 from models.voxelize import Voxels, prepare, voxelize
 
+OVERFLOW = "numbers in the net overflow: coordinates or intensities are far outside what it was trained on; check the unit"
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -78,11 +80,13 @@ class Processor:
         if self.manifest.task != task:
             raise WrongTask(f"model {self.manifest.name!r} does not {task}: its task is to {self.manifest.task}")
 
-    def answer_of_cloud(self, voxels: Voxels, logits: torch.Tensor) -> Classification:
-        """From the logits (L,) of a cloud, on the CPU, to its classes. Raises: NonFinite."""
-        scores = finite(logits).softmax(dim=0)
-        ranking = scores.argsort(descending=True, stable=True)
-        return Classification(logits.numpy(), scores.numpy(), ranking.numpy(), len(voxels), voxels.filled)
+    def answer_of_cloud(self, voxels: Voxels, logits: npt.NDArray[np.float32]) -> Classification:
+        """From the logits (L,) of a cloud to its classes. Raises: NonFinite."""
+        if not np.isfinite(logits).all():
+            raise NonFinite(OVERFLOW)
+        weights = np.exp(logits - logits.max())
+        scores = weights / weights.sum()
+        return Classification(logits, scores, np.argsort(-scores, kind="stable"), len(voxels), voxels.filled)
 
     def answers_of_points(self, voxels: Voxels, logits: torch.Tensor) -> Segmentation:
         """From the logits of the voxels (M, L) to the answers of the points."""
@@ -104,5 +108,5 @@ def best_of(logits: torch.Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[n
 def finite(logits: torch.Tensor) -> torch.Tensor:
     """The logits. Raises: NonFinite (the net overflowed: NaN has no class)."""
     if not bool(logits.isfinite().all()):
-        raise NonFinite("numbers in the net overflow: coordinates or intensities are far outside what it was trained on; check the unit")
+        raise NonFinite(OVERFLOW)
     return logits

@@ -19,6 +19,7 @@ TRACEBACK_CHARACTERS = 8000
 DEPTH, ITEMS = 4, 100  # of lists and mappings within a field
 WAITING = 4096  # lines
 FLUSH_SECONDS = 2.0
+GATHER_S = 0.01
 INT64 = range(-(1 << 63), 1 << 64)  # what readers of JSON can be expected to read
 
 
@@ -109,6 +110,21 @@ class Descriptor(logging.Handler):
                     wait.poll()
 
 
+class Gathering(QueueListener):
+    """Lets lines gather for a moment, so that not every request wakes it."""
+
+    def __init__(self, lines: "queue.Queue[logging.LogRecord]", handler: logging.Handler) -> None:
+        super().__init__(lines, handler)
+        self._lines = lines
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        waited = self._lines.empty()
+        line = self._lines.get(block)
+        if waited:
+            time.sleep(GATHER_S)
+        return line
+
+
 class WaitingLines(QueueHandler):
     """Hands lines to a thread that writes them. Where too many wait, lines are dropped; the next that is not says how many in `dropped`."""
 
@@ -117,7 +133,7 @@ class WaitingLines(QueueHandler):
         super().__init__(self._lines)
         self.setFormatter(JsonLines())
         self._direct = Descriptor(descriptor)
-        self._listener = QueueListener(self._lines, self._direct)
+        self._listener = Gathering(self._lines, self._direct)
         self._process = os.getpid()
         self._dropped = 0
         self._closed = False

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from models.errors import FipError
 from models.voxelize import Voxels
@@ -34,7 +33,7 @@ class Job:
     points: int
     per_voxel: bool
     timings: Timings
-    answer: "asyncio.Future[torch.Tensor]"
+    answer: "asyncio.Future[npt.NDArray[np.float32]]"
     arrived_s: float
     most_voxels: int
     queued_s: float
@@ -78,8 +77,8 @@ class Scheduler:
         finally:
             self._coming -= 1
 
-    async def logits(self, model: str, cloud: Voxels, points: int, timings: Timings, *, per_voxel: bool) -> torch.Tensor:
-        """Wait in line (stage `queue`), then for the net (stage `forward`): (M, L), or (L,) unless per_voxel, on the CPU.
+    async def logits(self, model: str, cloud: Voxels, points: int, timings: Timings, *, per_voxel: bool) -> npt.NDArray[np.float32]:
+        """Wait in line (stage `queue`), then for the net (stage `forward`): (M, L), or (L,) unless per_voxel.
 
         Cancelled while it waits, it leaves the line at once. Raises: OutOfMemory, WorkerFailed, BadCheckpoint, NotReady.
         """
@@ -201,7 +200,7 @@ class Scheduler:
         ends = np.cumsum([job.rows for job in batch])
         for job, end in zip(batch, ends, strict=True):
             if not job.answer.done():  # whoever left meanwhile is not waiting for it
-                rows = torch.from_numpy(logits[end - job.rows : end])
+                rows = logits[end - job.rows : end]
                 job.answer.set_result(rows if job.per_voxel else rows[0])
 
     def _again_after_death(self, batch: list[Job], why: str, *, alone: bool) -> None:

@@ -5,15 +5,15 @@ The event loop only takes chunks off the socket; writing and taking multipart ap
 
 import errno
 import io
+import math
 import os
 import tempfile
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
+from anyio import CancelScope, CapacityLimiter, current_time, to_thread
 from fastapi import Request
 
 from models.errors import EmptyFile
@@ -139,6 +139,27 @@ class Spool:
             self._file = None
 
 
+class Pace:
+    """How fast a body comes: the rate of each `pause` seconds by itself, so that a fast beginning does not pay for a trickle.
+
+    Only the time in which a chunk is waited for counts: what comes while the service does something else waits for the service.
+    """
+
+    def __init__(self, pause: float, rate: int) -> None:
+        """rate: bytes a second that it has to come at."""
+        self._pause, self._rate = pause, rate
+        self._waited, self._received = 0.0, 0
+
+    def took(self, seconds: float, size: int) -> None:
+        """A chunk was waited for. Raises: SlowBody."""
+        self._waited += seconds
+        self._received += size
+        if self._waited >= self._pause:
+            if self._received < self._waited * self._rate:
+                raise SlowBody(f"the body came slower than {self._rate} bytes per second", where="body")
+            self._waited, self._received = 0.0, 0
+
+
 class Uploads:
     """Receives files within the limits of the settings."""
 
@@ -191,38 +212,24 @@ class Uploads:
             check()
 
         write: Callable[[], None] = write_first
-        async for chunk in self._in_good_time(request.stream()):
-            waiting = upload.keep(chunk)
-            if upload.size > self._limit:
-                raise self._too_large()
-            ticket.hold_bytes(upload.size)
-            if waiting >= ticket.in_memory:
-                await self._in_thread(write)
-                write = upload.write
-
-    async def _in_good_time(self, stream: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-        """The chunks of a body. Raises: SlowBody when none comes for `body_pause_seconds`, or too little in such a time.
-
-        Only the time in which a chunk is waited for counts: what comes while the service does something else waits for the service.
-        The rate is that of each such stretch by itself, so that a fast beginning does not pay for a trickle.
-        """
-        waited, received = 0.0, 0
-        while True:
-            began = time.monotonic()
-            chunk = None
-            with move_on_after(self._pause) as pause:
+        pace, stream = Pace(self._pause, self._rate), request.stream()
+        with CancelScope() as patience:
+            while True:
+                began = current_time()
+                patience.deadline = began + self._pause
                 chunk = await anext(stream, None)
-            if pause.cancelled_caught:
-                raise SlowBody(f"nothing of the body came for {self._pause:g} s", where="body")
-            if chunk is None:
-                return
-            waited += time.monotonic() - began
-            received += len(chunk)
-            yield chunk
-            if waited >= self._pause:
-                if received < waited * self._rate:
-                    raise SlowBody(f"the body came slower than {self._rate} bytes per second", where="body")
-                waited, received = 0.0, 0
+                patience.deadline, seconds = math.inf, current_time() - began
+                if chunk is None:
+                    return
+                waiting = upload.keep(chunk)
+                if upload.size > self._limit:
+                    raise self._too_large()
+                ticket.hold_bytes(upload.size)
+                if waiting >= ticket.in_memory:
+                    await self._in_thread(write)
+                    write = upload.write
+                pace.took(seconds, len(chunk))
+        raise SlowBody(f"nothing of the body came for {self._pause:g} s", where="body")
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=self._threads)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, BinaryIO, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
@@ -174,9 +176,9 @@ async def _part_after_part(work: Segmenting, model: Live, context: Context, timi
         with timings.stage("voxelize"):
             return work.voxelize(part)
 
-    def take(part: int, voxels: Voxels, logits: torch.Tensor) -> None:
+    def take(part: int, voxels: Voxels, logits: npt.NDArray[np.float32]) -> None:
         with timings.stage("forward"):
-            work.take(part, voxels, logits)
+            work.take(part, voxels, torch.from_numpy(logits))
 
     for part in range(work.parts):
         voxels = await to_thread.run_sync(partial(voxels_of, part), limiter=context.tilers)
