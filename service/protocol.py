@@ -24,6 +24,7 @@ from service.problems import LINGER_S, RETRY_AFTER_S, SlowBody, problem
 
 LOG = logging.getLogger("fip.service")
 HEAD_BYTES = 64 << 10
+AT_ONCE_OF_A_HEAD, AT_ONCE_OF_A_BODY = 64 << 10, 1 << 20  # bytes read: what comes with the head of who is refused is read for nothing
 FRESH_S = 0.5  # a connection this young may have its first request on the way
 
 
@@ -72,6 +73,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._since = self.loop.time()
+        self._read_at_once(AT_ONCE_OF_A_HEAD)
         if not self._connections.opened(self):
             self._connections.count("refused")
             self._refuse(
@@ -112,6 +114,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._connections.asked(self)
         if self._is_refused_at_the_door():
             return
+        self._read_at_once(AT_ONCE_OF_A_BODY)
         super().on_headers_complete()
         self.scope["state"]["discard"] = partial(discard, self.transport)
         if self._connections.draining:
@@ -148,6 +151,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._pending = 0
+        self._read_at_once(AT_ONCE_OF_A_HEAD)
         self._begin("next")
         super().on_message_complete()
 
@@ -175,6 +179,11 @@ class BoundedHttp(HttpToolsProtocol):
     @property
     def _answering(self) -> bool:
         return not getattr(self.cycle, "response_complete", True)  # there is no cycle before the first request
+
+    def _read_at_once(self, size: int) -> None:
+        """The most that asyncio reads before anybody else has their turn."""
+        if hasattr(self.transport, "max_size"):
+            self.transport.max_size = size
 
     def _begin(self, what: Literal["head", "body", "next"]) -> None:
         self._awaits = what

@@ -29,7 +29,8 @@ from service.settings import Settings, mistyped
 LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
 SWITCH_S = 0.0005  # how long a thread that computes keeps the event loop waiting, at each of its system calls; Python's own 5 ms add up
-M_ARENA_MAX = -8  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
+LARGEST_KEPT, MOST_KEPT = 16 << 20, 64 << 20  # bytes: of one allocation, and of all that is free at the end of the heap
 LAST_S = 1  # for requests to end after their connections
 
 
@@ -121,7 +122,7 @@ def run(settings: Settings) -> int:
     Raises: BadOption (nothing can listen there), ModelError (no model to serve, or a damaged one).
     """
     configure_logs()
-    _one_heap()
+    _keep_memory()
     sys.setswitchinterval(SWITCH_S)
     for variable, setting in mistyped(os.environ):
         LOG.warning("%s is no setting; did you mean %s?", variable, setting)
@@ -139,10 +140,14 @@ def run(settings: Settings) -> int:
     return EXIT_STOPPED if server.started else EXIT_FAILED
 
 
-def _one_heap() -> None:
-    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours."""
+def _keep_memory() -> None:
+    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours. What is
+    freed stays for the next request: to give it back and take it again costs more than to copy a body.
+    """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def _listen(host: str, port: int) -> list[Listener]:
