@@ -15,7 +15,7 @@ from service.settings import Settings
 
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
 STANDING_AFTER_S, LEAST_STANDING = 0.1, 8
-KEPT_S = 1.0  # how long a place is kept for a file that is on its way
+KEPT_S, EXPECTED_S = 1.0, 0.1  # how long a place is kept for a file that is on its way, and how long it counts as one in line
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 4 << 20
 PLENTY = 128 << 20  # bytes of all files, up to which a small one is written as a whole, and others in large pieces
@@ -29,7 +29,7 @@ class Ticket:
 
     def __init__(self, house: "Admission") -> None:
         self._house = house
-        self.bytes, self.points, self.inside, self.arrived, self.small = 0, 0, False, False, True
+        self.bytes, self.points, self.inside, self.arrived, self.small, self.in_line = 0, 0, False, False, True, False
         self.came_s = time.monotonic()
 
     @property
@@ -52,6 +52,7 @@ class Ticket:
         if not self.inside:
             self._house.check_places()
             self._house.let_in(self)
+        self._house.line_up(self)
 
     def hold_points(self, count: int) -> None:
         """Its cloud has so many. Raises: Overloaded."""
@@ -75,8 +76,9 @@ class Admission:
         self._largest_file = settings.max_body_bytes
         self.requests, self.bytes, self.points = 0, 0, 0
         self._standing = max(math.ceil(self.most_requests * STANDING_SHARE), min(self.most_requests, LEAST_STANDING))
-        self._small = 0  # requests with a small file: large ones have lines of their own, and are passed by them
+        self._small = 0  # in line with a small file: large ones have lines of their own, and are passed by them
         self._kept: deque[Ticket] = deque()  # places, in the order of their requests
+        self._expected: deque[Ticket] = deque()  # the same for places in line
         self._cut = False  # whether only so many may be here as may stand
         self._other_since: float | None = None  # since when it should be the other way round
         self._gap_s = 0.0  # mean time between two requests that leave, while anybody is here
@@ -91,15 +93,18 @@ class Admission:
         ticket = Ticket(self)
         ticket.small = announced_bytes is None or announced_bytes <= LARGE_BYTES
         self.let_in(ticket)
+        self.line_up(ticket)
         self._kept.append(ticket)
+        self._expected.append(ticket)
         try:
             yield ticket
         finally:
             self.bytes -= ticket.bytes
             self.points -= ticket.points
             ticket.arrived = True  # nothing is kept for it any more
+            self._out_of_line(ticket)
             if ticket.inside:
-                self._left(ticket)
+                self._left()
 
     def hold_answer(self, size: int) -> "HeldBytes":
         """An answer of so many bytes waits for its client to take it."""
@@ -136,7 +141,13 @@ class Admission:
         if not self.requests:
             self._last_s = time.monotonic()
         ticket.inside = True
-        self._counted(1, ticket.small)
+        self.requests += 1
+
+    def line_up(self, ticket: Ticket) -> None:
+        """Its file is there, or soon will be."""
+        if ticket.small and not ticket.in_line:
+            ticket.in_line = True
+            self._line_is(self._small + 1)
 
     def _cut_or_not(self) -> None:
         """A queue that has been longer than it may stand for a while is cut, until it has been shorter for a while: passes that end
@@ -149,15 +160,19 @@ class Admission:
             self._other_since = now
         elif now - self._other_since >= STANDING_AFTER_S:
             self._cut, self._other_since = not self._cut, None
-            self._counted(0, small=True)
+            self._line_is(self._small)
 
     def _give_away(self) -> None:
         """The places of those whose files have not come in good time."""
-        while self._kept and (self._kept[0].arrived or time.monotonic() - self._kept[0].came_s > KEPT_S):
+        now = time.monotonic()
+        while self._expected and (self._expected[0].arrived or now - self._expected[0].came_s > EXPECTED_S):
+            if not (ticket := self._expected.popleft()).arrived:
+                self._out_of_line(ticket)
+        while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > KEPT_S):
             ticket = self._kept.popleft()
             if not ticket.arrived and ticket.inside:
                 ticket.inside = False
-                self._counted(-1, ticket.small)
+                self.requests -= 1
 
     def _check(self, what: str, held: int, more: int, most: int, large: bool) -> None:
         """Alone, a file may be as large as it likes."""
@@ -167,18 +182,23 @@ class Admission:
     def _full(self, detail: str) -> Overloaded:
         return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)
 
-    def _counted(self, more: int, small: bool) -> None:
-        self.requests += more
-        self._small += more if small else 0
-        if (self._small >= self._standing) == self._cut:
+    def _out_of_line(self, ticket: Ticket) -> None:
+        if ticket.in_line:
+            ticket.in_line = False
+            self._line_is(self._small - 1)
+
+    def _line_is(self, small: int) -> None:
+        """So many small files are in line from now on."""
+        self._small = small
+        if (small >= self._standing) == self._cut:
             self._other_since = None
         elif self._other_since is None:
             self._other_since = time.monotonic()
 
-    def _left(self, ticket: Ticket) -> None:
+    def _left(self) -> None:
         gap_s, self._last_s = time.monotonic() - self._last_s, time.monotonic()
         self._gap_s = REMEMBERED * self._gap_s + (1 - REMEMBERED) * gap_s if self._gap_s else gap_s
-        self._counted(-1, ticket.small)
+        self.requests -= 1
 
 
 class HeldBytes:

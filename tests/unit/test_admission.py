@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from service.admission import KEPT_S, LARGE_BYTES, STANDING_AFTER_S, Admission, Ticket
+from service.admission import EXPECTED_S, KEPT_S, LARGE_BYTES, STANDING_AFTER_S, Admission, Ticket
 from service.problems import Overloaded
 from service.settings import Settings
 
@@ -122,6 +122,17 @@ def test_files_that_never_arrive_keep_nobody_out() -> None:
         with inside(admission, 400):
             assert (admission.requests, admission.bytes) == (1, 416)
     assert (admission.requests, admission.bytes) == (0, 0)
+
+
+def test_files_that_are_long_on_their_way_are_no_queue() -> None:
+    admission = house()
+    with ExitStack() as held:
+        for _ in range(12):
+            held.enter_context(admission.enter(10))
+        time.sleep(EXPECTED_S + 0.02)
+        for _ in range(4):
+            with inside(admission, 1):
+                time.sleep(STANDING_AFTER_S / 2)
 
 
 def test_one_who_arrives_in_a_full_house_is_refused_after_all() -> None:
