@@ -15,7 +15,8 @@ from service.settings import Settings
 
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
 STANDING_AFTER_S, LEAST_STANDING = 0.1, 8
-KEPT_S, EXPECTED_S = 1.0, 0.1  # how long a place is kept for a file that is on its way, and how long it counts as one in line
+KEPT_S = 1.0  # how long a place is kept for a file that is on its way
+EXPECTED_S = 0.1  # how long it counts as one in line, and is kept if there is no other
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 4 << 20
 PLENTY = 128 << 20  # bytes of all files, up to which a small one is written as a whole, and others in large pieces
@@ -86,7 +87,7 @@ class Admission:
 
     @contextmanager
     def enter(self, announced_bytes: int | None) -> Iterator[Ticket]:
-        """Around a request. Its place is kept for a second while its file is on its way, which may never arrive; after that it holds
+        """Around a request. Its place is kept for a moment while its file is on its way, which may never arrive; after that it holds
         the bytes that have come, and nobody else is kept out. Raises: Overloaded (better said before the file is sent).
         """
         self.check(announced_bytes)
@@ -168,11 +169,16 @@ class Admission:
         while self._expected and (self._expected[0].arrived or now - self._expected[0].came_s > EXPECTED_S):
             if not (ticket := self._expected.popleft()).arrived:
                 self._out_of_line(ticket)
-        while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > KEPT_S):
+        while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > self._kept_s):
             ticket = self._kept.popleft()
             if not ticket.arrived and ticket.inside:
                 ticket.inside = False
                 self.requests -= 1
+
+    @property
+    def _kept_s(self) -> float:
+        """How long a place is kept: who trickles must not keep out who does not."""
+        return KEPT_S if self.requests < self.most_requests else EXPECTED_S
 
     def _check(self, what: str, held: int, more: int, most: int, large: bool) -> None:
         """Alone, a file may be as large as it likes."""

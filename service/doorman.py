@@ -1,17 +1,18 @@
 """Who is told at the door that there is no room: at several times its load, a service is otherwise busy refusing."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
 
 from fastapi import Response
 from starlette.datastructures import Headers
 
 from service.admission import Admission
 from service.announced import announced_bytes, much_to_come
-from service.problems import Overloaded, from_error
-from service.request_log import Outcome, request_id_of, tell
+from service.problems import Overloaded, from_error, problem
+from service.request_log import UNMATCHED, Outcome, request_id_of, tell
 from service.telemetry import Telemetry
-from service.tracing import Tracing
+from service.tracing import RequestTrace, Tracing
 
 
 class Doorman:
@@ -31,6 +32,13 @@ class Doorman:
         except Overloaded as error:
             return self._refuse(error, path, headers, began_s)
         return None
+
+    def problem(self, status: HTTPStatus, code: str, detail: str, seconds: float, headers: Mapping[str, str]) -> Response:
+        """The answer to what never became a request, the last of its connection; it has an id and is told like any other."""
+        request_id = request_id_of(Headers())
+        answer = problem(status, code, detail, headers={**headers, "Connection": "close", "X-Request-ID": request_id})
+        tell(Outcome(request_id, "", "", UNMATCHED, int(status), seconds, code), self._telemetry, RequestTrace(None))
+        return answer
 
     def _refuse(self, error: Overloaded, path: str, headers: Headers, began_s: float) -> Response:
         request_id = request_id_of(headers)

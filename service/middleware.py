@@ -80,8 +80,9 @@ class RequestMiddleware:
             stage = "send" if status else timings.now
             status = CLIENT_LEFT
             self._telemetry.cancelled.labels(stage).inc()
-        for span in timings.spans:
-            trace.stage(*span)
+        for span in (*timings.spans, timings.unfinished):
+            if span is not None:
+                trace.stage(*span)
         route = str(getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self._uploads else UNMATCHED))
         outcome = Outcome(
             exchange.request_id,

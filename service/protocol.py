@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from service.connections import Connections
 from service.discard import Discard, discard
 from service.doorman import Doorman
-from service.problems import LINGER_S, RETRY_AFTER_S, SlowBody, problem
+from service.problems import LINGER_S, RETRY_AFTER_S, SlowBody
 
 LOG = logging.getLogger("fip.service")
 HEAD_BYTES = 64 << 10
@@ -168,8 +168,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.cycle.keep_alive = False
         else:  # within the body of the last request, which can never be whole
             if self._running is self.cycle and not self.cycle.response_started:
-                answer = problem(HTTPStatus.BAD_REQUEST, "bad_request", msg, headers={"Connection": "close"})
-                self.transport.write(_as_bytes(answer, self.server_state.default_headers))
+                self._write_problem(HTTPStatus.BAD_REQUEST, "bad_request", msg, {})
             self.transport.close()
 
     @property
@@ -260,13 +259,16 @@ class BoundedHttp(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, code: str, detail: str, headers: Mapping[str, str]) -> None:
         """Say so, and close a moment later: closed while the client sends, the connection is reset, which can overtake the answer."""
         self._refused = True
+        self._write_problem(status, code, detail, headers)
         self._since = self.loop.time()
-        answer = problem(status, code, detail, headers={**headers, "Connection": "close"})
-        self.transport.write(_as_bytes(answer, self.server_state.default_headers))
         if self._connections.leaves(self) and self.transport.can_write_eof():
             self.transport.write_eof()
         else:
             self.transport.close()
+
+    def _write_problem(self, status: HTTPStatus, code: str, detail: str, headers: Mapping[str, str]) -> None:
+        answer = self._doorman.problem(status, code, detail, self.loop.time() - self._since, headers)
+        self.transport.write(_as_bytes(answer, self.server_state.default_headers))
 
 
 def _as_bytes(answer: Response, headers: list[tuple[bytes, bytes]]) -> bytes:

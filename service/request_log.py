@@ -20,8 +20,9 @@ QUIET = ("/health/", "/metrics")  # asked every few seconds by machines
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended. route: the pattern of its address, or UNMATCHED; code: of the problem that it was refused with; model: name
-    and version that answered; stage: where it was when its client left or its time was over; facts: numbers of its cloud.
+    """How a request ended. method, path: empty of what never became one; route: the pattern of its address, or UNMATCHED; code: of the
+    problem that it was refused with; model: name and version that answered; stage: where it was when its client left or its time was
+    over; facts: numbers of its cloud.
     """
 
     request_id: str
@@ -55,8 +56,8 @@ def tell(outcome: Outcome, telemetry: Telemetry, trace: RequestTrace) -> None:
     )
     fields: dict[str, str | int | float | None] = {
         "request_id": outcome.request_id,
-        "method": outcome.method,
-        "path": outcome.path,
+        "method": outcome.method or None,
+        "path": outcome.path or None,
         "status": outcome.status,
         "code": outcome.code,
         "model": model,

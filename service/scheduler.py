@@ -84,7 +84,7 @@ class Scheduler:
         """
         now, answer = time.perf_counter(), asyncio.get_running_loop().create_future()
         job = Job(model, cloud, points, per_voxel, timings, answer, now, self._budget, now)
-        timings.now = "queue"
+        timings.begin("queue")
         timings.facts["num_voxels"] = timings.facts.get("num_voxels", 0) + len(cloud)
         self._count(1, points)
         try:
@@ -161,7 +161,7 @@ class Scheduler:
         started = time.perf_counter()
         for job in batch:
             job.timings.ended("queue", started - job.queued_s)
-            job.timings.now = "forward"
+            job.timings.begin("forward")
             job.timings.facts["batch_requests"] = len(batch)
         self._telemetry.batch_requests.observe(len(batch))
         self._telemetry.batch_points.observe(sum(job.points for job in batch))
@@ -234,7 +234,7 @@ class Scheduler:
     def _again(self, job: Job, most_voxels: int) -> None:
         if not job.answer.done():
             job.most_voxels, job.queued_s = most_voxels, time.perf_counter()
-            job.timings.now = "queue"
+            job.timings.begin("queue")
             self._line.add(job)
 
     def _refuse_all(self, error: FipError) -> None:

@@ -67,6 +67,7 @@ class Timings:
         self.ms: dict[str, float] = {}
         self.spans: list[tuple[str, int, int]] = []  # stage, begin and end in ns since the epoch
         self.now = STAGES[0]
+        self._open: tuple[str, int] | None = None  # the stage that has not ended, and its begin
         self.facts: dict[str, int] = {}  # what the log and the trace say of the request
 
     def close(self) -> None:
@@ -75,14 +76,26 @@ class Timings:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        self.now, started = name, time.perf_counter()
+        started = time.perf_counter()
+        self.begin(name)
         try:
             yield
         finally:
             self.ended(name, time.perf_counter() - started)
 
+    def begin(self, name: str) -> None:
+        """A stage begins, which somebody else tells the end of."""
+        self.now = name
+        self._open = (name, time.time_ns())
+
+    @property
+    def unfinished(self) -> tuple[str, int, int] | None:
+        """The stage that is going on, its begin, and the time, as in `spans`."""
+        return None if self._open is None else (*self._open, time.time_ns())
+
     def ended(self, name: str, seconds: float) -> None:
         """A stage that ends now."""
+        self._open = None
         self.ms[name] = self.ms.get(name, 0.0) + seconds * 1000
         if len(self.spans) < LARGEST_TRACE:
             end = time.time_ns()

@@ -175,7 +175,7 @@ class Uploads:
         """Spool the body, raw or multipart (stage `read`); the file is closed on leaving, if its reader has not done so before.
 
         Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), SlowBody, BadMultipart, SpoolFull,
-        UnsupportedEncoding, Overloaded; after the first megabyte what is wrong with the head of the file (see `check_head`).
+        UnsupportedEncoding, Overloaded; of what does not stay in memory, soon, what is wrong with its head (see `check_head`).
         """
         # FastAPI's own max_body_size answers in plain text, hence the check here
         largest = self._largest_size(request)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import re
 import resource
 import socket
@@ -153,10 +154,15 @@ def test_http_1_0_is_answered_and_closed(connect: Callable[[], socket.socket]) -
     assert ends(connection).startswith(b"HTTP/1.1 200 ")
 
 
-def test_what_is_not_http_is_answered_400(connect: Callable[[], socket.socket]) -> None:
+def test_what_is_not_http_is_answered_400(connect: Callable[[], socket.socket], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fip.service")
     connection = connect()
     connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))  # the beginning of TLS
-    assert answer(connection)[:2] == (400, "bad_request")
+    status, code, response = answer(connection)
+    assert (status, code) == (400, "bad_request")
+    [line] = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "request"]
+    assert (line["status"], line["code"], line["path"]) == (400, "bad_request", None)
+    assert line["request_id"] == response.headers["X-Request-ID"]
 
 
 def test_a_broken_chunk_is_answered_400(capped: httpx.Client, connect: Callable[[], socket.socket]) -> None:

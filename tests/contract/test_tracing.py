@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.settings import Settings
 from tests.collector import Collector, collecting, only_ours, plain
+from tests.fire import paused, waiting
 
 FIP = Path(sys.executable).parent / "fip"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -108,6 +110,38 @@ def test_requests_that_are_refused_are_spans_too(traced: httpx.Client, collector
     assert (server.name, 400 <= said["http.response.status_code"] < 500) == ("POST /v1/classify", True)
     assert isinstance(said["fip.code"], str)
     assert server.status.code == server.status.STATUS_CODE_UNSET  # the caller's error, not the server's
+
+
+def test_what_is_cut_short_shows_where_the_time_went(
+    collector: Collector, tiny_settings: Settings, serve: Callable[..., Any], ball: Ball
+) -> None:
+    app = create_app(tiny_settings)
+    with serve(app) as client, paused(app):
+        answer = client.post("/v1/classify", content=ball(100), headers={**FROM_CALLER, "X-Request-Timeout": "0.4"})
+    assert answer.status_code == 504
+    server = server_span(collector, TRACE)
+    children = {span.name: span for span in collector.spans if span.parent_span_id == server.span_id}
+    assert list(children)[-1] == "forward"
+    assert (children["forward"].end_time_unix_nano - children["forward"].start_time_unix_nano) / 1e9 > 0.2
+    assert plain(server.attributes)["fip.code"] == "deadline_exceeded"
+
+
+def test_refused_at_the_door_is_a_span_too(
+    collector: Collector, tiny_settings: Settings, serve: Callable[..., Any], ball: Ball, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fip.service")
+    app = create_app(tiny_settings.model_copy(update={"max_waiting": 1}))
+    with serve(app) as client, ThreadPoolExecutor(1) as threads:
+        with paused(app):
+            inside = threads.submit(client.post, "/v1/classify", content=ball(100))
+            waiting(client, 1)
+            assert client.post("/v1/classify", content=ball(100), headers=FROM_CALLER).status_code == 429
+        assert inside.result().status_code == 200
+    server = server_span(collector, TRACE)
+    said = plain(server.attributes)
+    assert (server.name, said["http.response.status_code"], said["fip.code"]) == ("POST /v1/classify", 429, "overloaded")
+    [line] = [line for line in request_lines(caplog) if line["status"] == 429]
+    assert (line["trace_id"], line["code"], line["path"]) == (TRACE, "overloaded", "/v1/classify")
 
 
 def test_a_path_that_nobody_serves_names_no_span(traced: httpx.Client, collector: Collector) -> None:
