@@ -15,8 +15,8 @@ from service.settings import Settings
 
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
 STANDING_AFTER_S, LEAST_STANDING = 0.1, 8
-KEPT_S, PRESSED_S = 1.0, 0.02  # how long a place is kept for a file that is on its way, and if there is no other place
-EXPECTED_S = 0.1  # how long it counts as one in line
+KEPT_S = 1.0  # how long a place is kept for a file that is on its way
+EXPECTED_S = 0.02  # how long it counts as one in line, and is kept if there is no other
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 4 << 20
 PLENTY = 128 << 20  # bytes of all files, up to which a small one is written as a whole, and others in large pieces
@@ -178,7 +178,7 @@ class Admission:
     @property
     def _kept_s(self) -> float:
         """How long a place is kept: who trickles must not keep out who does not."""
-        return KEPT_S if self.requests < self.most_requests else PRESSED_S
+        return KEPT_S if self.requests < self.most_requests else EXPECTED_S
 
     def _check(self, what: str, held: int, more: int, most: int, large: bool) -> None:
         """Alone, a file may be as large as it likes."""

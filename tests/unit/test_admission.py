@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from service.admission import EXPECTED_S, KEPT_S, LARGE_BYTES, PRESSED_S, STANDING_AFTER_S, Admission, Ticket
+from service.admission import EXPECTED_S, KEPT_S, LARGE_BYTES, STANDING_AFTER_S, Admission, Ticket
 from service.problems import Overloaded
 from service.settings import Settings
 
@@ -118,7 +118,7 @@ def test_files_that_never_arrive_keep_nobody_out() -> None:
             with suppress(Overloaded):
                 held.enter_context(admission.enter(400)).hold_bytes(1)
         assert admission.requests == 16
-        time.sleep(PRESSED_S + 0.02)
+        time.sleep(EXPECTED_S + 0.02)
         with inside(admission, 100):  # in the place of one that has not come so far
             assert (admission.requests, admission.bytes) == (16, 116)
         time.sleep(KEPT_S)
