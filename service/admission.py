@@ -16,7 +16,8 @@ from service.settings import Settings
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down
 STANDING_AFTER_S, LEAST_STANDING = 0.1, 8
 KEPT_S = 1.0  # how long a place is kept for a file that is on its way
-EXPECTED_S = 0.02  # how long it counts as one in line, and is kept if there is no other
+PRESSED_RATE = 1 << 20  # bytes a second at which it has to come for that, while there is no other place
+EXPECTED_S = 0.02  # how long it counts as one in line
 RESERVE = 0.1  # of bytes and points, which a large file leaves to small ones
 LARGE_BYTES = 4 << 20
 PLENTY = 128 << 20  # bytes of all files, up to which a small one is written as a whole, and others in large pieces
@@ -31,6 +32,7 @@ class Ticket:
     def __init__(self, house: "Admission") -> None:
         self._house = house
         self.bytes, self.points, self.inside, self.arrived, self.small, self.in_line = 0, 0, False, False, True, False
+        self.announced = False
         self.came_s = time.monotonic()
 
     @property
@@ -38,7 +40,12 @@ class Ticket:
         """Bytes of its file that may wait in memory to be written."""
         if self._house.bytes >= PLENTY:
             return SMALL_PIECE
-        return LARGE_BYTES if self.small else PIECE
+        return LARGE_BYTES if self.small and self.announced else PIECE
+
+    def trickles(self, now: float) -> bool:
+        """Whether its file comes so slowly that somebody else should have its place."""
+        age_s = now - self.came_s
+        return not self.arrived and age_s > EXPECTED_S and self.bytes < age_s * PRESSED_RATE
 
     def hold_bytes(self, count: int) -> None:
         """So many of its file have come. Raises: Overloaded."""
@@ -92,6 +99,7 @@ class Admission:
         """
         self.check(announced_bytes)
         ticket = Ticket(self)
+        ticket.announced = announced_bytes is not None
         ticket.small = announced_bytes is None or announced_bytes <= LARGE_BYTES
         self.let_in(ticket)
         self.line_up(ticket)
@@ -169,16 +177,16 @@ class Admission:
         while self._expected and (self._expected[0].arrived or now - self._expected[0].came_s > EXPECTED_S):
             if not (ticket := self._expected.popleft()).arrived:
                 self._out_of_line(ticket)
-        while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > self._kept_s):
-            ticket = self._kept.popleft()
-            if not ticket.arrived and ticket.inside:
-                ticket.inside = False
-                self.requests -= 1
+        while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > KEPT_S):
+            if not (ticket := self._kept.popleft()).arrived:
+                self._give_up_place(ticket)
+        if self.requests >= self.most_requests and (slow := next((each for each in self._kept if each.trickles(now)), None)):
+            self._kept.remove(slow)
+            self._give_up_place(slow)
 
-    @property
-    def _kept_s(self) -> float:
-        """How long a place is kept: who trickles must not keep out who does not."""
-        return KEPT_S if self.requests < self.most_requests else EXPECTED_S
+    def _give_up_place(self, ticket: Ticket) -> None:
+        ticket.inside = False
+        self.requests -= 1
 
     def _check(self, what: str, held: int, more: int, most: int, large: bool) -> None:
         """Alone, a file may be as large as it likes."""

@@ -46,7 +46,8 @@ class Context:
 
     async def model(self, reference: str | None, task: Task) -> Live:
         """The model of a reference (see Pool.get), as it was found by this request or by one shortly before."""
-        if (live := self.recent.get(reference, task)) is None:
+        live = self.recent.get(reference, task)
+        if live is None or not self.device.has(live.key):
             try:
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
             except NotLoaded:

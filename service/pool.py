@@ -1,8 +1,9 @@
 """Names to live models: the bundled ones, and those of a registry, which win.
 
-Names and aliases are looked up at every request, so a new version or a moved alias is seen at once; weights are loaded at
-the first use of a version, which never changes, and stay. What was answered under a name or an alias goes on being answered
-when the version it moved to does not load, or when the registry cannot be reached.
+Names and aliases are looked up whenever it is asked, so a new version or a moved alias is seen at once (requests ask once in
+`lookup_seconds`, see service.recent); weights are loaded at the first use of a version, which never changes, and stay. What was
+answered under a name or an alias goes on being answered when the version it moved to does not load, or when the registry cannot be
+reached.
 """
 
 import contextlib

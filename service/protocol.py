@@ -65,6 +65,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._since = 0.0  # when that began, or when the answer before it ended
         self._received = 0  # bytes since then
         self._refused = False
+        self._turned_away = False  # somebody, since the last read
         self._discarding: Discard | None = None
         self._running: RequestResponseCycle | None = None  # `cycle` is the last of those that are pipelined
         self._untaken = (0, 0)
@@ -99,58 +100,69 @@ class BoundedHttp(HttpToolsProtocol):
             self._begin("head")
         self._pending += len(data)
         self._received += len(data)
+        self._turned_away = False
         super().data_received(data)
         if self._pending > HEAD_BYTES and self._listens:
             self.send_400_response("the head or the trailers of the request are too large")
 
     def on_message_begin(self) -> None:
-        if self._awaits == "next":  # pipelined
+        if self._awaits == "next" and not self._refused:  # pipelined
             self._begin("head")
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._pending = 0
+        if self._refused:  # the parser goes on to the end of what was read
+            return
         self._begin("body")
         self._connections.asked(self)
         if self._is_refused_at_the_door():
             return
-        self._read_at_once(AT_ONCE_OF_A_BODY)
         super().on_headers_complete()
-        self.scope["state"]["discard"] = partial(discard, self.transport)
+        self.scope["state"].update(discard=partial(discard, self.transport), read_on=partial(self._read_at_once, AT_ONCE_OF_A_BODY))
         if self._connections.draining:
             self.cycle.keep_alive = False
 
     def _is_refused_at_the_door(self) -> bool:
-        """No task, and no request, is made for whom there is no room. Who has little to send keeps the connection."""
-        if self._answering or self.parser.should_upgrade():  # an answer waits for those before it
+        """No task, and no request, is made for whom there is no room. Who has little to send keeps the connection.
+
+        One of a read: what else is pipelined goes the usual way, where it waits until the client takes its answers.
+        """
+        if self._turned_away or self._answering or self.flow.write_paused or self.parser.should_upgrade():
             return False
         path = self.url.partition(b"?")[0].decode("ascii", "replace")
         answer = self._doorman.refusal(self.parser.get_method().decode("ascii"), path, self.headers)
         if answer is None:
             return False
+        self._turned_away = True
         self.cycle = cast(RequestResponseCycle, Answered())
-        stays = "Connection" not in answer.headers and self.parser.should_keep_alive() and not self.expect_100_continue
-        if stays and not self._connections.draining:
+        stays = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive() and not self.expect_100_continue
+        if stays and "Connection" not in answer.headers and not self._connections.draining:
             self.transport.write(_as_bytes(answer, self.server_state.default_headers))
             self.on_response_complete()
             return True
         answer.headers["Connection"] = "close"
         self._refused = True
         self.transport.write(_as_bytes(answer, self.server_state.default_headers))
-        try:
-            self._discarding = Discard(self.transport, self.transport.close)
-        except OSError:
-            self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._discarding = Discard(self.transport, self.transport.close)
         return True
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
+        if self._refused:
+            return
         if not self.cycle.body and not self.cycle.response_complete:
             self.cycle.body, body = body, b""  # type: ignore[assignment]  # uvicorn would copy it into an array and out of it
+        elif isinstance(self.cycle.body, bytes):  # many small pieces of one read
+            self.cycle.body = bytearray(self.cycle.body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._pending = 0
+        if self._refused:
+            return
         self._read_at_once(AT_ONCE_OF_A_HEAD)
         self._begin("next")
         super().on_message_complete()

@@ -1,6 +1,6 @@
 """What references stood for a moment ago: a registry need not be asked by every request."""
 
-import time
+import asyncio
 
 from models.manifest import Task
 from service.pool import Live
@@ -9,21 +9,19 @@ MOST = 64  # references, any of which a client may have made up
 
 
 class Recent:
-    """Event loop only. Errors are not remembered."""
+    """Event loop only. Errors are not remembered, and nothing is held on to for longer than it is told: models are let go of."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._found: dict[tuple[str | None, Task], tuple[Live, float]] = {}
+        self._found: dict[tuple[str | None, Task], Live] = {}
 
     def get(self, reference: str | None, task: Task) -> Live | None:
         """What it stood for, if that is not too long ago."""
-        live, until_s = self._found.get((reference, task), (None, 0.0))
-        return live if time.monotonic() < until_s else None
+        return self._found.get((reference, task))
 
     def keep(self, reference: str | None, task: Task, live: Live) -> None:
         """It was looked up just now."""
-        now = time.monotonic()
-        if len(self._found) >= MOST:
-            self._found = {key: (old, until_s) for key, (old, until_s) in self._found.items() if now < until_s}
-        if len(self._found) < MOST:
-            self._found[reference, task] = (live, now + self._seconds)
+        key = reference, task
+        if self._seconds and key not in self._found and len(self._found) < MOST:
+            self._found[key] = live
+            asyncio.get_running_loop().call_later(self._seconds, self._found.pop, key)

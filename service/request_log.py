@@ -1,8 +1,8 @@
 """What is said of every request when it is over: one line in the log, the metrics, the end of its trace."""
 
 import logging
-import random
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,7 +13,6 @@ from service.tracing import RequestTrace
 
 LOG = logging.getLogger("fip.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-NUMBERS = random.Random()  # the system's own would cost a call of it for every request
 UNMATCHED = "unmatched"
 QUIET = ("/health/", "/metrics")  # asked every few seconds by machines
 
@@ -40,7 +39,7 @@ class Outcome:
 def request_id_of(headers: Headers) -> str:
     """The caller's id if it is harmless in a header and a log line, else a new one."""
     given = headers.get("x-request-id")
-    return given if given and REQUEST_ID.fullmatch(given) else f"{NUMBERS.getrandbits(128):032x}"
+    return given if given and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def tell(outcome: Outcome, telemetry: Telemetry, trace: RequestTrace) -> None:

@@ -144,6 +144,8 @@ def _keep_memory() -> None:
     """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours. What is
     freed stays for the next request: to give it back and take it again costs more than to copy a body.
     """
+    if "MALLOC_ARENA_MAX" in os.environ:  # somebody knows better
+        return
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)

@@ -89,9 +89,9 @@ class Settings(BaseSettings):
     body_pause_seconds: Annotated[TimeLimit, Field(description="longest pause within a body; also when its rate is first looked at")] = 10.0
     body_bytes_per_second: Annotated[int, Field(ge=0, description="slowest body that is waited for, on average")] = 1024
     send_seconds: Annotated[TimeLimit, Field(description="how long a client may take nothing of its answer")] = 30.0
-    spool_dir: Annotated[DirectoryPath | None, Field(description="where uploads are kept while they are read; None takes the system's")] = (
-        None
-    )
+    spool_dir: Annotated[
+        DirectoryPath | None, Field(description="where uploads above 4 MiB are kept while they are read; None takes the system's")
+    ] = None
     lame_duck_seconds: Annotated[
         Seconds, Field(description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")
     ] = 0.0

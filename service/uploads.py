@@ -212,6 +212,8 @@ class Uploads:
             check()
 
         write: Callable[[], None] = write_first
+        if (read_on := request.scope["state"].get("read_on")) is not None:
+            read_on()
         pace, stream = Pace(self._pause, self._rate), request.stream()
         with CancelScope() as patience:
             while True:
@@ -225,7 +227,7 @@ class Uploads:
                 if upload.size > self._limit:
                     raise self._too_large()
                 ticket.hold_bytes(upload.size)
-                if waiting >= ticket.in_memory:
+                if waiting > ticket.in_memory:
                     await self._in_thread(write)
                     write = upload.write
                 pace.took(seconds, len(chunk))

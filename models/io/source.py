@@ -51,7 +51,7 @@ class Source:
         self.file.seek(offset)
         table = np.empty(count, row)
         found = self.file.readinto(table.view(np.uint8).data)
-        return table[: found // row.itemsize]
+        return table[: found // max(row.itemsize, 1)]
 
 
 @contextmanager
@@ -60,10 +60,15 @@ def on_disk(source: Source) -> Iterator[BinaryIO]:
     if not isinstance(source.file, io.BytesIO):
         yield source.file
         return
-    with tempfile.TemporaryFile() as file:
+    with _descriptor() as file:
         file.write(source.file.getbuffer())
         file.flush()
         yield file
+
+
+def _descriptor() -> BinaryIO:
+    """An empty file, in memory where the system can do that."""
+    return os.fdopen(os.memfd_create("cloud"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
 
 
 @contextmanager

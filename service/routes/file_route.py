@@ -28,8 +28,8 @@ class FileRoute(APIRoute):
         usual = kind()
 
         async def handle(request: Request) -> Response:
-            options = options_of(request, kind) if request.scope["query_string"] else usual
-            return await endpoint(request, await loaded(await context_of(request)), options)
+            context = await loaded(await context_of(request))
+            return await endpoint(request, context, options_of(request, kind) if request.scope["query_string"] else usual)
 
         return handle
 

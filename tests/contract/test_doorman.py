@@ -1,19 +1,29 @@
 """Who finds no room is told so at the door: no body is read, and nothing else is made of the request."""
 
+import asyncio
+import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from uvicorn.server import ServerState
 
 from service.app import create_app
+from service.connections import Connections
+from service.protocol import BoundedHttp
+from service.server import configure
 from service.settings import Settings
 from tests.contract.conftest import Serve
-from tests.fire import metric, paused, waiting
+from tests.fire import metric, paused, until, waiting
 
 Ball = Callable[[int], bytes]
 
@@ -83,6 +93,10 @@ def refused(connection: socket.socket) -> dict[str, str]:
     return headers
 
 
+def descriptors_open() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
 def test_a_small_body_keeps_the_connection(connect: Connect, crowded: httpx.Client, ball: Ball) -> None:
     connection, body = connect(), ball(100)
     for number in range(3):
@@ -121,11 +135,11 @@ def test_who_waits_for_leave_to_send_is_told_not_to(connect: Connect) -> None:
 
 
 def test_old_clients_and_those_that_close(connect: Connect) -> None:
-    for head in (HEAD.replace("1.1", "1.0"), HEAD + "Connection: close\r\n"):
+    old = HEAD.replace("1.1", "1.0")
+    for head in (old, old + "Connection: keep-alive\r\n", HEAD + "Connection: close\r\n"):
         connection = connect()
         connection.sendall(f"{head}Content-Length: 4\r\n\r\nbody".encode())
         assert refused(connection)["connection"] == "close"
-        connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""
 
 
@@ -137,6 +151,57 @@ def test_one_after_the_other_on_a_pipeline(connect: Connect) -> None:
     while found.count(b"HTTP/1.1 ") < 3 or not found.endswith(b"}"):
         found += connection.recv(1 << 16)
     assert [part[:3] for part in found.split(b"HTTP/1.1 ")[1:]] == [b"429", b"200", b"429"]
+
+
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "", "Content-Length: 70000"])
+def test_nothing_is_done_after_the_last_answer_of_a_connection(connect: Connect, crowded: httpx.Client, framing: str) -> None:
+    before = descriptors_open()
+    asked = metric(crowded, "fip_request_duration_seconds_count")
+    connection = connect()
+    framing = framing and f"{framing}\r\n"
+    connection.sendall(f"{HEAD}{framing}\r\n".encode() * 200 + b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert refused(connection)["connection"] == "close"
+    assert connection.recv(1) == b""
+    connection.close()
+    until(lambda: descriptors_open() <= before, "all descriptors are given back")
+    assert metric(crowded, "fip_request_duration_seconds_count") - asked <= 3  # this one, and those for the metrics
+
+
+def test_who_reads_nothing_is_not_answered_for_ever(connect: Connect, crowded: httpx.Client) -> None:
+    connection = connect()
+    connection.setblocking(False)
+    request = f"{HEAD}Content-Length: 0\r\n\r\n".encode() * 500
+    sent = 0
+    began = time.monotonic()
+    while time.monotonic() < began + 2 and sent < 64 << 20:
+        with contextlib.suppress(BlockingIOError):
+            sent += connection.send(request)
+    assert sent < 32 << 20  # it is no longer read from
+    assert crowded.get("/health/live").status_code == 200
+
+
+def test_at_the_end_of_the_service_it_is_the_last_answer(tiny_settings: Settings, ball: Ball) -> None:
+    """What uvicorn does with a connection while it drains is up to the protocol, which is asked here without a server."""
+    app = create_app(tiny_settings.model_copy(update={"max_waiting": 1}))
+    connections = Connections(app.state.context.settings, CollectorRegistry())
+    connections.draining = True
+
+    async def run() -> bytes:
+        config = configure(app, connections, lifespan="off")
+        config.load()
+        ours, theirs = socket.socketpair()
+        with theirs, app.state.context.admission.enter(1):
+            make = partial(BoundedHttp, connections, app.state.doorman, config, ServerState(), {})
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(make, ours)
+            theirs.sendall(f"{HEAD}Content-Length: 4\r\n\r\nbody".encode())
+            theirs.setblocking(False)
+            answer = await asyncio.get_running_loop().sock_recv(theirs, 1 << 16)
+            transport.abort()
+        return answer
+
+    head = asyncio.run(run()).partition(b"\r\n\r\n")[0].lower()
+    assert head.startswith(b"http/1.1 429")
+    assert b"connection: close" in head
 
 
 def test_other_addresses_and_methods_are_not_for_the_doorman(connect: Connect, crowded: httpx.Client) -> None:

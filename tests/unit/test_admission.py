@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from service.admission import EXPECTED_S, KEPT_S, LARGE_BYTES, STANDING_AFTER_S, Admission, Ticket
+from service.admission import EXPECTED_S, KEPT_S, LARGE_BYTES, PIECE, PLENTY, SMALL_PIECE, STANDING_AFTER_S, Admission, Ticket
 from service.problems import Overloaded
 from service.settings import Settings
 
@@ -125,6 +125,30 @@ def test_files_that_never_arrive_keep_nobody_out() -> None:
         with inside(admission, 400):
             assert (admission.requests, admission.bytes) == (1, 416)
     assert (admission.requests, admission.bytes) == (0, 0)
+
+
+def test_who_comes_fast_keeps_the_place_while_others_want_it() -> None:
+    admission = house()
+    with ExitStack() as held:
+        fast = held.enter_context(admission.enter(3 << 20))
+        fast.hold_bytes(2 << 20)
+        for _ in range(15):
+            held.enter_context(admission.enter(3 << 20))
+        time.sleep(EXPECTED_S + 0.02)
+        for _ in range(15):
+            held.enter_context(inside(admission, 1))
+        with pytest.raises(Overloaded), admission.enter(1):
+            pass
+        fast.take_place()
+
+
+@pytest.mark.parametrize(("announced", "most"), [(LARGE_BYTES, LARGE_BYTES), (LARGE_BYTES + 1, PIECE), (None, PIECE)])
+def test_how_much_of_a_file_may_wait_in_memory(announced: int | None, most: int) -> None:
+    admission = house(max_waiting_bytes=1 << 30)
+    with admission.enter(announced) as ticket:
+        assert ticket.in_memory == most
+        with inside(admission, PLENTY):
+            assert ticket.in_memory == SMALL_PIECE
 
 
 def test_files_that_are_long_on_their_way_are_no_queue() -> None:

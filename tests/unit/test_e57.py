@@ -113,6 +113,13 @@ def test_two_scans_at_their_places(write):
     np.testing.assert_array_equal(cloud.extra["scan_index"], np.repeat([0, 1], [BLOCK_ROWS + 5, 47]))
 
 
+def test_a_file_in_memory(write):
+    path = write(scan(500), scan(20, seed=1))
+    there, here = read_cloud(path), read_cloud(io.BytesIO(path.read_bytes()), "e57")
+    np.testing.assert_array_equal(there.xyz, here.xyz)
+    np.testing.assert_array_equal(there.rgb, here.rgb)
+
+
 def test_a_rotation_by_hand(write):
     """A third of a turn about the diagonal: x to y, y to z, z to x."""
     fields = scan(20)
