@@ -146,7 +146,10 @@ class BoundedHttp(HttpToolsProtocol):
         self.transport.write(_as_bytes(answer, self.server_state.default_headers))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._discarding = Discard(self.transport, self.transport.close)
+        try:
+            self._discarding = Discard(self.transport, self.transport.close)
+        except OSError:  # no descriptors
+            self.transport.close()
         return True
 
     def on_body(self, body: bytes) -> None:
