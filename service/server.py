@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
         if self.started:
             gc.collect()
             gc.freeze()  # what there is now stays: each full collection would stop everybody for a tenth of a second to look at it
+            gc.collect()  # of nothing: the next one comes when there is a quarter more than now, not than before
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             models = self._context.pool.load()
