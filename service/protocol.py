@@ -116,15 +116,15 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._begin("body")
         self._connections.asked(self)
-        if self._is_refused_at_the_door():
+        if self._turn_away():
             return
         super().on_headers_complete()
         self.scope["state"].update(discard=partial(discard, self.transport), read_on=partial(self._read_at_once, AT_ONCE_OF_A_BODY))
         if self._connections.draining:
             self.cycle.keep_alive = False
 
-    def _is_refused_at_the_door(self) -> bool:
-        """No task, and no request, is made for whom there is no room. Who has little to send keeps the connection.
+    def _turn_away(self) -> bool:
+        """Whether there was no room for the request, and it has been told so. Who has little to send keeps the connection.
 
         One of a read: what else is pipelined goes the usual way, where it waits until the client takes its answers.
         """

@@ -24,7 +24,7 @@ from tests.fire import paused, waiting
 FIP = Path(sys.executable).parent / "fip"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FROM_CALLER = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=opaque"}
-STAGES = ["read", "read", "parse", "voxelize", "queue", "forward", "encode"]  # the body, then the last of it to the disk
+STAGES = ["read", "read", "parse", "voxelize", "queue", "forward", "encode"]  # the body, then the file that it makes
 
 Ball = Callable[[int], bytes]
 
