@@ -29,8 +29,7 @@ from service.settings import Settings, mistyped
 LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
 SWITCH_S = 0.0005  # how long a thread that computes keeps the event loop waiting, at each of its system calls; Python's own 5 ms add up
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
-LARGEST_KEPT, MOST_KEPT = 16 << 20, 64 << 20  # bytes: of one allocation, and of all that is free at the end of the heap
+M_ARENA_MAX = -8  # of mallopt(3)
 LAST_S = 1  # for requests to end after their connections
 
 
@@ -142,15 +141,11 @@ def run(settings: Settings) -> int:
 
 
 def _keep_memory() -> None:
-    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours. What is
-    freed stays for the next request: to give it back and take it again costs more than to copy a body.
-    """
+    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours."""
     if "MALLOC_ARENA_MAX" in os.environ:  # somebody knows better
         return
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(M_ARENA_MAX, 1)
-        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
-        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def _listen(host: str, port: int) -> list[Listener]:
