@@ -52,6 +52,9 @@ class Telemetry:
             "fip_model_load_failures", "Versions that did not load, each time that was tried", ("model", "version"), registry=self.registry
         )
         self.model_memory = Gauge("fip_model_memory_bytes", "Memory that the weights of all loaded models take", registry=self.registry)
+        self.model_memory_peak = Gauge(
+            "fip_model_memory_peak_bytes", "The most that they took, with what one takes while it is loaded", registry=self.registry
+        )
         self.model_loads = Counter("fip_model_loads", "Versions loaded", registry=self.registry)
         self.model_evictions = Counter("fip_model_evictions", "Versions that went to make room for others", registry=self.registry)
         self.model_swaps = Counter(
