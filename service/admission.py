@@ -54,6 +54,10 @@ class Ticket:
             self._house.bytes += count - self.bytes
             self.bytes = count
 
+    def step_aside(self) -> None:
+        """It waits for something else than the device, and nobody should be kept out because of it; `take_place` ends that."""
+        self._house.out_of_line(self)
+
     def take_place(self) -> None:
         """Its file is whole, and there is work to do. Raises: Overloaded (it took long to come, and its place was given away)."""
         self.arrived = True
@@ -111,7 +115,7 @@ class Admission:
             self.bytes -= ticket.bytes
             self.points -= ticket.points
             ticket.arrived = True  # nothing is kept for it any more
-            self._out_of_line(ticket)
+            self.out_of_line(ticket)
             if ticket.inside:
                 self._left()
 
@@ -176,7 +180,7 @@ class Admission:
         now = time.monotonic()
         while self._expected and (self._expected[0].arrived or now - self._expected[0].came_s > EXPECTED_S):
             if not (ticket := self._expected.popleft()).arrived:
-                self._out_of_line(ticket)
+                self.out_of_line(ticket)
         while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > KEPT_S):
             if not (ticket := self._kept.popleft()).arrived:
                 self._give_up_place(ticket)
@@ -196,7 +200,7 @@ class Admission:
     def _full(self, detail: str) -> Overloaded:
         return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)
 
-    def _out_of_line(self, ticket: Ticket) -> None:
+    def out_of_line(self, ticket: Ticket) -> None:
         if ticket.in_line:
             ticket.in_line = False
             self._line_is(self._small - 1)

@@ -8,7 +8,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from models.manifest import Task
-from service.admission import LARGE_BYTES, Admission
+from service.admission import LARGE_BYTES, Admission, Ticket
 from service.listing import Listing
 from service.pool import Live, NotLoaded, Pool
 from service.problems import NotReady
@@ -44,13 +44,14 @@ class Context:
     loads: CapacityLimiter  # threads that wait for a model to be loaded, which look-ups of others must not wait for
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
-    async def model(self, reference: str | None, task: Task) -> Live:
-        """The model of a reference (see Pool.get)."""
+    async def model(self, reference: str | None, task: Task, ticket: Ticket) -> Live:
+        """The model of a reference (see Pool.get); one that has to be loaded is waited for beside the line."""
         live = self.pool.now(reference, task)
         if live is None:
             try:
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
             except NotLoaded:
+                ticket.step_aside()
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
         return live
 

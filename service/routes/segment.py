@@ -90,7 +90,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     """
     timings = timings_of(request)
     with context.admission.enter(announced_bytes(request.headers)) as ticket:
-        model = await context.model(options.model, "segment")
+        model = await context.model(options.model, "segment", ticket)
         request.state.model_used = (model.ref.name, model.ref.version)
         asked = options.format or accepted(request.headers.get("accept", ""))
         async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:

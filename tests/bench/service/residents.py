@@ -23,7 +23,7 @@ from tests.bench.service.rows import Row, at_least, at_most, exactly, percentile
 from tests.published import Answer, ask, shifted, steadily
 
 MODELS, BUDGET = 100, 60_000_000
-WARM_RATE, OTHER_RATE, SECONDS, POINTS = 20.0, 10.0, 40.0, 1024
+WARM_RATE, OTHER_RATE, SECONDS, POINTS = 20.0, 5.0, 40.0, 1024
 HOT = 8  # others that fit into memory beside the warm one
 BAR = 1.25
 CLOSE = 1e-3
