@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from models.manifest import Task
 from service.admission import LARGE_BYTES, Admission
+from service.jobs.jobs import Jobs
 from service.pool import Live, NotLoaded, Pool
 from service.problems import NotReady
 from service.recent import Recent
@@ -37,6 +38,7 @@ class Context:
     admission: Admission
     scheduler: Scheduler
     uploads: Uploads
+    jobs: Jobs
     readers: CapacityLimiter  # threads that parse and voxelize
     large_readers: CapacityLimiter  # the same for large files, which would keep small ones waiting
     tilers: CapacityLimiter  # threads that voxelize the tiles of large clouds
