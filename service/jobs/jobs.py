@@ -40,7 +40,7 @@ class Jobs:
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self.rows = Rows(settings, telemetry)
         self._settings, self._telemetry = settings, telemetry
-        self._bells = Bells()
+        self._bells = Bells()  # all ring when one job begins or ends: others have another place in line then
         self._copying = CapacityLimiter(COPIES)
         self._coming, self._coming_bytes = 0, 0  # jobs whose files are being kept
         self._keys: set[tuple[str, str]] = set()  # those of requests on their way
@@ -157,17 +157,21 @@ class Jobs:
         """Cancel a job that has not ended; of one that is done, let the result go. Raises: UnknownJob, SpoolFull."""
         await self._row(job, owner)
         with CancelScope(shield=True):
-            if (row := await self.rows.write(self.rows.store.cancelled, job, time.time())) is None:
+            row = await self.rows.write(self.rows.store.cancelled, job, time.time())
+            if row is None:
                 await self.expire(job)
-                return await self.info(job, owner)
-            self._tell("cancelled", row)
-            if self.running is not None and self.running.job.id == job:
-                self.running.job = row
-                self.running.scope.cancel()
             else:
-                await self._drop(job)
-            self._changed()
-            return await self.info_of(row)
+                await self._cancel(row)
+        return await self.info(job, owner)
+
+    async def _cancel(self, row: Job) -> None:
+        self._tell("cancelled", row)
+        if self.running is not None and self.running.job.id == row.id:
+            self.running.job = row
+            self.running.scope.cancel()
+        else:
+            await self._drop(row.id)
+        self._bells.ring_all()
 
     async def expire(self, job: str) -> None:
         """Let the result of a job go, if it has one."""
@@ -183,7 +187,7 @@ class Jobs:
                 self.running = Running(row, CancelScope())
                 if self.stopping:
                     self.running.scope.cancel()
-                self._changed()
+                self._bells.ring_all()
                 return self.running
             await self._queued.wait()
         return None
@@ -215,7 +219,7 @@ class Jobs:
         self.running = None
         if row is not None:
             self._tell(row.state, row)
-        self._changed()
+        self._bells.ring_all()
 
     def stop(self) -> None:
         """Nobody is told of anything any more, and nothing is run."""
@@ -249,10 +253,6 @@ class Jobs:
         if row is None or row.owner != owner:
             raise UnknownJob("there is no such job, or not any more", where="id")
         return row
-
-    def _changed(self) -> None:
-        """What waits in line has another place."""
-        self._bells.ring_all()
 
     async def _drop(self, job: str) -> None:
         with CancelScope(shield=True):

@@ -194,9 +194,6 @@ class Store:
 
 def _job(row: tuple[object, ...]) -> Job:
     *plain, asked, result, error = row
-    return Job(
-        *plain,  # type: ignore[arg-type]  # the table is STRICT
-        asked=Asked.model_validate_json(str(asked)),
-        result=None if result is None else Result.model_validate_json(str(result)),
-        error=None if error is None else JobError.model_validate_json(str(error)),
-    )
+    found = None if result is None else Result.model_validate_json(str(result))
+    why = None if error is None else JobError.model_validate_json(str(error))
+    return Job(*plain, Asked.model_validate_json(str(asked)), found, why)  # type: ignore[arg-type]  # the table is STRICT
