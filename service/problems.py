@@ -257,7 +257,7 @@ def from_error(error: FipError, *, sending: bool = False) -> Response:
     if hidden(error):
         return problem(status, error.code, CANNOT)
     headers: dict[str, str] = {}
-    if status in BUSY:
+    if status in BUSY and not isinstance(error, JobsOff):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else RETRY_AFTER_S)
     if sending or isinstance(error, (BodyTooLarge, SlowBody, SpoolFull)):
         headers["Connection"] = "close"

@@ -3,26 +3,24 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
 
-from models.errors import FipError
 from service.jobs.events import HEARTBEAT, Bells, event_of
 from service.jobs.files import Kept
-from service.jobs.records import FINAL, Asked, Job, Result, info_of, is_id, new_id
+from service.jobs.intake import Intake
+from service.jobs.records import FINAL, Job, Result, info_of, is_id
 from service.jobs.rows import Rows
-from service.problems import BodyTooLarge, Expired, KeyInUse, NotDone, TooManyJobs, UnknownJob
+from service.problems import Expired, NotDone, UnknownJob
 from service.schemas import JobError, JobInfo, JobProgress
 from service.settings import Settings
 from service.telemetry import Telemetry
 
 LOG = logging.getLogger("fip.service")
-COPIES = 2  # files kept at the same time
-RETRY_AFTER_S = 30.0  # jobs take their time
+THREADS = 4  # that open and remove files
 
 
 @dataclass
@@ -41,72 +39,16 @@ class Jobs:
         self.rows = Rows(settings, telemetry)
         self._settings, self._telemetry = settings, telemetry
         self._bells = Bells()  # all ring when one job begins or ends: others have another place in line then
-        self._copying = CapacityLimiter(COPIES)
-        self._coming, self._coming_bytes = 0, 0  # jobs whose files are being kept
-        self._keys: set[tuple[str, str]] = set()  # those of requests on their way
+        self.intake = Intake(settings, self.rows, self._accepted)
+        self._threads = CapacityLimiter(THREADS)
         self._queued = asyncio.Event()
         self.running: Running | None = None
         self.stopping = False
         self.left_behind = False  # whether a thread still works on a job that was left
 
-    def check_room(self, size: int) -> None:
-        """Raises: TooManyJobs, BodyTooLarge (there is room for a job with such a file, or never will be), JobsOff."""
-        totals, most = self.rows.totals, self._settings.max_jobs_bytes
-        if size > most:
-            raise BodyTooLarge(f"all jobs together may have {most} bytes", where="body")
-        if totals.active + self._coming >= self._settings.max_jobs:
-            raise TooManyJobs(f"{self._settings.max_jobs} jobs wait or run; try again later", retry_after_s=RETRY_AFTER_S)
-        if totals.bytes + self._coming_bytes + size > most:
-            raise TooManyJobs(f"the files of jobs are at their limit of {most} bytes; try again later", retry_after_s=RETRY_AFTER_S)
-
-    @contextmanager
-    def key_held(self, owner: str, key: str | None) -> Iterator[None]:
-        """Around a request with an Idempotency-Key. Raises: KeyInUse."""
-        if key is None:
-            yield
-            return
-        if (owner, key) in self._keys:
-            raise KeyInUse("another request with this key is being received", where="Idempotency-Key")
-        self._keys.add((owner, key))
-        try:
-            yield
-        finally:
-            self._keys.discard((owner, key))
-
-    async def of_key(self, owner: str, key: str | None) -> Job | None:
-        return None if key is None else await self.rows.do(self.rows.store.by_key, owner, key)
-
-    async def accept(self, owner: str, key: str | None, file: BinaryIO, size: int, asked: Callable[[Kept], Asked]) -> Job:
-        """Keep a file, of so many bytes or less, then the job; after that it is done, whatever happens.
-
-        Raises: TooManyJobs, BodyTooLarge, SpoolFull.
-        """
-        self.check_room(size)
-        self._coming += 1
-        self._coming_bytes += size
-        job = new_id()
-        try:
-            try:
-                kept = await to_thread.run_sync(self.rows.files.keep_input, job, file, limiter=self._copying)
-            except BaseException:  # the client left, most likely; the thread is through with it by now
-                await self._drop(job)
-                raise
-            with CancelScope(shield=True):  # a row without a file would be a job that cannot be done
-                row = await self._insert(job, owner, key, asked(kept))
-        finally:
-            self._coming -= 1
-            self._coming_bytes -= size
-        self._queued.set()
-        return row
-
-    async def _insert(self, job: str, owner: str, key: str | None, asked: Asked) -> Job:
-        try:
-            row = await self.rows.write(self.rows.store.insert, job, owner, key, asked, time.time())
-        except FipError:
-            await self._drop(job)
-            raise
+    def _accepted(self, row: Job) -> None:
         self._tell("accepted", row)
-        return row
+        self._queued.set()
 
     async def info(self, job: str, owner: str) -> JobInfo:
         """Raises: UnknownJob."""
@@ -149,7 +91,7 @@ class Jobs:
             why = "" if row.error is None else f": {row.error.detail}"
             raise NotDone(f"the job is {row.state}{why}")
         try:
-            return row.result, await to_thread.run_sync(self.rows.files.open, job, "result", limiter=self._copying)
+            return row.result, await to_thread.run_sync(self.rows.files.open, job, "result", limiter=self._threads)
         except FileNotFoundError:
             raise Expired("the result is gone") from None
 
@@ -198,7 +140,7 @@ class Jobs:
 
     def keep_result(self, job: Job, write: Callable[[BinaryIO], None]) -> Kept:
         """Its own file makes room for it. In a thread. Raises: SpoolFull, as `write`."""
-        most = self._settings.max_jobs_bytes - self._coming_bytes - self.rows.totals.bytes + job.bytes
+        most = self._settings.max_jobs_bytes - self.intake.coming_bytes - self.rows.totals.bytes + job.bytes
         return self.rows.files.keep_result(job.id, write, most)
 
     async def ended(self, outcome: Result | JobError | None) -> None:
@@ -212,11 +154,11 @@ class Jobs:
             row = await self.rows.surely(self.rows.store.failed, job.id, outcome, time.time())
         elif self.stopping and job.state == "running":
             return
+        self.running = None
         if row is not None and row.state == "done":
-            await to_thread.run_sync(self.rows.files.drop_input, job.id, limiter=self._copying)
+            await to_thread.run_sync(self.rows.files.drop_input, job.id, limiter=self._threads)
         else:
             await self._drop(job.id)
-        self.running = None
         if row is not None:
             self._tell(row.state, row)
         self._bells.ring_all()
@@ -246,17 +188,17 @@ class Jobs:
 
     async def _row(self, job: str, owner: str) -> Job:
         """Raises: UnknownJob."""
-        row: Job | None = None
+        store, row = self.rows.store, None
         if is_id(job):
             here = self.running is not None and self.running.job.id == job
-            row = self.running.job if here and self.running else await self.rows.do(self.rows.store.get, job)
+            row = self.running.job if here and self.running else await self.rows.do(store.get, job)
         if row is None or row.owner != owner:
             raise UnknownJob("there is no such job, or not any more", where="id")
         return row
 
     async def _drop(self, job: str) -> None:
         with CancelScope(shield=True):
-            await to_thread.run_sync(self.rows.files.drop, job, limiter=self._copying)
+            await to_thread.run_sync(self.rows.files.drop, job, limiter=self._threads)
 
     def _tell(self, what: str, row: Job) -> None:
         self._bells.ring(row.id)

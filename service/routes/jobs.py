@@ -58,10 +58,10 @@ async def submit(request: Request, context: Loaded, options: Annotated[SegmentOp
     owner, key = owner_of(request), key_of(request)
     asked = options.format or accepted(request.headers.get("accept", ""))
     size = announced_bytes(request.headers)
-    with context.jobs.key_held(owner, key), context.admission.enter(size) as ticket:
-        before = await context.jobs.of_key(owner, key)
+    with context.jobs.intake.key_held(owner, key), context.admission.enter(size) as ticket:
+        before = await context.jobs.intake.of_key(owner, key)
         if before is None:
-            context.jobs.check_room(size or 0)
+            context.jobs.intake.check_room(size or 0)
             model = await context.model(options.model, "segment")
             request.state.model_used = (model.ref.name, model.ref.version)
         async with context.uploads.receive(request, options.input_format, timings_of(request), ticket) as upload:
@@ -73,7 +73,7 @@ async def submit(request: Request, context: Loaded, options: Annotated[SegmentOp
             limiter = context.readers_of(upload.size)
             if before is None:
                 file = await to_thread.run_sync(partial(_checked, upload, model, options, asked, context), limiter=limiter)
-                job = await context.jobs.accept(owner, key, file, upload.size, asks)
+                job = await context.jobs.intake.accept(owner, key, file, upload.size, asks)
             else:
                 job = before
                 if asks(await to_thread.run_sync(_received, upload, limiter=limiter)) != before.asked:
