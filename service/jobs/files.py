@@ -34,7 +34,7 @@ class Files:
         """Copy the file of a new job. Of one that does not fit nothing is left. Raises: SpoolFull."""
         folder, digest, size = self._folder / job, hashlib.sha256(), 0
         try:
-            with _room_for("the body"):
+            with _room_for("body"):
                 folder.mkdir(mode=0o700)
                 source.seek(0)
                 with (folder / "input").open("xb") as target:
@@ -51,7 +51,7 @@ class Files:
 
     def keep_result(self, job: str, write: Callable[[BinaryIO], None], most: int) -> Kept:
         """Have the result written, at most so many bytes; nothing is left of one that is not whole. Raises: SpoolFull, as `write`."""
-        with _room_for("the result"), whole_file(self._folder / job / "result") as file:
+        with _room_for("result"), whole_file(self._folder / job / "result") as file:
             write(file)
             kept = read_through(file)
             if kept.bytes > most:
@@ -104,4 +104,4 @@ def _room_for(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise SpoolFull(f"no room for {what}: {error.strerror}", where="body") from error
+        raise SpoolFull(f"no room for the {what}: {error.strerror}", where=what) from error

@@ -55,12 +55,15 @@ class Jobs:
         return await self.info_of(await self._row(job, owner))
 
     async def info_of(self, row: Job) -> JobInfo:
-        position = await self.rows.do(self.rows.store.before, row) if row.state == "queued" else None
-        progress = self.running.progress() if self.running and self.running.job.id == row.id and row.state == "running" else None
-        return info_of(row, self._settings.job_seconds, position, progress)
+        return self._told(row, await self.rows.do(self.rows.store.before, row) if row.state == "queued" else 0)
 
     async def newest(self, owner: str, limit: int) -> list[JobInfo]:
-        return [await self.info_of(row) for row in await self.rows.do(self.rows.store.newest, owner, limit)]
+        return [self._told(*each) for each in await self.rows.do(self.rows.store.newest, owner, limit)]
+
+    def _told(self, row: Job, before: int) -> JobInfo:
+        runs = self.running is not None and self.running.job.id == row.id and row.state == "running"
+        progress = self.running.progress() if self.running and runs else None
+        return info_of(row, self._settings.job_seconds, before if row.state == "queued" else None, progress)
 
     async def listen(self, job: str, owner: str) -> AsyncGenerator[bytes, None]:
         """An event for what a job is now and one for every change, until it has ended or the service stops."""

@@ -64,6 +64,8 @@ class Job:
 class JobFailure(FipError):
     """Why a job fails where a request would not."""
 
+    code = "job_failed"
+
 
 class ModelChanged(JobFailure):
     """The version that a job was accepted for is another one now."""

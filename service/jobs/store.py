@@ -1,6 +1,7 @@
 """The rows of jobs in SQLite, on the disk before anybody is told of them. A state changes only from the one that it is expected in."""
 
 import sqlite3
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,12 +104,15 @@ class Store:
     def by_key(self, owner: str, key: str) -> Job | None:
         return self._one("WHERE owner = ? AND key = ?", owner, key)
 
-    def newest(self, owner: str, limit: int) -> list[Job]:
+    def newest(self, owner: str, limit: int) -> list[tuple[Job, int]]:
+        """The newest jobs of an owner, each with how many come before it in line."""
         rows = self._db.execute(f"SELECT {COLUMNS} FROM jobs WHERE owner = ? ORDER BY number DESC LIMIT ?", (owner, limit))
-        return [_job(row) for row in rows]
+        jobs = [_job(row) for row in rows]
+        line = [number for (number,) in self._db.execute("SELECT number FROM jobs WHERE state IN ('queued', 'running') ORDER BY number")]
+        return [(job, bisect_left(line, job.number)) for job in jobs]
 
     def before(self, job: Job) -> int:
-        """How many wait that came before it, the running one among them."""
+        """How many come before it in line, the running one among them."""
         [count] = self._db.execute(
             "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running') AND number < ?", (job.number,)
         ).fetchone()

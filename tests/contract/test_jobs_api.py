@@ -1,6 +1,8 @@
 """/v1/jobs: accepted, run, listened to, cancelled, expired; over a real socket, with a real store and real files."""
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,9 @@ from fastapi import FastAPI
 
 from models.errors import BadOption
 from service.app import create_app
-from service.schemas import JOB_STATES
+from service.jobs.rows import MOST_RUNS
+from service.jobs.store import Store
+from service.schemas import JOB_STATES, JobError
 from service.settings import Settings
 from tests.contract.conftest import Serve
 from tests.fire import metric, paused, until
@@ -393,6 +397,49 @@ def test_a_job_goes_on_in_the_next_service(serve: Serve, make: Changed, folder: 
         assert sorted(each.name for each in folder.iterdir() if each.is_dir()) == sorted(job["id"] for job in jobs)
 
 
+def test_a_job_over_which_the_service_died_too_often_is_given_up(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
+    app = make()
+    with ExitStack() as stuck, serve(app) as client:
+        stuck.enter_context(paused(app))
+        deadly, job = (submitted(client, scan) for _ in range(2))
+        running(client, deadly)
+    store = Store(folder / "jobs.sqlite3")
+    for death in range(MOST_RUNS):
+        claimed = store.claim(float(death))
+        assert claimed is not None
+        assert claimed.id == deadly["id"]
+        if death < MOST_RUNS - 1:
+            assert store.recover(MOST_RUNS, JobError(code="x", detail="x", where=None), float(death)) == []
+    store.close()
+    with serve(make()) as client:
+        failed = show(client, deadly)
+        assert (failed["state"], failed["error"]["code"]) == ("failed", "gave_up")
+        assert not (folder / deadly["id"]).exists()
+        assert ended(client, job)["state"] == "done"
+
+
+def test_a_worker_that_dies_takes_no_job_along(client: httpx.Client, app: FastAPI, scan: bytes) -> None:
+    with paused(app) as pid:
+        job = submitted(client, scan, format="label")
+        running(client, job)
+        os.kill(pid, signal.SIGKILL)
+    assert ended(client, job)["state"] == "done"
+
+
+def test_an_input_that_is_lost_ends_its_job_and_no_other(client: httpx.Client, app: FastAPI, folder: Path, scan: bytes) -> None:
+    with paused(app):
+        first, lost, changed, last = (submitted(client, scan) for _ in range(4))
+        running(client, first)
+        (folder / lost["id"] / "input").unlink()
+        (folder / changed["id"] / "input").write_bytes(scan[:160])
+    assert [(ended(client, each)["error"] or {}).get("code") for each in (first, lost, changed, last)] == [
+        None,
+        "input_lost",
+        "input_lost",
+        None,
+    ]
+
+
 def test_a_version_that_changed_is_not_taken_for_the_one_of_then(serve: Serve, make: Changed, scan: bytes, tmp_path: Path) -> None:
     from tests.untrained_segmenter import save_segmenter
 
@@ -417,7 +464,6 @@ def test_interactive_requests_go_in_between(serve: Serve, make: Changed, scan: b
         answers = [client.post("/v1/segment?format=label", content=scan[:1600], headers=NAME).status_code for _ in range(3)]
         assert show(client, job)["state"] == "running"
         assert answers == [200] * 3
-        print(show(client, job)["progress"])
         client.delete(job["links"]["job"])
 
 

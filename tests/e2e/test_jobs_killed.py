@@ -28,7 +28,7 @@ from tests.untrained_segmenter import save_segmenter
 FIP = Path(sys.executable).parent / "fip"
 KILLS = int(os.environ.get("FIP_KILLS", "8"))
 START_S = 60.0
-PAUSE_S = 0.05  # between two jobs
+PAUSE_S = 0.15  # between two jobs
 TILES = {"FIP_TILE_VOXELS": "3000", "FIP_TILE_HALO": "4", "FIP_MAX_JOBS": "100000"}  # so that a job is several forward passes
 WIDER = np.array([4, 4, 2, 1], "<f4")
 MOMENTS = ("any", "any", "accepted", "done", "starting")
@@ -86,7 +86,7 @@ class Poster:
     def look(self) -> None:
         """Whether what was done stays as it was."""
         with contextlib.suppress(httpx.TransportError):
-            for job in self.client.get(f"{self.address}/v1/jobs?limit=10").json()["jobs"]:
+            for job in self.client.get(f"{self.address}/v1/jobs?limit=1000").json()["jobs"]:
                 if job["state"] == "done":
                     if self.seen_done.setdefault(job["id"], job["finished"]) != job["finished"]:
                         self.problems.append(f"done twice: {job}")
