@@ -113,10 +113,8 @@ class Store:
 
     def before(self, job: Job) -> int:
         """How many come before it in line, the running one among them."""
-        [count] = self._db.execute(
-            "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running') AND number < ?", (job.number,)
-        ).fetchone()
-        return int(count)
+        counted = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running') AND number < ?"
+        return int(self._db.execute(counted, (job.number,)).fetchone()[0])
 
     def totals(self) -> Totals:
         rows = self._db.execute("SELECT state, count(*), sum(bytes) FROM jobs GROUP BY state").fetchall()

@@ -89,11 +89,13 @@ def test_a_body_that_does_not_fit_on_the_disk_is_refused(start: Start) -> None:
 def test_jobs_that_do_not_fit_on_the_disk_are_refused_or_fail_and_the_next_ones_are_done(start: Start, tmp_path: Path) -> None:
     process, address = start(FIP_JOBS_DIR=str(tmp_path))
     scan = np.column_stack([np.tile(XYZ, (10, 1)), np.zeros(200_000)]).astype("<f4")
-    with httpx.Client(base_url=address, params={"input_format": "bin", "model": "lidar19"}, timeout=30) as client:
+    asked = {"input_format": "bin", "model": "lidar19"}
+    with httpx.Client(base_url=address, timeout=30) as client:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
-        refused = client.post("/v1/jobs", content=scan.tobytes())
+        refused = client.post("/v1/jobs", params=asked, content=scan.tobytes())
         assert (refused.status_code, refused.json()["code"]) == (507, "spool_full"), refused.text
-        jobs = [client.post(f"/v1/jobs?format={fmt}", content=scan[:40_000].tobytes()).json() for fmt in ("csv", "label")]
+        fits = scan[:40_000].tobytes()
+        jobs = [client.post("/v1/jobs", params={**asked, "format": fmt}, content=fits).json() for fmt in ("csv", "label")]
         until(lambda: [client.get(job["links"]["job"]).json()["state"] for job in jobs] == ["failed", "done"], "both have ended")
         assert client.get(jobs[0]["links"]["job"]).json()["error"]["code"] == "spool_full"
         assert {each.name for each in tmp_path.iterdir() if each.is_dir()} == {jobs[1]["id"]}
