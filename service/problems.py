@@ -12,6 +12,7 @@ from anyio import move_on_after
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from models import errors
@@ -296,6 +297,14 @@ async def on_bad_option(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Unknown address, wrong method and whatever else the framework refuses."""
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
     code = HTTP_CODES.get(status, "http_error")
-    return problem(status, code, f"{request.method} {request.url.path}: {error.detail}", headers=error.headers)
+    return problem(status, code, f"{request.method} {request.url.path}: {error.detail}", headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Those of all routes of an address; the framework names those of the first."""
+    found = (route for route in request.app.routes if isinstance(route, Route) and route.matches(request.scope)[0] == Match.PARTIAL)
+    return sorted({method for route in found for method in route.methods or ()})

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from models.errors import BadOption
 from service.jobs.files import Name
-from service.jobs.records import Asked, Job, Result
+from service.jobs.records import Asked, Job, Result, State
 from service.problems import SpoolFull
 from service.schemas import JobError
 
@@ -37,6 +38,9 @@ CREATE INDEX jobs_state ON jobs (state, number, bytes);
 CREATE INDEX jobs_finished ON jobs (finished_s);
 """
 COLUMNS = "number, id, owner, key, state, created_s, started_s, finished_s, runs, bytes, asked, result, error"
+Row: TypeAlias = tuple[
+    int, str, str, str | None, State, float, float | None, float | None, int, int, str, str | None, str | None
+]  # as the columns, whose types the table is STRICT about
 FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
@@ -194,8 +198,11 @@ class Store:
             raise SpoolFull(f"no room to keep the job: {error}", where="jobs") from error
 
 
-def _job(row: tuple[object, ...]) -> Job:
-    *plain, asked, result, error = row
-    found = None if result is None else Result.model_validate_json(str(result))
-    why = None if error is None else JobError.model_validate_json(str(error))
-    return Job(*plain, Asked.model_validate_json(str(asked)), found, why)  # type: ignore[arg-type]  # the table is STRICT
+def _job(row: Row) -> Job:
+    number, job, owner, key, state, created_s, started_s, finished_s, runs, size, asked, result, error = row
+    return Job(
+        *(number, job, owner, key, state, created_s, started_s, finished_s, runs, size),
+        asked=Asked.model_validate_json(asked),
+        result=None if result is None else Result.model_validate_json(result),
+        error=None if error is None else JobError.model_validate_json(error),
+    )

@@ -31,7 +31,8 @@ KEY = {
     "description": "of the caller's choice: the same request with the same key is the same job, however often it is sent",
     "schema": {"type": "string", "pattern": f"^{REQUEST_ID.pattern}$"},
 }
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+JOB = {"type": "string", "contentMediaType": "application/json", "contentSchema": {"$ref": "#/components/schemas/JobInfo"}}
+EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "id": {"type": "string"}, "data": JOB}, "required": ["data"]}
 
 posting = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=FileRoute)
 others = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -113,7 +114,10 @@ async def show_job(request: Request, id: JobId, context: Loaded) -> JobInfo:
 @others.get(
     "/{id}/events",
     response_class=StreamingResponse,
-    responses={200: {"description": "Server-sent events: the job, at every change", "content": EVENTS}, **documented(404, 503)},
+    responses={
+        200: {"description": "Server-sent events: the job, at every change", "content": {"text/event-stream": {"schema": EVENT}}},
+        **documented(404, 503),
+    },
 )
 async def listen(request: Request, id: JobId, context: Loaded) -> StreamingResponse:
     """The same as events, one at every change: `progress`, then `done`, `failed`, `cancelled` or `expired`, which is the last."""

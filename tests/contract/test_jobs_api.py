@@ -88,7 +88,7 @@ def problem(response: httpx.Response) -> tuple[int, str]:
 
 def events(client: httpx.Client, job: dict) -> list[tuple[str, dict]]:
     """All that a listener is told, until there is no more."""
-    told = []
+    told: list[tuple[str, dict]] = []
     with client.stream("GET", job["links"]["events"]) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines: list[str] = []

@@ -16,7 +16,7 @@ CASES = 25
 def test_made_up_requests_are_answered_as_described(serve: Serve, segment_settings: Settings, tmp_path: Path) -> None:
     with serve(create_app(segment_settings.model_copy(update={"jobs_dir": tmp_path / "jobs", "max_jobs": 1000}))) as client:
         outcome = schema.check(str(client.base_url).rstrip("/"), CASES, seconds=240)
-    assert outcome.failures == []
+    assert outcome.failures == [], chr(10).join(outcome.failures)
     assert len(outcome.cases) >= 13
     assert min(outcome.cases.values()) >= CASES
     assert all(outcome.statuses[f"POST {path} 200"] for path in ("/v1/classify", "/v1/segment"))

@@ -23,6 +23,10 @@ CONFIG = """
 include-path-regex = "^/v1/(classify|segment|jobs)$"
 checks.positive_data_acceptance.enabled = false
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
+
+[[operations]]
+include-path-regex = "^/v1/jobs/.*/result$"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "410"]
 """
 
 

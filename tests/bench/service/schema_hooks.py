@@ -36,7 +36,7 @@ def varied(made: tuple[Case, int]) -> Case:
         return case
     rng = random.Random(number)
     request_id = f"{number:x}{rng.choice(TAILS)}"
-    if case.path in UPLOADS and rng.random() < 0.5:
+    if case.method == "POST" and case.path in UPLOADS and rng.random() < 0.5:
         request_id = SOUND + request_id
         sound_upload(case, rng)
     elif TIMEOUT in case.headers:
