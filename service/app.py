@@ -28,6 +28,7 @@ from service.problems import describe_problems, on_bad_option, on_fip_error, on_
 from service.routes import aliases, classify, health, jobs, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
+from service.shadow import Shadow
 from service.telemetry import Telemetry
 from service.tracing import open_tracing
 from service.uploads import Uploads
@@ -77,6 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
         encoders=CapacityLimiter(settings.readers),
     )
 
+    shadow = Shadow(context)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         torch.set_num_threads(1)  # nets run in the worker; what is computed here is small, or waits for memory
@@ -92,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
                 context.lifecycle.phase = "draining"
                 background.cancel_scope.cancel()
         finally:
+            await shadow.close()
             await context.jobs.close()
             await context.scheduler.close()
             await to_thread.run_sync(device.close)
@@ -104,7 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("fip-server"),
         lifespan=lifespan,
     )
-    app.state.context = context
+    app.state.context, app.state.shadow = context, shadow
     app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
     app.add_middleware(
         RequestMiddleware,
