@@ -1,5 +1,6 @@
 """The application: `create_app(settings)` wires the parts together and touches neither disk nor device until it is started."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,13 +15,17 @@ from starlette.exceptions import HTTPException
 
 from models.errors import FipError
 from service.admission import Admission
+from service.auth.access import AccessMiddleware
+from service.auth.describe import describe_keys
+from service.auth.doors import Doors
+from service.auth.key_ring import KeyRing
 from service.context import Context, Lifecycle
 from service.doorman import Doorman
 from service.middleware import RequestMiddleware
 from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
 from service.recent import Recent
-from service.routes import classify, health, metrics, models, segment
+from service.routes import classify, docs, health, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -35,7 +40,7 @@ UPLOADS = frozenset({"/v1/classify", "/v1/segment"})
 
 def create_app(settings: Settings) -> FastAPI:
     """An app whose lifespan loads the models, warms them up, serves and drains. Raises nothing; its start may (BadCheckpoint, ...)."""
-    telemetry, tracing = Telemetry(), open_tracing()
+    telemetry, tracing, ring = Telemetry(), open_tracing(), KeyRing(settings.keys)
     device = Device(settings, telemetry)
     scheduler = Scheduler(settings, telemetry, device)
     admission = Admission(settings, lambda: device.up, lambda: scheduler.seconds_left)
@@ -62,17 +67,21 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         torch.set_num_threads(1)  # nets run in the worker; what is computed here is small, or waits for memory
+        following = asyncio.create_task(ring.follow())
         try:
+            await to_thread.run_sync(ring.load)
             await to_thread.run_sync(context.pool.load)
             context.lifecycle.phase = "ready"
             yield
             context.lifecycle.phase = "draining"
         finally:
+            following.cancel()
             await context.scheduler.close()
             await to_thread.run_sync(device.close)
             await to_thread.run_sync(tracing.close)
 
     app = FastAPIOffline(  # FastAPI whose /docs needs no other server
+        docs_url=None,  # service.routes.docs has the page itself
         redoc_url=None,
         title="fip-server",
         summary="Point clouds in, classes of objects and of points out",
@@ -80,7 +89,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
+    app.state.key_ring = ring
     app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
+    app.add_middleware(AccessMiddleware, ring=ring, doors=Doors(settings))
     app.add_middleware(
         RequestMiddleware,
         telemetry=telemetry,
@@ -91,7 +102,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)
-    for routes in (classify, segment, models, health, metrics):
+    for routes in (classify, segment, models, health, metrics, docs):
         app.include_router(routes.router)
     describe_problems(app)
+    if ring.required:
+        describe_keys(app)
     return app
