@@ -5,13 +5,14 @@ at this machine is not taken for its own.
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from models.errors import BadOption
 from service.problems import ForeignHost, ForeignOrigin
 from service.settings import Settings
 
+HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::[0-9]{0,5})?")
 HARMLESS = ("GET", "HEAD")
 ANY_HOST = ("/health/", "/v2/health/")  # asked by machines, under whatever name or address they know
 
@@ -88,7 +89,5 @@ def _is_public(host: str) -> bool:
 
 def _name_of(host: bytes) -> str:
     """Without port, brackets and the dot that ends a full name, in lower case; empty of what is no host."""
-    try:
-        return (urlsplit(f"//{host.decode('ascii')}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    found = HOST.fullmatch(host)
+    return (found[1] or found[2]).decode().lower().rstrip(".") if found else ""
