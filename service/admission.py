@@ -98,8 +98,10 @@ class Admission:
 
     @contextmanager
     def enter(self, announced_bytes: int | None, allowance: Allowance | None = None) -> Iterator[Ticket]:
-        """Around a request. allowance: of its key, which pays for its points. Its place is kept for a moment while its file is on its way, which may never arrive; after that it holds
-        the bytes that have come, and nobody else is kept out. Raises: RateLimited, Overloaded (better said before the file is sent).
+        """Around a request. allowance: of its key, which pays for its points. Its place is kept for a moment while its file is on its
+        way, which may never arrive; after that it holds the bytes that have come, and nobody else is kept out.
+
+        Raises: RateLimited, Overloaded (better said before the file is sent).
         """
         if allowance is not None:
             allowance.check()

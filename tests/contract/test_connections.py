@@ -176,7 +176,9 @@ def test_a_broken_chunk_is_answered_400(capped: httpx.Client, connect: Callable[
 def test_what_was_asked_before_nonsense_is_answered(connect: Callable[[], socket.socket], ball: Callable[[int], bytes]) -> None:
     body = ball(500)
     connection = connect()
-    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"nonsense\r\n\r\n")
+    connection.sendall(
+        b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"nonsense\r\n\r\n"
+    )
     status, _, response = answer(connection)
     assert (status, response.headers["Connection"]) == (200, "close")
     assert ends(connection) == b""

@@ -10,9 +10,20 @@ from service.auth.doors import Doors, check_reach
 from service.problems import ForeignHost, ForeignOrigin
 from service.settings import Settings
 
-LOCAL = ["localhost", "LOCALHOST:8000", "fip.localhost:1", "127.0.0.1:8000", "127.8.9.1", "[::1]:8000", "[::1]", "localhost.", "[::ffff:127.0.0.1]"]
-FOREIGN = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]", "", "@localhost:", "localhost@evil.example",
-           "[::1", "\xff", "0.0.0.0", "2130706433", "localhost:x@evil"]  # fmt: skip
+LOCAL = [
+    "localhost",
+    "LOCALHOST:8000",
+    "fip.localhost:1",
+    "127.0.0.1:8000",
+    "127.8.9.1",
+    "[::1]:8000",
+    "[::1]",
+    "localhost.",
+    "[::ffff:127.0.0.1]",
+]
+FOREIGN = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]", "@localhost:", "localhost@evil.example"]
+FOREIGN += ["", "[::1", "\xff", "0.0.0.0", "2130706433", "localhost:x@evil", "localhost, localhost"]
+EVIL = ["https://evil.example", "null", "http://localhost:3000", "http://localhost", "https://fip.example.evil.example", "x"]
 
 
 def admits(doors: Doors, host: str | None, *, method: str = "GET", path: str = "/v1/models", origin: str | None = None) -> str:
@@ -56,7 +67,7 @@ def test_names_that_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_pages_of_other_sites_change_nothing(method: str) -> None:
     doors = Doors(settings(hosts="fip.example"))
-    for origin in ("https://evil.example", "null", "", "http://localhost:3000", "http://localhost", "https://fip.example.evil.example", "x"):
+    for origin in (*EVIL, ""):
         assert admits(doors, "localhost:8000", method=method, origin=origin) == "foreign_origin", origin
     for origin in ("http://localhost:8000", "https://LOCALHOST:8000", "https://fip.example"):
         assert admits(doors, "localhost:8000", method=method, origin=origin) == "yes", origin

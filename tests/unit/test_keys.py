@@ -51,7 +51,8 @@ def altered(text: bytes) -> list[bytes]:
     other = made()[0].encode()
     last = b"A" if text[-1:] != b"A" else b"B"
     return [
-        *(b"", b"fip_", text[:-1], text + b"x", text + b"\n", b" " + text, text[:-1] + last, text[:17], text[17:], b"\xff" * 100, text * 9999),
+        *(b"", b"fip_", text[:-1], text + b"x", text + b"\n", b" " + text, text[:-1] + last),
+        *(text[:17], text[17:], b"\xff" * 100, text * 9999),
         *(text[:17] + other[17:], other[:17] + text[17:], b"fib_" + text[4:], text[:16] + b"-" + text[17:], text[:3] + b"\0" + text[4:]),
         *(text.upper(), text.replace(b"_", b"__", 1), other),
     ]
