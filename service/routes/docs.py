@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 
 # What Swagger UI needs: its two files, its drawings (in the style sheet), and to ask the service.
 POLICY = (
-    "default-src 'none'; script-src 'self' 'sha256-{script}'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self' 'sha256-{script}'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 

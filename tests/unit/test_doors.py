@@ -10,17 +10,8 @@ from service.auth.doors import Doors, check_reach
 from service.problems import ForeignHost, ForeignOrigin
 from service.settings import Settings
 
-LOCAL = [
-    "localhost",
-    "LOCALHOST:8000",
-    "fip.localhost:1",
-    "127.0.0.1:8000",
-    "127.8.9.1",
-    "[::1]:8000",
-    "[::1]",
-    "localhost.",
-    "[::ffff:127.0.0.1]",
-]
+LOCAL = ["localhost", "LOCALHOST:8000", "fip.localhost:1", "localhost.", "127.0.0.1:8000", "127.8.9.1", "[::1]:8000", "[::1]"]
+LOCAL += ["[::ffff:127.0.0.1]"]
 FOREIGN = ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]", "@localhost:", "localhost@evil.example"]
 FOREIGN += ["", "[::1", "\xff", "0.0.0.0", "2130706433", "localhost:x@evil", "localhost, localhost"]
 EVIL = ["https://evil.example", "null", "http://localhost:3000", "http://localhost", "https://fip.example.evil.example", "x"]
