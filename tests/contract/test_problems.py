@@ -49,6 +49,11 @@ EXPECTED = {
     problems.UnsupportedEncoding: 415,
     problems.SpoolFull: 507,
     problems.Overloaded: 429,
+    problems.RateLimited: 429,
+    problems.Unauthorized: 401,
+    problems.Forbidden: 403,
+    problems.ForeignOrigin: 403,
+    problems.ForeignHost: 421,
     problems.NotReady: 503,
 }
 
