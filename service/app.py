@@ -1,13 +1,14 @@
 """The application: `create_app(settings)` wires the parts together and touches neither disk nor device until it is started."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 
 import torch
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, create_task_group, to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
@@ -21,11 +22,12 @@ from service.auth.doors import Doors
 from service.auth.key_ring import KeyRing
 from service.context import Context, Lifecycle
 from service.doorman import Doorman
+from service.listing import Listing
+from service.memory import EVERY_S, give_back
 from service.middleware import RequestMiddleware
 from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
-from service.recent import Recent
-from service.routes import classify, docs, health, metrics, models, segment
+from service.routes import aliases, classify, docs, health, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -33,9 +35,20 @@ from service.tracing import open_tracing
 from service.uploads import Uploads
 from service.worker.device import Device
 
+LOG = logging.getLogger("fip.service")
 LOOKUPS, LOADS = 4, 4
 LARGE_READERS = 1
 UPLOADS = frozenset({"/v1/classify", "/v1/segment"})
+
+
+async def _every(seconds: float, work: Callable[[], None]) -> None:
+    """Again and again, in a thread, which may be in the middle of it when the service ends."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await to_thread.run_sync(work, abandon_on_cancel=True)
+        except Exception:
+            LOG.exception("failed in the background")
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -46,13 +59,14 @@ def create_app(settings: Settings) -> FastAPI:
     admission = Admission(settings, lambda: device.up, lambda: scheduler.seconds_left)
     for what, gauge in telemetry.admitted.items():
         gauge.set_function(partial(getattr, admission, what))
+    pool = Pool(settings, telemetry, device)
     context = Context(
         settings=settings,
         telemetry=telemetry,
         lifecycle=Lifecycle(),
         device=device,
-        pool=Pool(settings, telemetry, device),
-        recent=Recent(settings.lookup_seconds),
+        pool=pool,
+        listing=Listing(pool),
         admission=admission,
         scheduler=scheduler,
         uploads=Uploads(settings),
@@ -67,15 +81,19 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         torch.set_num_threads(1)  # nets run in the worker; what is computed here is small, or waits for memory
-        following = asyncio.create_task(ring.follow())
         try:
             await to_thread.run_sync(ring.load)
             await to_thread.run_sync(context.pool.load)
             context.lifecycle.phase = "ready"
-            yield
-            context.lifecycle.phase = "draining"
+            async with create_task_group() as background:
+                background.start_soon(_every, EVERY_S, give_back)
+                background.start_soon(ring.follow)
+                if settings.lookup_seconds:
+                    background.start_soon(_every, settings.lookup_seconds, pool.follow)
+                yield
+                context.lifecycle.phase = "draining"
+                background.cancel_scope.cancel()
         finally:
-            following.cancel()
             await context.scheduler.close()
             await to_thread.run_sync(device.close)
             await to_thread.run_sync(tracing.close)
@@ -102,7 +120,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)
-    for routes in (classify, segment, models, health, metrics, docs):
+    for routes in (classify, segment, models, aliases, health, metrics, docs):
         app.include_router(routes.router)
     describe_problems(app)
     if ring.required:

@@ -9,9 +9,9 @@ from fastapi import Depends, Request
 
 from models.manifest import Task
 from service.admission import LARGE_BYTES, Admission
+from service.listing import Listing
 from service.pool import Live, NotLoaded, Pool
 from service.problems import NotReady
-from service.recent import Recent
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -33,7 +33,7 @@ class Context:
     lifecycle: Lifecycle
     device: Device
     pool: Pool
-    recent: Recent
+    listing: Listing
     admission: Admission
     scheduler: Scheduler
     uploads: Uploads
@@ -45,14 +45,13 @@ class Context:
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
     async def model(self, reference: str | None, task: Task) -> Live:
-        """The model of a reference (see Pool.get), as it was found by this request or by one shortly before."""
-        live = self.recent.get(reference, task)
-        if live is None or not self.device.has(live.key):
+        """The model of a reference (see Pool.get)."""
+        live = self.pool.now(reference, task)
+        if live is None:
             try:
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
             except NotLoaded:
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
-            self.recent.keep(reference, task, live)
         return live
 
     def readers_of(self, size: int) -> CapacityLimiter:

@@ -115,6 +115,12 @@ class WorkerFailed(FipError):
     code = "worker_failed"
 
 
+class ModelTooLarge(errors.ModelError):
+    """A model needs more memory than all models together may take."""
+
+    code = "model_too_large"
+
+
 class NotReady(FipError):
     """The models are not loaded yet."""
 
@@ -144,6 +150,7 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     SlowBody: HTTPStatus.REQUEST_TIMEOUT,
     SpoolFull: HTTPStatus.INSUFFICIENT_STORAGE,
     OutOfMemory: HTTPStatus.INSUFFICIENT_STORAGE,
+    ModelTooLarge: HTTPStatus.INSUFFICIENT_STORAGE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -1,7 +1,6 @@
 """uvicorn around the app: the line that says where it is, logs as JSON lines, and a quiet end on SIGTERM."""
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -24,13 +23,13 @@ from service.connections import Connections, Listener, listen, room_for
 from service.context import Context
 from service.doorman import Doorman
 from service.logs import configure_logs
+from service.memory import one_heap
 from service.protocol import BoundedHttp
 from service.settings import Settings, mistyped
 
 LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
 SWITCH_S = 0.0005  # how long a thread that computes keeps the event loop waiting, at each of its system calls; Python's own 5 ms add up
-M_ARENA_MAX = -8  # of mallopt(3)
 LAST_S = 1  # for requests to end after their connections
 
 
@@ -54,7 +53,7 @@ class Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             models = self._context.pool.load()
-            [engine, *_] = [model.engine for model in models.values()]
+            [engine, *_] = models.values()
             print(f"fip serve: http://{address} answers with {' and '.join(models)}, convolutions by {engine}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -124,7 +123,8 @@ def run(settings: Settings) -> int:
     Raises: BadOption (nothing can listen there, or anybody could ask), BadKeyFile, ModelError (no model to serve, or a damaged one).
     """
     configure_logs()
-    _keep_memory()
+    if "MALLOC_ARENA_MAX" not in os.environ:  # somebody knows better
+        one_heap()
     sys.setswitchinterval(SWITCH_S)
     for variable, setting in mistyped(os.environ):
         LOG.warning("%s is no setting; did you mean %s?", variable, setting)
@@ -142,14 +142,6 @@ def run(settings: Settings) -> int:
     signal.signal(signal.SIGINT, lambda number, frame: None)
     server.run(sockets=[*listeners])
     return EXIT_STOPPED if server.started else EXIT_FAILED
-
-
-def _keep_memory() -> None:
-    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours."""
-    if "MALLOC_ARENA_MAX" in os.environ:  # somebody knows better
-        return
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(M_ARENA_MAX, 1)
 
 
 def _listen(host: str, port: int) -> list[Listener]:

@@ -63,8 +63,14 @@ class Settings(BaseSettings):
         str | None, Field(min_length=1, description="default model of its task, NAME[:VERSION|@ALIAS]; without it the bundled one answers")
     ] = None
     lookup_seconds: Annotated[
-        Seconds, Field(description="how long what a name or an alias stands for is remembered; 0 asks the registry at every request")
+        Seconds,
+        Field(
+            description="how often the registry is asked what names and aliases in use stand for, in the background; 0: at every request"
+        ),
     ] = 1.0
+    model_memory_bytes: Annotated[
+        int, Field(ge=1, description="memory for the weights of all models on the device; who was asked for longest ago makes room")
+    ] = 4096 * MIB
     device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"

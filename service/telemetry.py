@@ -51,6 +51,12 @@ class Telemetry:
         self.load_failures = Counter(
             "fip_model_load_failures", "Versions that did not load, each time that was tried", ("model", "version"), registry=self.registry
         )
+        self.model_memory = Gauge("fip_model_memory_bytes", "Memory that the weights of all loaded models take", registry=self.registry)
+        self.model_loads = Counter("fip_model_loads", "Versions loaded", registry=self.registry)
+        self.model_evictions = Counter("fip_model_evictions", "Versions that went to make room for others", registry=self.registry)
+        self.model_swaps = Counter(
+            "fip_model_swaps", "New versions that took the place of others under a reference", ("model",), registry=self.registry
+        )
         for stage in STAGES:  # a stage is listed before its first request
             self.stage_duration.labels(stage)
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,6 +28,7 @@ from models.predictor import Predictor
 from models.sparse.backends import choose
 from models.sparse.backends.arena import ARENA
 from models.voxelize import Voxels
+from service.memory import EVERY_S, give_back
 from service.worker.messages import Array, Head, PeerGone, receive, send
 
 FATAL_EXIT = 70
@@ -76,12 +78,16 @@ class Worker:
 
     def serve_passes(self) -> None:
         """Raises: PeerGone."""
+        given_back_s = time.monotonic()
         while True:
             ready, _, _ = select.select([self._express, self._compute], [], [], IDLE_S)
             for channel in ready:
                 self._answer(channel, self._forward)
             if not ready:
                 _free()
+            elif time.monotonic() > given_back_s + EVERY_S:
+                give_back()
+                given_back_s = time.monotonic()
 
     def serve_control(self, control: socket.socket) -> None:
         with suppress(PeerGone):
@@ -121,10 +127,11 @@ class Worker:
             raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
         net = Predictor.load(folder, str(head["device"]), str(head["engine"]), cast(Precision, head["precision"]))
         net.forward([net.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
+        size = net.settle()
         net.between_layers(self._let_through)
         self._nets[key] = net
         reach = tuple(net.reach) if net.manifest.task == "segment" else None
-        return {"reach": reach, "engine": net.engine.name}, []
+        return {"reach": reach, "engine": net.engine.name, "bytes": size}, []
 
 
 def _guarded(answer: Callable[[], Answer], lifeline: socket.socket) -> Answer:
@@ -155,8 +162,7 @@ def _free() -> None:
     """Give back what was kept for the next pass."""
     gc.collect()
     ARENA.release()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -21,6 +21,7 @@ from service.answer_file import AnswerFile, InPieces
 from service.app import create_app
 from service.settings import Settings
 from tests.contract.conftest import Serve
+from tests.fire import PROMPT_S
 
 LARGE = 64 << 20
 PATIENCE = 20.0  # for what takes half a second on an idle machine
@@ -125,7 +126,7 @@ def test_a_trickled_head_is_cut(connect: Callable[[], socket.socket]) -> None:
             if select.select([connection], [], [], 0.1)[0]:
                 break
     assert answer(connection)[:2] == (408, "slow_request")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PROMPT_S
 
 
 def test_the_second_head_of_a_connection_has_the_same_time(connect: Callable[[], socket.socket]) -> None:
@@ -146,7 +147,7 @@ def test_three_hundred_half_sent_heads(impatient: httpx.Client, connect: Callabl
         began = time.perf_counter()
         assert impatient.get("/health/live").status_code == 200
         times.append(time.perf_counter() - began)
-    assert sorted(times)[-2] < 0.5
+    assert sorted(times)[-2] < PROMPT_S / 10
     assert {answer(connection)[0] for connection in connections} == {408}
     assert comes_true(lambda: metric(impatient, "fip_connections ") == 1)
 
@@ -185,7 +186,7 @@ def test_a_slow_body_is_answered_408(
                 connection.sendall(piece)
     status, code, response = answer(connection)
     assert (status, code, response.headers["Connection"]) == (408, "slow_body", "close")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PROMPT_S
     connection.close()
     assert comes_true(lambda: metric(impatient, "fip_requests_in_flight ") == before[1])
     assert slow_clients(impatient, "body") == before[0] + 1
@@ -208,7 +209,7 @@ def test_a_fast_beginning_does_not_pay_for_a_trickle(connect: Callable[[], socke
     while not select.select([connection], [], [], 0.05)[0] and time.monotonic() - began < PATIENCE:
         connection.sendall(b"x")
     assert answer(connection)[:2] == (408, "slow_body")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PROMPT_S
 
 
 def test_what_is_sent_after_an_answer_is_not_waited_for_either(impatient: httpx.Client, connect: Callable[[], socket.socket]) -> None:
