@@ -109,7 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     app.state.key_ring = ring
     app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
-    app.add_middleware(AccessMiddleware, ring=ring, doors=Doors(settings))
+    app.add_middleware(AccessMiddleware, ring=ring, doors=Doors(settings), strangers=settings.allow_anonymous)
     app.add_middleware(
         RequestMiddleware,
         telemetry=telemetry,

@@ -46,7 +46,9 @@ class Settings(BaseSettings):
         FilePath | None,
         Field(description="file of API keys, which `fip keys` makes; None asks nobody for a key, and only this machine is listened to"),
     ] = None
-    allow_anonymous: Annotated[bool, Field(description="listen to other machines although there are no keys")] = False
+    allow_anonymous: Annotated[
+        bool, Field(description="listen to other machines although there are no keys; aliases cannot be moved then")
+    ] = False
     hosts: Annotated[
         str | None,
         Field(

@@ -38,8 +38,9 @@ class AccessMiddleware:
     Those who get in have in their state `key_id` (empty without keys) and `allowance` (None if the key has none).
     """
 
-    def __init__(self, app: ASGIApp, ring: KeyRing, doors: Doors) -> None:
-        self._app, self._ring, self._doors = app, ring, doors
+    def __init__(self, app: ASGIApp, ring: KeyRing, doors: Doors, *, strangers: bool) -> None:
+        """strangers: where there are no keys, other machines may ask."""
+        self._app, self._ring, self._doors, self._strangers = app, ring, doors, strangers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,7 +59,12 @@ class AccessMiddleware:
         state, headers, method, path = scope["state"], scope["headers"], scope["method"], scope["path"]
         state["key_id"], state["allowance"] = "", None
         self._doors.check(method, path, _values(headers, b"host"), _values(headers, b"origin"))
-        if not self._ring.required or (wanted := needed(method, path)) is None:
+        wanted = needed(method, path)
+        if not self._ring.required:
+            if wanted == "admin" and self._strangers:
+                raise Forbidden("this needs a key with the scope admin, and the service has no keys", where="scope")
+            return
+        if wanted is None:
             return
         key = self._key_of(headers)
         state["key_id"] = key.id

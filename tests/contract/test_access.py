@@ -190,6 +190,13 @@ def test_a_segmented_cloud_is_paid_for(segment_settings: Settings, serve: Serve,
     assert 100 < int(asked[1].headers["Retry-After"]) <= (3000 - 200) / 20
 
 
+def test_who_has_no_key_moves_nothing_where_others_can_reach(tiny_settings: Settings, serve: Serve) -> None:
+    for anonymous, expected in ((True, 403), (False, 404)):
+        with serve(create_app(tiny_settings.model_copy(update={"allow_anonymous": anonymous}))) as client:
+            refused = client.put("/v1/models/none/aliases/champion?version=1")
+            assert (refused.status_code, client.get(READY).status_code) == (expected, 200)
+
+
 def test_the_state_of_a_request_says_whose_it_is(locked: FastAPI, app: FastAPI, serve: Serve, make: Make) -> None:
     """What jobs keep as the owner."""
     from fastapi import Request
