@@ -50,9 +50,12 @@ class KeyRing:
         while self._path is not None:
             await asyncio.sleep(LOOK_S)
             try:
-                changed = await to_thread.run_sync(self._look, self._path, limiter=self._thread)
+                changed = await to_thread.run_sync(self._look, self._path, limiter=self._thread, abandon_on_cancel=True)
             except BadKeyFile as error:
                 LOG.error("keys not taken over", extra={"fields": {"code": error.code, "error": str(error)}})
+                continue
+            except Exception:  # whatever it was, it must not end the service
+                LOG.exception("keys not looked at")
                 continue
             if changed is not None:
                 self._use(changed)
