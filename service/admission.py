@@ -56,6 +56,10 @@ class Ticket:
             self._house.bytes += count - self.bytes
             self.bytes = count
 
+    def step_aside(self) -> None:
+        """It waits for something else than the device, and nobody should be kept out because of it; `take_place` ends that."""
+        self._house.out_of_line(self)
+
     def take_place(self) -> None:
         """Its file is whole, and there is work to do. Raises: Overloaded (it took long to come, and its place was given away)."""
         self.arrived = True
@@ -119,9 +123,23 @@ class Admission:
             self.bytes -= ticket.bytes
             self.points -= ticket.points
             ticket.arrived = True  # nothing is kept for it any more
-            self._out_of_line(ticket)
+            self.out_of_line(ticket)
             if ticket.inside:
                 self._left()
+
+    @contextmanager
+    def hold_points(self, count: int) -> Iterator[None]:
+        """Around work on a cloud of so many that no request waits for. Hours of it keep nobody out, so it counts for half of all at most.
+
+        Raises: Overloaded.
+        """
+        count = min(count, self.most_points // 2)
+        self.check_points(count, large=True)
+        self.points += count
+        try:
+            yield
+        finally:
+            self.points -= count
 
     def hold_answer(self, size: int) -> "HeldBytes":
         """An answer of so many bytes waits for its client to take it."""
@@ -184,7 +202,7 @@ class Admission:
         now = time.monotonic()
         while self._expected and (self._expected[0].arrived or now - self._expected[0].came_s > EXPECTED_S):
             if not (ticket := self._expected.popleft()).arrived:
-                self._out_of_line(ticket)
+                self.out_of_line(ticket)
         while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > KEPT_S):
             if not (ticket := self._kept.popleft()).arrived:
                 self._give_up_place(ticket)
@@ -204,7 +222,7 @@ class Admission:
     def _full(self, detail: str) -> Overloaded:
         return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)
 
-    def _out_of_line(self, ticket: Ticket) -> None:
+    def out_of_line(self, ticket: Ticket) -> None:
         if ticket.in_line:
             ticket.in_line = False
             self._line_is(self._small - 1)

@@ -37,6 +37,26 @@ class AnswerFile:
             self._file.close()
             raise
 
+    @property
+    def in_memory(self) -> bool:
+        return self.size <= IN_MEMORY_BYTES
+
+    def read(self) -> bytes:
+        """The next megabyte, empty at the end."""
+        return self._file.read(PIECE)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class KeptAnswer:
+    """An answer that was kept on the disk, open; it can be removed meanwhile. Used from threads only."""
+
+    in_memory = False
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self.size = file, size
+
     def read(self) -> bytes:
         """The next megabyte, empty at the end."""
         return self._file.read(PIECE)
@@ -48,13 +68,13 @@ class AnswerFile:
 class InPieces(Response):
     """Sent as fast as the client takes it: sent whole, a large body would be held in memory, and once more in copies on its way."""
 
-    def __init__(self, file: AnswerFile, headers: Mapping[str, str], media_type: str, held: HeldBytes) -> None:
+    def __init__(self, file: AnswerFile | KeptAnswer, headers: Mapping[str, str], media_type: str, held: HeldBytes) -> None:
         """held: the room that the answer takes, given back when it is out."""
         super().__init__(headers={**headers, "Content-Length": str(file.size)}, media_type=media_type)
         self._file, self._held = file, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        in_memory = self._file.size <= IN_MEMORY_BYTES
+        in_memory = self._file.in_memory
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             while piece := self._file.read() if in_memory else await to_thread.run_sync(self._file.read):

@@ -22,12 +22,14 @@ from service.auth.doors import Doors
 from service.auth.key_ring import KeyRing
 from service.context import Context, Lifecycle
 from service.doorman import Doorman
+from service.jobs.jobs import Jobs
+from service.jobs.runner import jobs_run
 from service.listing import Listing
 from service.memory import EVERY_S, give_back
 from service.middleware import RequestMiddleware
 from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
-from service.routes import aliases, classify, docs, health, metrics, models, segment
+from service.routes import aliases, classify, docs, health, jobs, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -38,7 +40,7 @@ from service.worker.device import Device
 LOG = logging.getLogger("fip.service")
 LOOKUPS, LOADS = 4, 4
 LARGE_READERS = 1
-UPLOADS = frozenset({"/v1/classify", "/v1/segment"})
+UPLOADS = frozenset({"/v1/classify", "/v1/segment", "/v1/jobs"})
 
 
 async def _every(seconds: float, work: Callable[[], None]) -> None:
@@ -70,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
         admission=admission,
         scheduler=scheduler,
         uploads=Uploads(settings),
+        jobs=Jobs(settings, telemetry),
         readers=CapacityLimiter(settings.readers),
         large_readers=CapacityLimiter(LARGE_READERS),
         tilers=CapacityLimiter(settings.readers),
@@ -83,9 +86,10 @@ def create_app(settings: Settings) -> FastAPI:
         torch.set_num_threads(1)  # nets run in the worker; what is computed here is small, or waits for memory
         try:
             await to_thread.run_sync(ring.load)
+            await to_thread.run_sync(context.jobs.rows.open)
             await to_thread.run_sync(context.pool.load)
             context.lifecycle.phase = "ready"
-            async with create_task_group() as background:
+            async with jobs_run(context), create_task_group() as background:
                 background.start_soon(_every, EVERY_S, give_back)
                 background.start_soon(ring.follow)
                 if settings.lookup_seconds:
@@ -94,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
                 context.lifecycle.phase = "draining"
                 background.cancel_scope.cancel()
         finally:
+            await context.jobs.close()
             await context.scheduler.close()
             await to_thread.run_sync(device.close)
             await to_thread.run_sync(tracing.close)
@@ -120,7 +125,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)
-    for routes in (classify, segment, models, aliases, health, metrics, docs):
+    for routes in (classify, segment, jobs, models, aliases, health, metrics, docs):
         app.include_router(routes.router)
     describe_problems(app)
     if ring.required:

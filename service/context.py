@@ -8,7 +8,8 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from models.manifest import Task
-from service.admission import LARGE_BYTES, Admission
+from service.admission import LARGE_BYTES, Admission, Ticket
+from service.jobs.jobs import Jobs
 from service.listing import Listing
 from service.pool import Live, NotLoaded, Pool
 from service.problems import NotReady
@@ -37,6 +38,7 @@ class Context:
     admission: Admission
     scheduler: Scheduler
     uploads: Uploads
+    jobs: Jobs
     readers: CapacityLimiter  # threads that parse and voxelize
     large_readers: CapacityLimiter  # the same for large files, which would keep small ones waiting
     tilers: CapacityLimiter  # threads that voxelize the tiles of large clouds
@@ -44,13 +46,15 @@ class Context:
     loads: CapacityLimiter  # threads that wait for a model to be loaded, which look-ups of others must not wait for
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
-    async def model(self, reference: str | None, task: Task) -> Live:
-        """The model of a reference (see Pool.get)."""
+    async def model(self, reference: str | None, task: Task, ticket: Ticket | None = None) -> Live:
+        """The model of a reference (see Pool.get); one that has to be loaded is waited for beside the line."""
         live = self.pool.now(reference, task)
         if live is None:
             try:
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
             except NotLoaded:
+                if ticket is not None:
+                    ticket.step_aside()
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
         return live
 

@@ -12,6 +12,7 @@ from anyio import move_on_after
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from models import errors
@@ -24,6 +25,8 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 LINGER_S = 1.0
 KNOWN_LIMIT = 100  # names listed in one answer
+CANNOT = "the service cannot do this at the moment; its log says why"
+FAILED = "the service failed; its log has the details"
 
 
 class BodyTooLarge(errors.InputError):
@@ -127,6 +130,48 @@ class NotReady(FipError):
     code = "not_ready"
 
 
+class JobsOff(FipError):
+    """The service has no folder to keep jobs in."""
+
+    code = "jobs_off"
+
+
+class TooManyJobs(Overloaded):
+    """As many jobs as are kept, or as many bytes of them."""
+
+    code = "too_many_jobs"
+
+
+class UnknownJob(FipError):
+    """There is no such job, or none of this caller."""
+
+    code = "unknown_job"
+
+
+class NotDone(FipError):
+    """The job has no result, or not yet."""
+
+    code = "not_done"
+
+
+class Expired(FipError):
+    """The result was kept for its time and is gone."""
+
+    code = "expired"
+
+
+class KeyReused(FipError):
+    """An Idempotency-Key that stands for another request."""
+
+    code = "idempotency_key_reused"
+
+
+class KeyInUse(FipError):
+    """An Idempotency-Key whose first request is still on its way."""
+
+    code = "idempotency_key_in_use"
+
+
 # The nearest class in an error's ancestry decides; a class that is not here is a failure of the service.
 STATUSES: dict[type[FipError], HTTPStatus] = {
     errors.InputError: HTTPStatus.BAD_REQUEST,
@@ -154,6 +199,12 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    JobsOff: HTTPStatus.SERVICE_UNAVAILABLE,
+    UnknownJob: HTTPStatus.NOT_FOUND,
+    NotDone: HTTPStatus.CONFLICT,
+    Expired: HTTPStatus.GONE,
+    KeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
+    KeyInUse: HTTPStatus.CONFLICT,
 }
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 FOR_THE_OPERATOR = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.INSUFFICIENT_STORAGE)  # logged as errors
@@ -229,16 +280,26 @@ def problem(
     return Response(document.model_dump_json(exclude_none=True), int(status), headers, MEDIA_TYPE)
 
 
+def hidden(error: FipError) -> bool:
+    """Whether what went wrong inside the service stays in its log; a damaged model is named."""
+    return status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, errors.BadCheckpoint)
+
+
+def detail_of(error: FipError) -> str:
+    """What a caller is told of an error."""
+    return CANNOT if hidden(error) else error.detail
+
+
 def from_error(error: FipError, *, sending: bool = False) -> Response:
-    """The answer to an error raised on purpose. What went wrong inside the service stays in its log; a damaged model is named.
+    """The answer to an error raised on purpose, see `hidden`.
 
     sending: the client has much of its body left to send, which nobody will read.
     """
     status = status_of(type(error))
-    if status == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, errors.BadCheckpoint):
-        return problem(status, error.code, "the service cannot do this at the moment; its log says why")
+    if hidden(error):
+        return problem(status, error.code, CANNOT)
     headers: dict[str, str] = {}
-    if status in BUSY:
+    if status in BUSY and not isinstance(error, JobsOff):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else RETRY_AFTER_S)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
@@ -250,9 +311,7 @@ def from_error(error: FipError, *, sending: bool = False) -> Response:
 
 def unexpected() -> Response:
     """The answer to an error nobody foresaw."""
-    return problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "the service failed; its log has the details under this X-Request-ID"
-    )
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", f"{FAILED} under this X-Request-ID")
 
 
 async def on_fip_error(request: Request, error: Exception) -> Response:
@@ -281,6 +340,14 @@ async def on_bad_option(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Unknown address, wrong method and whatever else the framework refuses."""
     assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request))
     code = HTTP_CODES.get(status, "http_error")
-    return problem(status, code, f"{request.method} {request.url.path}: {error.detail}", headers=error.headers)
+    return problem(status, code, f"{request.method} {request.url.path}: {error.detail}", headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Those of all routes of an address; the framework names those of the first."""
+    found = (route for route in request.app.routes if isinstance(route, Route) and route.matches(request.scope)[0] == Match.PARTIAL)
+    return sorted({method for route in found for method in route.methods or ()})

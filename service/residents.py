@@ -46,8 +46,9 @@ class Residents:
         self._loading = threading.Lock()
         self._here: dict[Key, Loaded] = {}
         self._count = 0
-        self.peak_bytes = 0  # the most that was ever taken at the same time, with what a model takes while it is loaded
+        self._peak_bytes = 0
         telemetry.model_memory.set_function(lambda: device.bytes)
+        telemetry.model_memory_peak.set_function(lambda: self._peak_bytes)
 
     def find(self, entry: Entry) -> Loaded | None:
         """The version, if it is in memory; it was asked for just now."""
@@ -75,7 +76,7 @@ class Residents:
             folder = entry.folder()
             need = loading_bytes(folder)
             self._make_room(entry, need)
-            self.peak_bytes = max(self.peak_bytes, self._device.bytes + need)
+            self._peak_bytes = max(self._peak_bytes, self._device.bytes + need)
             self._count += 1
             source = Source(f"{entry} {digest} {self._count}", folder, digest, how.device, how.engine, how.precision)
             net = self._device.load(source)

@@ -1,5 +1,6 @@
 """The JSON shapes of the service; there are no others."""
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -15,6 +16,7 @@ from models.voxelize import UNITS_M
 
 AXES = ("x", "y", "z")
 SEGMENT_FORMATS = ("json", SAME, *ANSWERS)
+JOB_STATES = ("queued", "running", "done", "failed", "cancelled", "expired")
 
 
 class Shape(BaseModel):
@@ -168,6 +170,62 @@ class SegmentAnswer(Shape):
     timings_ms: dict[str, float]
     classes: Annotated[tuple[ClassSummary, ...], Field(description="those that occur, by index")]
     palette: Annotated[tuple[PaletteEntry, ...], Field(description="all that the model knows, by index")]
+
+
+class JobProgress(Shape):
+    stage: Annotated[str, Field(description="read, parse, voxelize, queue, forward or encode")]
+    done: Annotated[int, Field(description="forward passes that are done")]
+    parts: Annotated[int | None, Field(description="all that the cloud takes; null before that is known")]
+
+
+class JobResult(Shape):
+    bytes: int
+    media_type: str
+    name: str
+    sha256: str
+
+
+class JobError(Shape):
+    """Why a job failed: the fields of the problem that a request would have been answered with."""
+
+    code: str
+    detail: str
+    where: str | None
+
+
+class JobLinks(Shape):
+    job: str
+    events: str
+    result: str
+
+
+class JobInfo(Shape):
+    """A job. Times are UTC; `expires` is when a result goes, or what is said of a job that has none."""
+
+    id: str
+    state: Annotated[str, Field(json_schema_extra={"enum": list(JOB_STATES)})]
+    model: Annotated[ModelRef, Field(description="what answers, or none: the version is that of the time when the job was accepted")]
+    format: str
+    name: Annotated[str, Field(description="of the file, as it was sent")]
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    expires: datetime | None
+    position: Annotated[int | None, Field(description="jobs that come before it, of one that is queued")]
+    progress: Annotated[JobProgress | None, Field(description="of one that is running")]
+    result: JobResult | None
+    error: JobError | None
+    links: JobLinks
+
+
+class JobList(Shape):
+    jobs: tuple[JobInfo, ...]
+
+
+class JobListOptions(Shape):
+    """The query of a list of jobs."""
+
+    limit: Annotated[int, Field(ge=1, le=1000, description="how many at most, the newest first")] = 100
 
 
 class Health(Shape):

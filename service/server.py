@@ -9,13 +9,17 @@ import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Literal, cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from models.cache import cache_dir
 from models.errors import BadOption
 from service.app import create_app
 from service.auth.doors import check_reach
@@ -73,6 +77,7 @@ class Server(uvicorn.Server):
         """Answer what has arrived, for at most `drain_seconds`; what is left then is cut off."""
         loop = asyncio.get_running_loop()
         loop.call_later(self._context.settings.drain_seconds, self._cut)
+        self._context.jobs.stop()  # who listens to one would be waited for
         await self._take_backlog([each for each in sockets or () if isinstance(each, Listener)])
         await super().shutdown(sockets)
         self._cut()
@@ -128,6 +133,11 @@ def run(settings: Settings) -> int:
     sys.setswitchinterval(SWITCH_S)
     for variable, setting in mistyped(os.environ):
         LOG.warning("%s is no setting; did you mean %s?", variable, setting)
+    with ExitStack() as held:
+        return _serve(_with_jobs(settings, held))
+
+
+def _serve(settings: Settings) -> int:
     app = create_app(settings)
     context: Context = app.state.context
     connections = Connections(settings, context.telemetry.registry)
@@ -135,13 +145,35 @@ def run(settings: Settings) -> int:
     listeners = _listen(settings.host, settings.port)
     check_reach((str(each.getsockname()[0]) for each in listeners), settings)
     app.state.key_ring.load()  # here, not only in the lifespan, so that what is damaged ends in one line and an exit status
+    context.jobs.rows.open()
     context.pool.load()
     server = Server(app, connections)
     # uvicorn raises the signal again after draining; by then it has been obeyed
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     signal.signal(signal.SIGINT, lambda number, frame: None)
     server.run(sockets=[*listeners])
+    if context.jobs.left_behind and server.started:
+        _leave_after(LAST_S, EXIT_STOPPED)
     return EXIT_STOPPED if server.started else EXIT_FAILED
+
+
+def _with_jobs(settings: Settings, held: ExitStack) -> Settings:
+    """Where jobs are kept, if nothing was said: with the port; on a free port, for as long as `held`."""
+    if settings.jobs_dir is not None:
+        return settings
+    try:
+        if settings.port:
+            folder = cache_dir() / "jobs" / str(settings.port)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            writable = os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+        else:
+            folder, writable = Path(held.enter_context(TemporaryDirectory(prefix="fip-jobs-", ignore_cleanup_errors=True))), True
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        writable = False
+    if not writable:
+        LOG.warning("no jobs: there is no folder to keep them in; set FIP_JOBS_DIR")
+        return settings
+    return settings.model_copy(update={"jobs_dir": folder})
 
 
 def _listen(host: str, port: int) -> list[Listener]:
@@ -154,8 +186,8 @@ def _listen(host: str, port: int) -> list[Listener]:
         ) from error
 
 
-def _leave_after(seconds: float) -> None:
+def _leave_after(seconds: float, status: int = EXIT_FAILED) -> None:
     """End the process then, if it has not ended by itself: a thread in the middle of a file cannot be stopped."""
-    timer = threading.Timer(seconds, os._exit, (EXIT_FAILED,))
+    timer = threading.Timer(seconds, os._exit, (status,))
     timer.daemon = True
     timer.start()

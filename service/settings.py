@@ -5,6 +5,7 @@ docs/settings.md is made from this module: `python -m service.settings_page > do
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, DirectoryPath, Field, FilePath
@@ -17,6 +18,7 @@ from models.tiling import TILE
 
 MIB = 1 << 20
 LONGEST_S = 86_400
+LONGEST_KEPT_S = 365 * LONGEST_S
 PREFIX = "FIP_"
 CLOSE = 0.75  # share of letters in common from which a name passes for a mistyped one
 # Read elsewhere, or by docker-compose.yml and the tests: not settings of the service.
@@ -112,6 +114,13 @@ class Settings(BaseSettings):
     spool_dir: Annotated[
         DirectoryPath | None, Field(description="where uploads above 4 MiB are kept while they are read; None takes the system's")
     ] = None
+    jobs_dir: Annotated[
+        Path | None, Field(description="where jobs are kept, by one service at a time; None keeps none, but `fip serve` chooses one then")
+    ] = None
+    max_jobs: Annotated[int, Field(ge=1, description="jobs that wait or run, before others get 429")] = 100
+    max_jobs_bytes: Annotated[int, Field(ge=1, description="bytes of the files of all jobs, results included")] = 64 * 1024 * MIB
+    job_seconds: Annotated[float, Field(gt=0, le=LONGEST_KEPT_S, description="how long the result of a job is kept")] = 86_400.0
+    event_seconds: Annotated[TimeLimit, Field(description="how often who listens to a job hears something, even if nothing happens")] = 10.0
     lame_duck_seconds: Annotated[
         Seconds, Field(description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")
     ] = 0.0

@@ -12,6 +12,8 @@ POINTS = tuple(4.0**power for power in range(3, 13))  # 64 to 16.8 million
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
+JOB_SECONDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0)
+
 
 class Telemetry:
     """The metrics of one app; their names are a contract."""
@@ -52,10 +54,21 @@ class Telemetry:
             "fip_model_load_failures", "Versions that did not load, each time that was tried", ("model", "version"), registry=self.registry
         )
         self.model_memory = Gauge("fip_model_memory_bytes", "Memory that the weights of all loaded models take", registry=self.registry)
+        self.model_memory_peak = Gauge(
+            "fip_model_memory_peak_bytes", "The most that they took, with what one takes while it is loaded", registry=self.registry
+        )
         self.model_loads = Counter("fip_model_loads", "Versions loaded", registry=self.registry)
         self.model_evictions = Counter("fip_model_evictions", "Versions that went to make room for others", registry=self.registry)
         self.model_swaps = Counter(
             "fip_model_swaps", "New versions that took the place of others under a reference", ("model",), registry=self.registry
+        )
+        self.jobs = Gauge("fip_jobs", "Jobs that are known, by state", ("state",), registry=self.registry)
+        self.job_duration = Histogram(
+            "fip_job_duration_seconds",
+            "From the beginning of a job's run, the last one if it had several, to its end",
+            ("state",),
+            registry=self.registry,
+            buckets=JOB_SECONDS,
         )
         for stage in STAGES:  # a stage is listed before its first request
             self.stage_duration.labels(stage)

@@ -1,35 +1,18 @@
 """POST /v1/segment: a file in, a class for every point of it out."""
 
 import re
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from models.answers import ANSWERS, SAME, Labelled, answer_format, check_answer, summary, write_answer
-from models.answers.names import answer_name
-from models.answers.palette import palette
-from models.errors import TooManyVoxels
-from models.io import CloudFile, open_cloud
-from models.labels import LabelMap
-from models.manifest import Axis
-from models.pointcloud import PointCloud
-from models.processor import Segmentation
-from models.segmenting import Segmenting, segmenting
-from models.tiling import TileSize
-from models.voxelize import Voxels
+from models.answers import ANSWERS
 from service.announced import announced_bytes
 from service.answer_file import AnswerFile, InPieces
-from service.context import Context, Loaded
-from service.pool import Live
-from service.problems import OutOfMemory, documented
+from service.context import Loaded
+from service.problems import documented
 from service.routes.file_route import FileRoute
 from service.routes.upload_parts import (
     ANSWER_HEADERS,
@@ -40,19 +23,12 @@ from service.routes.upload_parts import (
     TIMEOUT,
     timings_of,
 )
-from service.schemas import Halo, SegmentAnswer, SegmentOptions
-from service.settings import Settings
-from service.telemetry import Timings, server_timing
-from service.uploads import Upload
+from service.schemas import SegmentAnswer, SegmentOptions
+from service.segmentation import JSON_NAME, MEDIA_TYPES, answer_headers, in_parts, read_points, write_segmented
 
 router = APIRouter(prefix="/v1", tags=["segment"], route_class=FileRoute)
 
-JSON_NAME = "json"
-MEDIA_TYPES = {JSON_NAME: "application/json", **{name: each.media_type for name, each in ANSWERS.items()}}
-UNSAFE = re.compile(r"^\.|[^A-Za-z0-9._-]+")
 QUALITY = re.compile(r"[01](\.\d{0,3})?")
-NAME_LENGTH = 100
-LEAST_TILE = 1000  # voxels: a device that has no memory for so few is not short of it because of this request
 HEADERS = ANSWER_HEADERS | {
     "X-Num-Points": {"description": "points of the file, and classes in the answer", "schema": {"type": "integer"}},
     "X-Filled": {"description": "features that the file lacks, filled with the model's own values; absent if there are none", **TEXT},
@@ -90,7 +66,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     """
     timings = timings_of(request)
     with context.admission.enter(announced_bytes(request.headers), request.state.allowance) as ticket:
-        model = await context.model(options.model, "segment")
+        model = await context.model(options.model, "segment", ticket)
         request.state.model_used = (model.ref.name, model.ref.version)
         asked = options.format or accepted(request.headers.get("accept", ""))
         async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
@@ -101,123 +77,10 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
                 timings.facts["num_points"] = len(read.cloud)
                 ticket.hold_points(len(read.cloud))
                 found = await in_parts(read, model, context, timings)
-                write = partial(_write, asked, model, read, found, timings)
-                body = await to_thread.run_sync(partial(_answer, context, write, timings), limiter=context.encoders)
-    headers = {
-        "X-Model": f"{model.ref.name}:{model.ref.version}",
-        "X-Num-Points": str(len(read.cloud)),
-        "Server-Timing": server_timing(timings.ms),
-        "Content-Disposition": f'attachment; filename="{safe_name(answer_name(upload.name, read.fmt))}"',
-    }
-    headers |= {name: ", ".join(said) for name, said in (("X-Filled", found.filled), ("X-Scaled", found.scaled)) if said}
-    if found.tiles > 1:
-        headers |= {"X-Tiles": str(found.tiles), "X-Halo": f"{found.halo} of {found.full_halo} voxels"}
+                write = partial(write_segmented, asked, model, read, found, timings)
+                body = await to_thread.run_sync(partial(AnswerFile, context.settings.spool_dir, write), limiter=context.encoders)
+    headers = answer_headers(upload.name, model, read, found, timings)
     return InPieces(body, headers, MEDIA_TYPES[read.fmt], context.admission.hold_answer(body.size))
-
-
-@dataclass(frozen=True)
-class ReadPoints:
-    """A file whose points are read and that is still open; fmt: what its answer is, a name of MEDIA_TYPES; cut: into other tiles."""
-
-    file: CloudFile
-    cloud: PointCloud
-    work: Segmenting
-    cut: Callable[[TileSize], Segmenting]
-    fmt: str
-
-
-def read_points(
-    held: ExitStack, upload: Upload, model: Live, options: SegmentOptions, asked: str, timings: Timings, settings: Settings
-) -> ReadPoints:
-    """Parse, see whether the answer can be written, and voxelize; the file stays open as long as `held`. Runs in a thread."""
-    with timings.stage("read"):
-        source = upload.file()
-    with timings.stage("parse"):
-        said = {"name": upload.name, "content_type": upload.content_type}
-        file = held.enter_context(open_cloud(source, options.input_format, **said, max_points=settings.max_points))
-        if asked != JSON_NAME:
-            check_answer(asked, file, label_map_of(model))
-        cloud = file.cloud(extra=False)
-    with timings.stage("voxelize"):
-
-        def cut(tile: TileSize) -> Segmenting:
-            return segmenting(model.processor, cloud, up=cast(Axis | None, options.up), unit=options.unit, tile=tile)
-
-        work = cut(TileSize(settings.tile_voxels, settings.tile_halo))
-    return ReadPoints(file, cloud, work, cut, asked if asked == JSON_NAME else answer_format(asked, file))
-
-
-async def in_parts(read: ReadPoints, model: Live, context: Context, timings: Timings) -> Segmentation:
-    """The answer, in smaller and smaller tiles as long as the device has no memory for them. Raises: OutOfMemory."""
-    work = read.work
-    while True:
-        sizes: list[int] = []
-        try:
-            return await _part_after_part(work, model, context, timings, sizes)
-        except OutOfMemory as error:
-            smaller = TileSize(sizes[-1] // 2, context.settings.tile_halo)
-            if smaller.voxels < LEAST_TILE:
-                raise
-            try:
-                work = await to_thread.run_sync(partial(_cut, read, smaller, timings), limiter=context.readers)
-            except TooManyVoxels:  # even the smallest tile has to have its margin
-                raise error from None
-
-
-def _cut(read: ReadPoints, tile: TileSize, timings: Timings) -> Segmenting:
-    with timings.stage("voxelize"):
-        return read.cut(tile)
-
-
-async def _part_after_part(work: Segmenting, model: Live, context: Context, timings: Timings, sizes: list[int]) -> Segmentation:
-    """One forward pass after the other, each in its turn among the other requests. sizes: gets the voxels of each."""
-
-    def voxels_of(part: int) -> Voxels:
-        with timings.stage("voxelize"):
-            return work.voxelize(part)
-
-    def take(part: int, voxels: Voxels, logits: npt.NDArray[np.float32]) -> None:
-        with timings.stage("forward"):
-            work.take(part, voxels, torch.from_numpy(logits))
-
-    for part in range(work.parts):
-        voxels = await to_thread.run_sync(partial(voxels_of, part), limiter=context.tilers)
-        sizes.append(len(voxels))
-        logits = await context.scheduler.logits(model.key, voxels, work.num_points(part), timings, per_voxel=True)
-        await to_thread.run_sync(partial(take, part, voxels, logits), limiter=context.encoders)
-    return work.result()
-
-
-def label_map_of(model: Live) -> LabelMap:
-    label_map = model.processor.manifest.label_map
-    assert label_map is not None  # the manifest of a net that segments has one
-    return label_map
-
-
-def _answer(context: Context, write: Callable[[BinaryIO], None], timings: Timings) -> AnswerFile:
-    """Stage `encode`. Runs in a thread. Raises: SpoolFull."""
-    with timings.stage("encode"):
-        return AnswerFile(context.settings.spool_dir, write)
-
-
-def _write(asked: str, model: Live, read: ReadPoints, found: Segmentation, timings: Timings, out: BinaryIO) -> None:
-    label_map = label_map_of(model)
-    if asked != JSON_NAME:
-        write_answer(asked, Labelled(read.file, read.cloud, found.labels, found.confidence, label_map, same=asked == SAME), out)
-        return
-    answer = SegmentAnswer(
-        model=model.ref,
-        num_points=len(read.cloud),
-        num_voxels=found.num_voxels,
-        filled=found.filled,
-        scaled=found.scaled,
-        tiles=found.tiles,
-        halo=Halo(voxels=found.halo, full=found.full_halo) if found.tiles > 1 else None,
-        timings_ms={stage: round(value, 3) for stage, value in timings.ms.items()},
-        classes=summary(read.cloud.xyz, found.labels, found.confidence, label_map),
-        palette=palette(label_map),
-    )
-    out.write(answer.model_dump_json().encode())
 
 
 def accepted(accept: str) -> str:
@@ -230,9 +93,4 @@ def accepted(accept: str) -> str:
     for _, kind in sorted((each for each in wanted if each[0] > 0), key=lambda each: -each[0]):
         if found := next((name for name, media_type in MEDIA_TYPES.items() if media_type == kind), None):
             return found
-    return "json"
-
-
-def safe_name(name: str) -> str:
-    """A file name that is harmless in a header and on every disk."""
-    return UNSAFE.sub("_", name[-NAME_LENGTH:])
+    return JSON_NAME

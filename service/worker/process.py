@@ -33,6 +33,7 @@ from service.worker.messages import Array, Head, PeerGone, receive, send
 
 FATAL_EXIT = 70
 PR_SET_PDEATHSIG = 1
+SWITCH_S = 0.0002  # how long a pass waits for a model that is being loaded, whenever it comes back from a convolution; Python's 5 ms add up
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
 FATAL = re.compile(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down", re.IGNORECASE)
@@ -59,6 +60,7 @@ def work(
     if setup["memory_bytes"] is not None:
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sys.setswitchinterval(SWITCH_S)
     send(lifeline, {"pid": os.getpid()})
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
     worker = Worker(compute, express, lifeline)

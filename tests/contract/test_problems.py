@@ -55,6 +55,13 @@ EXPECTED = {
     problems.ForeignOrigin: 403,
     problems.ForeignHost: 421,
     problems.NotReady: 503,
+    problems.JobsOff: 503,
+    problems.TooManyJobs: 429,
+    problems.UnknownJob: 404,
+    problems.NotDone: 409,
+    problems.Expired: 410,
+    problems.KeyReused: 422,
+    problems.KeyInUse: 409,
 }
 
 

@@ -22,7 +22,8 @@ from models.predictor import Predictor
 from models.processor import Segmentation
 from service.answer_file import PIECE
 from service.app import create_app
-from service.routes.segment import accepted, safe_name
+from service.routes.segment import accepted
+from service.segmentation import safe_name
 from service.settings import Settings
 from tests.sweep import sweep
 

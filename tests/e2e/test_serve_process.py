@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+
+from tests.fire import until
 
 FIP = Path(sys.executable).parent / "fip"
 pytestmark = pytest.mark.e2e
@@ -34,9 +37,9 @@ def start(tiny_registry: Path) -> Iterator[Start]:
     """Start `fip serve` with the test model on a free port; the process and its address."""
     started: list[subprocess.Popen[str]] = []
 
-    def run() -> tuple[subprocess.Popen[str], str]:
+    def run(**settings: str) -> tuple[subprocess.Popen[str], str]:
         command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), "--model", "tiny"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment() | settings)
         started.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()  # the one line that says it is ready
@@ -81,6 +84,55 @@ def test_a_body_that_does_not_fit_on_the_disk_is_refused(start: Start) -> None:
     for response in (refused, form):
         assert (response.status_code, response.json()["code"]) == (507, "spool_full"), response.text
     assert accepted.json()["num_points"] == 1000
+
+
+def test_jobs_that_do_not_fit_on_the_disk_are_refused_or_fail_and_the_next_ones_are_done(start: Start, tmp_path: Path) -> None:
+    process, address = start(FIP_JOBS_DIR=str(tmp_path))
+    scan = np.column_stack([np.tile(XYZ, (10, 1)), np.zeros(200_000)]).astype("<f4")
+    asked = {"input_format": "bin", "model": "lidar19"}
+    with httpx.Client(base_url=address, timeout=30) as client:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
+        refused = client.post("/v1/jobs", params=asked, content=scan.tobytes())
+        assert (refused.status_code, refused.json()["code"]) == (507, "spool_full"), refused.text
+        fits = scan[:40_000].tobytes()
+        jobs = [client.post("/v1/jobs", params={**asked, "format": fmt}, content=fits).json() for fmt in ("csv", "label")]
+        until(lambda: [client.get(job["links"]["job"]).json()["state"] for job in jobs] == ["failed", "done"], "both have ended")
+        assert client.get(jobs[0]["links"]["job"]).json()["error"]["code"] == "spool_full"
+        assert {each.name for each in tmp_path.iterdir() if each.is_dir()} == {jobs[1]["id"]}
+
+
+def test_the_end_waits_for_no_job_and_for_nobody_who_listens(start: Start, tmp_path: Path) -> None:
+    process, address = start(FIP_JOBS_DIR=str(tmp_path), FIP_TILE_VOXELS="2000", FIP_TILE_HALO="2", FIP_DRAIN_SECONDS="100")
+    scan = np.column_stack([np.tile(XYZ, (10, 1)) * 30, np.zeros(200_000)]).astype("<f4").tobytes()
+    with httpx.Client(base_url=address, timeout=30) as client:
+        job = client.post("/v1/jobs?input_format=bin&model=lidar19&format=label", content=scan).json()
+        until(lambda: (client.get(job["links"]["job"]).json()["progress"] or {}).get("done", 0) > 0, "it is on its way")
+        with client.stream("GET", job["links"]["events"]) as events:
+            lines = events.iter_lines()
+            assert next(lines) == "event: progress"
+            process.send_signal(signal.SIGTERM)
+            assert {line.partition(":")[0] for line in lines} <= {"event", "id", "data", ""}
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    assert "traceback" not in log
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as store:
+        assert store.execute("SELECT id, state, runs FROM jobs").fetchall() == [(job["id"], "queued", 0)]
+
+
+def test_two_services_on_one_folder(start: Start, tiny_registry: Path, tmp_path: Path) -> None:
+    start(FIP_JOBS_DIR=str(tmp_path))
+    command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment() | {"FIP_JOBS_DIR": str(tmp_path)})
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+    assert "another service keeps its jobs in" in done.stderr
+
+
+def test_where_jobs_are_kept_if_nothing_is_said(start: Start) -> None:
+    process, address = start()
+    with httpx.Client(base_url=address) as client:
+        assert client.get("/v1/jobs").json() == {"jobs": []}
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
 
 
 def test_requests_in_flight_are_answered_before_the_end(start: Start) -> None:

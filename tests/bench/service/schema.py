@@ -20,9 +20,13 @@ NOT_OURS = ("ignored_auth", "object_level_authorization", "use_after_free", "ens
 # request no time (X-Request-Timeout); `time_is_up_when_asked` sees to it that nobody else gets it.
 CONFIG = """
 [[operations]]
-include-path-regex = "^/v1/(classify|segment)$"
+include-path-regex = "^/v1/(classify|segment|jobs)$"
 checks.positive_data_acceptance.enabled = false
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
+
+[[operations]]
+include-path-regex = "^/v1/jobs/.*/result$"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "410"]
 """
 
 

@@ -1,0 +1,90 @@
+"""How a job is taken in: its file on the disk first, then its row; what was accepted is done, whatever happens."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from anyio import CancelScope, CapacityLimiter, to_thread
+
+from models.errors import FipError
+from service.jobs.files import Kept
+from service.jobs.records import Asked, Job, new_id
+from service.jobs.rows import Rows
+from service.problems import BodyTooLarge, KeyInUse, TooManyJobs
+from service.settings import Settings
+
+COPIES = 2  # files kept at the same time
+RETRY_AFTER_S = 30.0  # jobs take their time
+
+
+class Intake:
+    """Event loop only. coming_bytes: of files that are being kept."""
+
+    def __init__(self, settings: Settings, rows: Rows, accepted: Callable[[Job], None]) -> None:
+        """accepted: called with every new job."""
+        self._settings, self._rows, self._accepted = settings, rows, accepted
+        self._threads = CapacityLimiter(COPIES)
+        self._coming, self.coming_bytes = 0, 0
+        self._keys: set[tuple[str, str]] = set()  # those of requests on their way
+
+    def check_room(self, size: int) -> None:
+        """Raises: TooManyJobs, BodyTooLarge (there is room for a job with such a file, or never will be), JobsOff."""
+        totals, most = self._rows.totals, self._settings.max_jobs_bytes
+        if size > most:
+            raise BodyTooLarge(f"all jobs together may have {most} bytes", where="body")
+        if totals.active + self._coming >= self._settings.max_jobs:
+            raise TooManyJobs(f"{self._settings.max_jobs} jobs wait or run; try again later", retry_after_s=RETRY_AFTER_S)
+        if totals.bytes + self.coming_bytes + size > most:
+            raise TooManyJobs(f"the files of jobs are at their limit of {most} bytes; try again later", retry_after_s=RETRY_AFTER_S)
+
+    @contextmanager
+    def key_held(self, owner: str, key: str | None) -> Iterator[None]:
+        """Around a request with an Idempotency-Key. Raises: KeyInUse."""
+        if key is None:
+            yield
+            return
+        if (owner, key) in self._keys:
+            raise KeyInUse("another request with this key is being received", where="Idempotency-Key")
+        self._keys.add((owner, key))
+        try:
+            yield
+        finally:
+            self._keys.discard((owner, key))
+
+    async def of_key(self, owner: str, key: str | None) -> Job | None:
+        return None if key is None else await self._rows.do(self._rows.store.by_key, owner, key)
+
+    async def accept(self, owner: str, key: str | None, file: BinaryIO, size: int, asked: Callable[[Kept], Asked]) -> Job:
+        """Keep a file, of so many bytes or less, then the job; after that it is done, whatever happens.
+
+        Raises: TooManyJobs, BodyTooLarge, SpoolFull.
+        """
+        self.check_room(size)
+        self._coming += 1
+        self.coming_bytes += size
+        job = new_id()
+        try:
+            try:
+                kept = await to_thread.run_sync(self._rows.files.keep_input, job, file, limiter=self._threads)
+            except BaseException:  # the client left, most likely; the thread is through with it by now
+                await self._drop(job)
+                raise
+            with CancelScope(shield=True):  # a row without a file would be a job that cannot be done
+                row = await self._insert(job, owner, key, asked(kept))
+        finally:
+            self._coming -= 1
+            self.coming_bytes -= size
+        self._accepted(row)
+        return row
+
+    async def _insert(self, job: str, owner: str, key: str | None, asked: Asked) -> Job:
+        try:
+            return await self._rows.write(self._rows.store.insert, job, owner, key, asked, time.time())
+        except FipError:
+            await self._drop(job)
+            raise
+
+    async def _drop(self, job: str) -> None:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(self._rows.files.drop, job, limiter=self._threads)

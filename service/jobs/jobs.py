@@ -1,0 +1,213 @@
+"""All that is asked of jobs: taken in, looked at, listened to, run, cancelled, let go."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
+
+from service.jobs.events import HEARTBEAT, Bells, event_of
+from service.jobs.files import Kept
+from service.jobs.intake import Intake
+from service.jobs.records import FINAL, Job, Result, info_of, is_id
+from service.jobs.rows import Rows
+from service.problems import Expired, NotDone, UnknownJob
+from service.schemas import JobError, JobInfo, JobProgress
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+LOG = logging.getLogger("fip.service")
+THREADS = 4  # that open and remove files
+
+
+@dataclass
+class Running:
+    """The job that is being run. scope: cancelled to end its run; progress: how far it is."""
+
+    job: Job
+    scope: CancelScope
+    progress: Callable[[], JobProgress | None] = lambda: None
+
+
+class Jobs:
+    """Event loop only, but for `rows.open`. Without a folder for jobs whatever is asked raises JobsOff."""
+
+    def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
+        self.rows = Rows(settings, telemetry)
+        self._settings, self._telemetry = settings, telemetry
+        self._bells = Bells()  # all ring when one job begins or ends: others have another place in line then
+        self.intake = Intake(settings, self.rows, self._accepted)
+        self._threads = CapacityLimiter(THREADS)
+        self._queued = asyncio.Event()
+        self.running: Running | None = None
+        self.stopping = False
+        self.left_behind = False  # whether a thread still works on a job that was left
+
+    def _accepted(self, row: Job) -> None:
+        self._tell("accepted", row)
+        self._queued.set()
+
+    async def info(self, job: str, owner: str) -> JobInfo:
+        """Raises: UnknownJob."""
+        return await self.info_of(await self._row(job, owner))
+
+    async def info_of(self, row: Job) -> JobInfo:
+        return self._told(row, await self.rows.do(self.rows.store.before, row) if row.state == "queued" else 0)
+
+    async def newest(self, owner: str, limit: int) -> list[JobInfo]:
+        return [self._told(*each) for each in await self.rows.do(self.rows.store.newest, owner, limit)]
+
+    def _told(self, row: Job, before: int) -> JobInfo:
+        runs = self.running is not None and self.running.job.id == row.id and row.state == "running"
+        progress = self.running.progress() if self.running and runs else None
+        return info_of(row, self._settings.job_seconds, before if row.state == "queued" else None, progress)
+
+    async def listen(self, job: str, owner: str) -> AsyncGenerator[bytes, None]:
+        """An event for what a job is now and one for every change, until it has ended or the service stops."""
+        number, said = 0, ""
+        while True:
+            bell = self._bells.of(job)
+            try:
+                info = await self.info(job, owner)
+            except UnknownJob:  # forgotten meanwhile
+                return
+            text = info.model_dump_json()
+            if text != said:
+                number, said = number + 1, text
+                yield event_of(info, text, number)
+            if info.state in FINAL or self.stopping:
+                return
+            with move_on_after(self._settings.event_seconds) as patience:
+                await bell.wait()
+            if patience.cancelled_caught:
+                yield HEARTBEAT
+
+    async def result(self, job: str, owner: str) -> tuple[Result, BinaryIO]:
+        """The file of a job that is done, open. Raises: UnknownJob, NotDone, Expired."""
+        row = await self._row(job, owner)
+        if row.state == "expired":
+            raise Expired("the result was kept for its time and is gone")
+        if row.result is None or row.state != "done":
+            why = "" if row.error is None else f": {row.error.detail}"
+            raise NotDone(f"the job is {row.state}{why}")
+        try:
+            return row.result, await to_thread.run_sync(self.rows.files.open, job, "result", limiter=self._threads)
+        except FileNotFoundError:
+            raise Expired("the result is gone") from None
+
+    async def delete(self, job: str, owner: str) -> JobInfo:
+        """Cancel a job that has not ended; of one that is done, let the result go. Raises: UnknownJob, SpoolFull."""
+        await self._row(job, owner)
+        with CancelScope(shield=True):
+            row = await self.rows.write(self.rows.store.cancelled, job, time.time())
+            if row is None:
+                await self.expire(job)
+            else:
+                await self._cancel(row)
+        return await self.info(job, owner)
+
+    async def _cancel(self, row: Job) -> None:
+        self._tell("cancelled", row)
+        if self.running is not None and self.running.job.id == row.id:
+            self.running.job = row
+            self.running.scope.cancel()
+        else:
+            await self._drop(row.id)
+        self._bells.ring_all()
+
+    async def expire(self, job: str) -> None:
+        """Let the result of a job go, if it has one."""
+        if (row := await self.rows.write(self.rows.store.expired, job)) is not None:
+            await self._drop(job)
+            self._tell("expired", row)
+
+    async def next(self) -> Running | None:
+        """The oldest that waits, once there is one: it is being run from now on. None if the service stops."""
+        while not self.stopping:
+            self._queued.clear()
+            if (row := await self.rows.surely(self.rows.store.claim, time.time())) is not None:
+                self.running = Running(row, CancelScope())
+                if self.stopping:
+                    self.running.scope.cancel()
+                self._bells.ring_all()
+                return self.running
+            await self._queued.wait()
+        return None
+
+    def moved(self, job: str) -> None:
+        """There is progress."""
+        self._bells.ring(job)
+
+    def keep_result(self, job: Job, write: Callable[[BinaryIO], None]) -> Kept:
+        """Its own file makes room for it. In a thread. Raises: SpoolFull, as `write`."""
+        most = self._settings.max_jobs_bytes - self.intake.coming_bytes - self.rows.totals.bytes + job.bytes
+        return self.rows.files.keep_result(job.id, write, most)
+
+    async def ended(self, outcome: Result | JobError | None) -> None:
+        """The run of a job is over; None if it was cancelled, or if the service stops, which leaves it to the next one."""
+        assert self.running is not None
+        job = self.running.job
+        row: Job | None = None
+        if isinstance(outcome, Result):
+            row = await self.rows.surely(self.rows.store.done, job.id, outcome, time.time())
+        elif outcome is not None:
+            row = await self.rows.surely(self.rows.store.failed, job.id, outcome, time.time())
+        elif self.stopping and job.state == "running":
+            return
+        self.running = None
+        if row is not None and row.state == "done":
+            await to_thread.run_sync(self.rows.files.drop_input, job.id, limiter=self._threads)
+        else:
+            await self._drop(job.id)
+        if row is not None:
+            self._tell(row.state, row)
+        self._bells.ring_all()
+
+    def stop(self) -> None:
+        """Nobody is told of anything any more, and nothing is run."""
+        self.stopping = True
+        self._queued.set()
+        self._bells.ring_all()
+        if self.running is not None:
+            self.running.scope.cancel()
+
+    async def close(self) -> None:
+        await self.rows.close(None if self.running is None else self.running.job.id)
+
+    async def tidy(self) -> None:
+        """Let results go when their time is over, and rows after as long again."""
+        kept_s = self._settings.job_seconds
+        while True:
+            await asyncio.sleep(min(max(kept_s / 4, 0.05), 10.0))
+            try:
+                for job in await self.rows.do(self.rows.store.due, time.time() - kept_s):
+                    await self.expire(job)
+                await self.rows.write(self.rows.store.forget, time.time() - 2 * kept_s)
+            except Exception:
+                LOG.exception("expired jobs are not removed")
+
+    async def _row(self, job: str, owner: str) -> Job:
+        """Raises: UnknownJob."""
+        store, row = self.rows.store, None
+        if is_id(job):
+            here = self.running is not None and self.running.job.id == job
+            row = self.running.job if here and self.running else await self.rows.do(store.get, job)
+        if row is None or row.owner != owner:
+            raise UnknownJob("there is no such job, or not any more", where="id")
+        return row
+
+    async def _drop(self, job: str) -> None:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(self.rows.files.drop, job, limiter=self._threads)
+
+    def _tell(self, what: str, row: Job) -> None:
+        self._bells.ring(row.id)
+        seconds = None if row.started_s is None or row.finished_s is None else row.finished_s - row.started_s
+        if seconds is not None and what in ("done", "failed", "cancelled"):
+            self._telemetry.job_duration.labels(what).observe(seconds)
+        fields = {"job": row.id, "model": f"{row.asked.model.name}:{row.asked.model.version}", "bytes": row.asked.bytes}
+        fields |= {"seconds": seconds, "runs": row.runs, "code": None if row.error is None else row.error.code}
+        LOG.info(f"job {what}", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
