@@ -16,6 +16,10 @@ from starlette.exceptions import HTTPException
 
 from models.errors import FipError
 from service.admission import Admission
+from service.auth.access import AccessMiddleware
+from service.auth.describe import describe_keys
+from service.auth.doors import Doors
+from service.auth.key_ring import KeyRing
 from service.context import Context, Lifecycle
 from service.doorman import Doorman
 from service.jobs.jobs import Jobs
@@ -25,7 +29,7 @@ from service.memory import EVERY_S, give_back
 from service.middleware import RequestMiddleware
 from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
-from service.routes import aliases, classify, health, jobs, metrics, models, segment
+from service.routes import aliases, classify, docs, health, jobs, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.shadow import Shadow
@@ -52,7 +56,7 @@ async def _every(seconds: float, work: Callable[[], None]) -> None:
 
 def create_app(settings: Settings) -> FastAPI:
     """An app whose lifespan loads the models, warms them up, serves and drains. Raises nothing; its start may (BadCheckpoint, ...)."""
-    telemetry, tracing = Telemetry(), open_tracing()
+    telemetry, tracing, ring = Telemetry(), open_tracing(), KeyRing(settings.keys)
     device = Device(settings, telemetry)
     scheduler = Scheduler(settings, telemetry, device)
     admission = Admission(settings, lambda: device.up, lambda: scheduler.seconds_left)
@@ -70,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         scheduler=scheduler,
         uploads=Uploads(settings),
         jobs=Jobs(settings, telemetry),
+        keys=ring,
         readers=CapacityLimiter(settings.readers),
         large_readers=CapacityLimiter(LARGE_READERS),
         tilers=CapacityLimiter(settings.readers),
@@ -84,11 +89,13 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         torch.set_num_threads(1)  # nets run in the worker; what is computed here is small, or waits for memory
         try:
+            await to_thread.run_sync(ring.load)
             await to_thread.run_sync(context.jobs.rows.open)
             await to_thread.run_sync(context.pool.load)
             context.lifecycle.phase = "ready"
             async with jobs_run(context), create_task_group() as background:
                 background.start_soon(_every, EVERY_S, give_back)
+                background.start_soon(ring.follow)
                 if settings.lookup_seconds:
                     background.start_soon(_every, settings.lookup_seconds, pool.follow)
                 yield
@@ -102,6 +109,7 @@ def create_app(settings: Settings) -> FastAPI:
             await to_thread.run_sync(tracing.close)
 
     app = FastAPIOffline(  # FastAPI whose /docs needs no other server
+        docs_url=None,  # service.routes.docs has the page itself
         redoc_url=None,
         title="fip-server",
         summary="Point clouds in, classes of objects and of points out",
@@ -110,6 +118,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context, app.state.shadow = context, shadow
     app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
+    app.add_middleware(AccessMiddleware, ring=ring, doors=Doors(settings), strangers=settings.allow_anonymous)
     app.add_middleware(
         RequestMiddleware,
         telemetry=telemetry,
@@ -120,7 +129,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)
-    for routes in (classify, segment, jobs, models, aliases, health, metrics):
+    for routes in (classify, segment, jobs, models, aliases, health, metrics, docs):
         app.include_router(routes.router)
     describe_problems(app)
+    if ring.required:
+        describe_keys(app)
     return app

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from models.cache import cache_dir
 from models.errors import BadOption
 from service.app import create_app
+from service.auth.doors import check_reach
 from service.connections import Connections, Listener, listen, room_for
 from service.context import Context
 from service.doorman import Doorman
@@ -117,13 +118,14 @@ def configure(app: FastAPI, connections: Connections, lifespan: Literal["on", "o
         loop="asyncio",
         lifespan=lifespan,
         ws="none",
+        server_header=False,
     )
 
 
 def run(settings: Settings) -> int:
     """Serve until told to stop; the exit status.
 
-    Raises: BadOption (nothing can listen there), ModelError (no model to serve, or a damaged one).
+    Raises: BadOption (nothing can listen there, or anybody could ask), BadKeyFile, ModelError (no model to serve, or a damaged one).
     """
     configure_logs()
     if "MALLOC_ARENA_MAX" not in os.environ:  # somebody knows better
@@ -141,8 +143,10 @@ def _serve(settings: Settings) -> int:
     connections = Connections(settings, context.telemetry.registry)
     connections.most = room_for(settings.max_connections)
     listeners = _listen(settings.host, settings.port)
+    check_reach((str(each.getsockname()[0]) for each in listeners), settings)
+    context.keys.load()  # here, not only in the lifespan, so that what is damaged ends in one line and an exit status
     context.jobs.rows.open()
-    context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
+    context.pool.load()
     server = Server(app, connections)
     # uvicorn raises the signal again after draining; by then it has been obeyed
     signal.signal(signal.SIGTERM, lambda number, frame: None)

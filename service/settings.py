@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, DirectoryPath, Field
+from pydantic import AfterValidator, DirectoryPath, Field, FilePath
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -25,7 +25,7 @@ PREFIX = "FIP_"
 CLOSE = 0.75  # share of letters in common from which a name passes for a mistyped one
 # Read elsewhere, or by docker-compose.yml and the tests: not settings of the service.
 OTHERS = (
-    *("FIP_CACHE", "FIP_DATA", "FIP_FILES", "FIP_GEMM", "FIP_KILLS", "FIP_MANY_FILES", "FIP_NATIVE_ISA", "FIP_NATIVE_LIBRARY"),
+    *("FIP_BIND", "FIP_CACHE", "FIP_DATA", "FIP_FILES", "FIP_GEMM", "FIP_KILLS", "FIP_MANY_FILES", "FIP_NATIVE_ISA", "FIP_NATIVE_LIBRARY"),
     *("FIP_REQUIRE_DATA", "FIP_TRAIN_DATA"),
 )
 
@@ -55,6 +55,20 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    keys: Annotated[
+        FilePath | None,
+        Field(description="file of API keys, which `fip keys` makes; None asks nobody for a key, and only this machine is listened to"),
+    ] = None
+    allow_anonymous: Annotated[
+        bool, Field(description="listen to other machines although there are no keys; aliases cannot be moved then")
+    ] = False
+    hosts: Annotated[
+        str | None,
+        Field(
+            description="names by which clients know the service, with commas; others are refused then, but for those of this machine. "
+            "None refuses them only where there are no keys and only this machine is listened to"
+        ),
+    ] = None
     registry: Annotated[
         str | None,
         AfterValidator(_address),

@@ -38,7 +38,7 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     content type (`application/ply`), else told from the content.
     """
     timings = timings_of(request)
-    with context.admission.enter(announced_bytes(request.headers)) as ticket:
+    with context.admission.enter(announced_bytes(request.headers), request.state.allowance) as ticket:
         model = await context.model(options.model, "classify", ticket)
         request.state.model_used = (model.ref.name, model.ref.version)
         read = await receive_voxels(request, context, model, options, ticket)

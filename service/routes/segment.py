@@ -66,7 +66,7 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     Of a mesh (`off`) the points are those that were drawn from its surface. Large clouds are cut into tiles, which changes no answer.
     """
     timings = timings_of(request)
-    with context.admission.enter(announced_bytes(request.headers)) as ticket:
+    with context.admission.enter(announced_bytes(request.headers), request.state.allowance) as ticket:
         model = await context.model(options.model, "segment", ticket)
         request.state.model_used = (model.ref.name, model.ref.version)
         asked = options.format or accepted(request.headers.get("accept", ""))

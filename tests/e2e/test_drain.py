@@ -24,8 +24,8 @@ from tests.fire import PROMPT_S
 pytestmark = pytest.mark.e2e
 FIP = Path(sys.executable).parent / "fip"
 CLOUD = np.random.default_rng(0).normal(size=(2000, 4)).astype("<f4").tobytes()
-GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(CLOUD)
+GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(CLOUD)
 
 
 @dataclass
@@ -112,7 +112,7 @@ def test_who_never_reads_is_cut_off(start: Start) -> None:
     with contextlib.ExitStack() as held:
         for _ in range(5):
             connection = held.enter_context(service.connect())
-            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)
         service.client.get("/health/live")
         service.stop()
         service.ended()
