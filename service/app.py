@@ -20,17 +20,18 @@ from service.middleware import RequestMiddleware
 from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
 from service.recent import Recent
-from service.routes import classify, health, metrics, models, segment
+from service.routes import classify, health, metrics, models, open_inference, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.tracing import open_tracing
+from service.upload_routes import UploadRoutes
 from service.uploads import Uploads
 from service.worker.device import Device
 
 LOOKUPS, LOADS = 4, 4
 LARGE_READERS = 1
-UPLOADS = frozenset({"/v1/classify", "/v1/segment"})
+UPLOADS = UploadRoutes("/v1/classify", "/v1/segment", *open_inference.UPLOADS)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -91,7 +92,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)
-    for routes in (classify, segment, models, health, metrics):
+    for routes in (classify, segment, models, open_inference, health, metrics):
         app.include_router(routes.router)
     describe_problems(app)
+    open_inference.describe_inference(app)
     return app

@@ -44,7 +44,7 @@ class Context:
     loads: CapacityLimiter  # threads that wait for a model to be loaded, which look-ups of others must not wait for
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
-    async def model(self, reference: str | None, task: Task) -> Live:
+    async def model(self, reference: str | None, task: Task | None) -> Live:
         """The model of a reference (see Pool.get), as it was found by this request or by one shortly before."""
         live = self.recent.get(reference, task)
         if live is None or not self.device.has(live.key):

@@ -126,13 +126,16 @@ class Pool:
             raise next((error for error in missing if isinstance(error, BadCheckpoint)), missing[0])
         return found
 
-    def get(self, reference: str | None, task: Task, *, may_load: bool = True) -> Live:
-        """The model of a reference, loaded if need be; what it was before, if it cannot be had now.
+    def get(self, reference: str | None, task: Task | None, *, may_load: bool = True) -> Live:
+        """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does.
 
         Raises: NotLoaded (unless `may_load`: it would have to be loaded, or is being loaded), BadModelName, UnknownModel, WrongTask (says
         what to ask instead), BadCheckpoint (a version was asked for, or nothing was answered before), RegistryUnavailable (nothing was
         answered before).
         """
+        if task is None:
+            assert reference is not None  # no model is the default of all tasks
+            return self._live(parse_reference(reference), None, may_load)
         wanted = parse_reference(self.default(task) if reference is None else reference)
         try:
             return self._live(wanted, task, may_load)
@@ -205,6 +208,11 @@ class Pool:
             models=tuple(row for row in rows if isinstance(row, ModelInfo)),
             damaged=tuple(row for row in rows if isinstance(row, DamagedModel)),
         )
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """All of a model, oldest first, damaged ones too. Raises: BadModelName, BadCheckpoint, RegistryUnavailable."""
+        with self._asking(name):
+            return tuple(str(entry.model.version) for entry in self._models.versions(name))
 
     def describe(self, reference: str) -> ModelDetails:
         """One model with its card, without loading it. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""

@@ -13,13 +13,13 @@ class Recent:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._found: dict[tuple[str | None, Task], Live] = {}
+        self._found: dict[tuple[str | None, Task | None], Live] = {}
 
-    def get(self, reference: str | None, task: Task) -> Live | None:
+    def get(self, reference: str | None, task: Task | None) -> Live | None:
         """What it stood for, if that is not too long ago."""
         return self._found.get((reference, task))
 
-    def keep(self, reference: str | None, task: Task, live: Live) -> None:
+    def keep(self, reference: str | None, task: Task | None, live: Live) -> None:
         """It was looked up just now."""
         key = reference, task
         if self._seconds and key not in self._found and len(self._found) < MOST:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated, BinaryIO, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -109,10 +109,16 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
         "Server-Timing": server_timing(timings.ms),
         "Content-Disposition": f'attachment; filename="{safe_name(answer_name(upload.name, read.fmt))}"',
     }
-    headers |= {name: ", ".join(said) for name, said in (("X-Filled", found.filled), ("X-Scaled", found.scaled)) if said}
+    headers |= headers_of(found)
+    return InPieces(body, headers, MEDIA_TYPES[read.fmt], context.admission.hold_answer(body.size))
+
+
+def headers_of(found: Segmentation) -> dict[str, str]:
+    """What there is to say of an answer."""
+    headers = {name: ", ".join(said) for name, said in (("X-Filled", found.filled), ("X-Scaled", found.scaled)) if said}
     if found.tiles > 1:
         headers |= {"X-Tiles": str(found.tiles), "X-Halo": f"{found.halo} of {found.full_halo} voxels"}
-    return InPieces(body, headers, MEDIA_TYPES[read.fmt], context.admission.hold_answer(body.size))
+    return headers
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,17 @@ def read_points(
     return ReadPoints(file, cloud, work, cut, asked if asked == JSON_NAME else answer_format(asked, file))
 
 
-async def in_parts(read: ReadPoints, model: Live, context: Context, timings: Timings) -> Segmentation:
+class Cut(Protocol):
+    """What is to be answered, and how it is cut into other tiles."""
+
+    @property
+    def work(self) -> Segmenting: ...
+
+    @property
+    def cut(self) -> Callable[[TileSize], Segmenting]: ...
+
+
+async def in_parts(read: Cut, model: Live, context: Context, timings: Timings) -> Segmentation:
     """The answer, in smaller and smaller tiles as long as the device has no memory for them. Raises: OutOfMemory."""
     work = read.work
     while True:
@@ -164,7 +180,7 @@ async def in_parts(read: ReadPoints, model: Live, context: Context, timings: Tim
                 raise error from None
 
 
-def _cut(read: ReadPoints, tile: TileSize, timings: Timings) -> Segmenting:
+def _cut(read: Cut, tile: TileSize, timings: Timings) -> Segmenting:
     with timings.stage("voxelize"):
         return read.cut(tile)
 
