@@ -23,7 +23,8 @@ def arrays_of(found: Classification | Segmentation) -> Arrays:
     """The outputs that there are, by name, as the model has them."""
     if isinstance(found, Classification):
         return {"logits": found.logits, "scores": found.scores, "label": found.ranking[:1]}
-    return {"labels": found.labels, "confidence": found.confidence} | ({} if found.logits is None else {"logits": found.logits})
+    of_points: dict[str, npt.NDArray[np.generic]] = {"labels": found.labels, "confidence": found.confidence}
+    return of_points if found.logits is None else of_points | {"logits": found.logits}
 
 
 def write_inference(

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers
 
 from models.errors import HeaderTooLarge
-from models.manifest import Axis, Manifest, Task
+from models.manifest import Axis, Manifest
 from models.pointcloud import PointCloud
 from models.voxelize import check_options
 from service.inference.schemas import InferRequest, RequestOutput, RequestParameters, TensorMetadata
@@ -58,7 +58,7 @@ class Limits:
     logit_bytes: int
 
 
-def outputs_of(task: Task, classes: int) -> tuple[TensorMetadata, ...]:
+def outputs_of(task: str, classes: int) -> tuple[TensorMetadata, ...]:
     """The outputs of a model."""
     if task == "classify":
         of_cloud = (("logits", "FP32", (classes,)), ("scores", "FP32", (classes,)), ("label", "INT32", (1,)))

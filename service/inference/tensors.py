@@ -134,7 +134,7 @@ def _arrays(file: BinaryIO, offset: int, inputs: list[RequestInput]) -> Iterator
 
 def _from_file(file: BinaryIO, offset: int, tensor: RequestInput) -> Array:
     array = np.empty(tensor.shape, DTYPES[tensor.datatype])
-    left = memoryview(array.reshape(-1).view(np.uint8))
+    left = array.reshape(-1).view(np.uint8).data
     file.seek(offset)
     while left and (count := file.readinto(left)):  # type: ignore[attr-defined]  # both kinds of spools have it
         left = left[count:]
@@ -177,7 +177,7 @@ def _numbers(values: list[object], dtype: np.dtype[np.generic], where: str) -> A
     if not found <= ({int} if whole else {int, float}):
         raise BadTensor(f"its data holds other things than {'whole ' if whole else ''}numbers", where=where)
     numbers = np.array(values, np.float64)
-    if whole and not ((numbers >= 0) & (numbers <= np.iinfo(dtype).max)).all():
-        raise BadTensor(f"its data holds numbers that {np.dtype(dtype).name} has not", where=where)
+    if whole and not ((numbers >= 0) & (numbers <= np.iinfo(np.uint8).max)).all():
+        raise BadTensor(f"its data holds numbers that uint8 has not", where=where)
     with np.errstate(over="ignore"):  # what is too large for float32 is infinite, which is refused with the rest of that
         return numbers.astype(dtype)

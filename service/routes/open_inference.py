@@ -48,19 +48,15 @@ REQUEST_BODY = {
     "required": True,
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}, "application/octet-stream": BINARY},
 }
-INFER = {
-    "response_model": InferAnswer,
-    "response_model_exclude_none": True,
-    "responses": {
-        200: {
-            "description": "The outputs that were asked for",
-            "headers": ANSWER_HEADERS | {HEADER_LENGTH: LENGTH},
-            "content": {"application/octet-stream": BINARY},
-        },
-        **documented(400, 404, 413, 408, 415, 422, 429, 500, 503, 504, 507),
+ANSWERS: dict[int | str, dict[str, object]] = {
+    200: {
+        "description": "The outputs that were asked for",
+        "headers": ANSWER_HEADERS | {HEADER_LENGTH: LENGTH},
+        "content": {"application/octet-stream": BINARY},
     },
-    "openapi_extra": {"requestBody": REQUEST_BODY, "parameters": [TIMEOUT, {"name": HEADER_LENGTH, "in": "header", **LENGTH}]},
+    **documented(400, 404, 413, 408, 415, 422, 429, 500, 503, 504, 507),
 }
+EXTRA = {"requestBody": REQUEST_BODY, "parameters": [TIMEOUT, {"name": HEADER_LENGTH, "in": "header", **LENGTH}]}
 
 Model = Annotated[str, Path(description="NAME or NAME@ALIAS", json_schema_extra={"pattern": REFERENCE})]
 Version = Annotated[str, Path(json_schema_extra={"pattern": "^[1-9][0-9]{0,8}$"})]
@@ -103,8 +99,8 @@ async def model_ready(context: Loaded, model: Model, version: Version | None = N
     return ModelReady(name=found.name, ready=True)
 
 
-@router.post("/models/{model}/infer", **INFER)
-@router.post("/models/{model}/versions/{version}/infer", **INFER)
+@router.post("/models/{model}/infer", response_model=InferAnswer, responses=ANSWERS, openapi_extra=EXTRA)
+@router.post("/models/{model}/versions/{version}/infer", response_model=InferAnswer, responses=ANSWERS, openapi_extra=EXTRA)
 async def infer(request: Request, context: Loaded, model: Model, version: Version | None = None) -> Response:
     """Classify a cloud, or give each of its points a class, whichever the model does.
 
