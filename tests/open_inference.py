@@ -15,6 +15,7 @@ DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 class Answer:
     document: dict
     arrays: dict[str, np.ndarray]
+    headers: httpx.Headers
 
 
 def tensor(name: str, array: np.ndarray) -> dict:
@@ -60,4 +61,4 @@ def read_answer(response: httpx.Response) -> Answer:
         else:
             arrays[output["name"]] = np.array(output["data"], dtype).reshape(output["shape"])
     assert not rest
-    return Answer(document, arrays)
+    return Answer(document, arrays, response.headers)

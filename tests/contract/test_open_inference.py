@@ -1,5 +1,6 @@
 """The Open Inference Protocol: the same answers as under /v1, whichever way tensors are sent and asked for."""
 
+import io
 import json
 from collections.abc import Callable
 
@@ -35,8 +36,6 @@ def segmented(client: httpx.Client, scan: bytes, model: str) -> tuple[np.ndarray
     query = {"model": model, "format": "npz", "input_format": "bin"}
     response = client.post("/v1/segment", params=query, content=scan)
     assert response.status_code == 200, response.text
-    import io
-
     arrays = np.load(io.BytesIO(response.content))
     return arrays["labels"], arrays["confidence"]
 
@@ -94,9 +93,7 @@ def test_a_model_is_ready(segment_client: httpx.Client, path: str) -> None:
     assert segment_client.get(path).json() == {"name": "streets", "ready": True}
 
 
-def test_a_classification_is_that_of_v1(
-    segment_client: httpx.Client, object_points: np.ndarray, ball: Callable[[int], bytes]
-) -> None:
+def test_a_classification_is_that_of_v1(segment_client: httpx.Client, object_points: np.ndarray, ball: Callable[[int], bytes]) -> None:
     response = segment_client.post("/v1/classify", params={"model": "tiny", "logits": "true"}, content=ball(500))
     expected = response.json()
     for dtype in ("<f4", "<f8"):
@@ -159,6 +156,8 @@ def test_logits_of_points_are_those_of_their_labels(
     for tile in (1_000_000, 3000):  # in one piece, in tiles
         with serve(create_app(segment_settings.model_copy(update={"tile_voxels": tile}))) as client:
             found.append(infer(client, model, street, outputs=[{"name": "labels"}, {"name": "confidence"}, {"name": "logits"}]))
+    assert "X-Tiles" not in found[0].headers
+    assert int(found[1].headers["X-Tiles"]) > 1
     for each in found:
         logits = each.arrays["logits"].astype(np.float64)
         assert np.array_equal(logits.argmax(axis=1), each.arrays["labels"])
@@ -185,7 +184,7 @@ def test_unit_and_up_are_those_of_v1(segment_client: httpx.Client, street: dict[
 
 def test_doubles_keep_their_digits(segment_client: httpx.Client, street: dict[str, np.ndarray]) -> None:
     expected = infer(segment_client, "streets", {"points": street["points"].astype("<f8")}).arrays
-    far = street["points"].astype("<f8") + [400_000.0, 5_700_000.0, 0.0]  # as map coordinates are
+    far = street["points"].astype("<f8") + np.array([400_000.0, 5_700_000.0, 0.0])  # as map coordinates are
     found = infer(segment_client, "streets", {"points": far}).arrays
     assert (found["labels"] == expected["labels"]).mean() > 0.99
     rounded = infer(segment_client, "streets", {"points": far.astype("<f4")}).arrays
