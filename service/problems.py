@@ -211,7 +211,7 @@ def problem(
         code=code,
         where=where,
         known=tuple(known)[:KNOWN_LIMIT] or None,
-        error=detail if (path + "/").startswith(f"{INFERENCE}/") else None,
+        error=(f"{where}: {detail}" if where else detail) if (path + "/").startswith(f"{INFERENCE}/") else None,
     )
     return Response(document.model_dump_json(exclude_none=True), int(status), headers, MEDIA_TYPE)
 

@@ -166,8 +166,8 @@ class Health(Shape):
 
 
 class Problem(Shape):
-    """RFC 9457. `code` is stable; `where` is the offending place; `known` lists what would have been accepted; `error` is the detail once
-    more, under /v2, where clients look for it.
+    """RFC 9457. `code` is stable; `where` is the offending place; `known` lists what would have been accepted; `error`, under /v2, is
+    the place and the detail, where clients look for them.
     """
 
     type: str

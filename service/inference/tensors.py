@@ -178,6 +178,6 @@ def _numbers(values: list[object], dtype: np.dtype[np.generic], where: str) -> A
         raise BadTensor(f"its data holds other things than {'whole ' if whole else ''}numbers", where=where)
     numbers = np.array(values, np.float64)
     if whole and not ((numbers >= 0) & (numbers <= np.iinfo(np.uint8).max)).all():
-        raise BadTensor(f"its data holds numbers that uint8 has not", where=where)
+        raise BadTensor("its data holds numbers that uint8 has not", where=where)
     with np.errstate(over="ignore"):  # what is too large for float32 is infinite, which is refused with the rest of that
         return numbers.astype(dtype)

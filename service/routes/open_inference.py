@@ -9,6 +9,7 @@ from typing import Annotated, BinaryIO
 from anyio import from_thread, to_thread
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 
+from models.manifest import MODEL_NAME
 from models.processor import Classification, Segmentation
 from models.registry.reference import REFERENCE
 from models.segmenting import Segmenting, segmenting
@@ -58,7 +59,8 @@ ANSWERS: dict[int | str, dict[str, object]] = {
 }
 EXTRA = {"requestBody": REQUEST_BODY, "parameters": [TIMEOUT, {"name": HEADER_LENGTH, "in": "header", **LENGTH}]}
 
-Model = Annotated[str, Path(description="NAME or NAME@ALIAS", json_schema_extra={"pattern": REFERENCE})]
+Model = Annotated[str, Path(description="NAME, NAME@ALIAS or NAME:VERSION", json_schema_extra={"pattern": REFERENCE})]
+Name = Annotated[str, Path(json_schema_extra={"pattern": MODEL_NAME})]
 Version = Annotated[str, Path(json_schema_extra={"pattern": "^[1-9][0-9]{0,8}$"})]
 
 
@@ -83,25 +85,34 @@ async def ready(context: Shared, response: Response) -> ServerReady:
 
 
 @router.get("/models/{model}", responses=WHEN_REFUSED, response_model_exclude_none=True)
-@router.get("/models/{model}/versions/{version}", responses=WHEN_REFUSED, response_model_exclude_none=True)
-async def show_model(context: Loaded, model: Model, version: Version | None = None) -> ModelMetadata:
+async def show_model(context: Loaded, model: Model) -> ModelMetadata:
     """The inputs and outputs of a model, and its versions."""
-    return await to_thread.run_sync(_metadata, context, reference_of(model, version), limiter=context.lookups)
+    return await to_thread.run_sync(_metadata, context, model, limiter=context.lookups)
+
+
+@router.get("/models/{model}/versions/{version}", responses=WHEN_REFUSED, response_model_exclude_none=True)
+async def show_version(context: Loaded, model: Name, version: Version) -> ModelMetadata:
+    """The inputs and outputs of a version of a model."""
+    return await show_model(context, f"{model}:{version}")
+
+
+@router.get("/models/{model}/versions/{version}/ready", responses=WHEN_REFUSED)
+async def version_ready(context: Loaded, model: Name, version: Version) -> ModelReady:
+    """200 if this version of the model would answer now; it need not be loaded yet."""
+    return await model_ready(context, f"{model}:{version}")
 
 
 @router.get("/models/{model}/ready", responses=WHEN_REFUSED)
-@router.get("/models/{model}/versions/{version}/ready", responses=WHEN_REFUSED)
-async def model_ready(context: Loaded, model: Model, version: Version | None = None) -> ModelReady:
+async def model_ready(context: Loaded, model: Model) -> ModelReady:
     """200 if the model would answer now; it need not be loaded yet."""
     if (phase := phase_of(context)) != "ready":
         raise NotReady(f"the service is {phase}")
-    found = await to_thread.run_sync(context.pool.describe, reference_of(model, version), limiter=context.lookups)
+    found = await to_thread.run_sync(context.pool.describe, model, limiter=context.lookups)
     return ModelReady(name=found.name, ready=True)
 
 
 @router.post("/models/{model}/infer", response_model=InferAnswer, responses=ANSWERS, openapi_extra=EXTRA)
-@router.post("/models/{model}/versions/{version}/infer", response_model=InferAnswer, responses=ANSWERS, openapi_extra=EXTRA)
-async def infer(request: Request, context: Loaded, model: Model, version: Version | None = None) -> Response:
+async def infer(request: Request, context: Loaded, model: Model) -> Response:
     """Classify a cloud, or give each of its points a class, whichever the model does.
 
     `points` are FP32 or FP64 (N, 3); `intensity`, FP32 (N) or (N, 1), and `rgb`, UINT8 (N, 3), where the model reads them. Of a cloud
@@ -111,7 +122,7 @@ async def infer(request: Request, context: Loaded, model: Model, version: Versio
     settings = context.settings
     limit = settings.max_json_bytes if head is None else settings.max_body_bytes
     with context.admission.enter(announced_bytes(request.headers)) as ticket:
-        found = await context.model(reference_of(model, version), None)
+        found = await context.model(model, None)
         request.state.model_used = (found.ref.name, found.ref.version)
         async with context.uploads.receive(request, None, timings, ticket, raw_limit=limit) as upload:
             work = partial(_read, upload, head, model, found, request.state.limit, timings, settings)
@@ -132,6 +143,12 @@ async def infer(request: Request, context: Loaded, model: Model, version: Versio
     return InPieces(body, headers, media_type, context.admission.hold_answer(body.size))
 
 
+@router.post("/models/{model}/versions/{version}/infer", response_model=InferAnswer, responses=ANSWERS, openapi_extra=EXTRA)
+async def infer_version(request: Request, context: Loaded, model: Name, version: Version) -> Response:
+    """As `infer`, by this version of the model."""
+    return await infer(request, context, f"{model}:{version}")
+
+
 @dataclass(frozen=True)
 class OfCloud:
     """A request to a classifier, ready for the net."""
@@ -147,11 +164,6 @@ class OfPoints:
     inference: Inference
     work: Segmenting
     cut: Callable[[TileSize], Segmenting]
-
-
-def reference_of(model: str, version: str | None) -> str:
-    """As models are called elsewhere."""
-    return model if version is None else f"{model}:{version}"
 
 
 def describe_inference(app: FastAPI) -> None:

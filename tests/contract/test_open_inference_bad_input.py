@@ -23,7 +23,7 @@ def refused(response: httpx.Response) -> tuple[int, str, str]:
     """Status, code and place of a refusal."""
     said = response.json()
     assert response.headers["content-type"] == "application/problem+json"
-    assert said["error"] == said["detail"]
+    assert said["error"] == (f"{said['where']}: {said['detail']}" if "where" in said else said["detail"])
     return response.status_code, said["code"], said.get("where", "")
 
 

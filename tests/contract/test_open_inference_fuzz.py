@@ -13,7 +13,9 @@ from tests.open_inference import HEADER_LENGTH, address, read_answer
 CASES = 100
 HUGE = 2**63
 SIZES = st.one_of(st.integers(-2, 60), st.sampled_from([2**31, HUGE - 1, HUGE, 10**30, 1.5, None, "3", True]))
-NUMBERS = st.one_of(st.floats(-50, 50), st.integers(-5, 300), st.sampled_from([1e39, 1e300, None, "1", True, [], {}]))
+NUMBERS: st.SearchStrategy[object] = st.one_of(
+    st.floats(-50, 50), st.integers(-5, 300), st.sampled_from([1e39, 1e300, None, "1", True, [], {}])
+)
 DATA = st.one_of(
     st.lists(NUMBERS, max_size=12), st.lists(st.lists(NUMBERS, max_size=4), max_size=4), st.sampled_from([None, 1, "x", {}, [[[[]]]]])
 )

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from tests.bench.service import schema
+from tests.bench.service.schema_hooks import INFERENCES
 
 CASES = 25
 
@@ -12,6 +13,6 @@ CASES = 25
 def test_made_up_requests_are_answered_as_described(segment_client: httpx.Client) -> None:
     outcome = schema.check(str(segment_client.base_url).rstrip("/"), CASES, seconds=240)
     assert outcome.failures == []
-    assert len(outcome.cases) >= 7
+    assert len(outcome.cases) >= 16
     assert min(outcome.cases.values()) >= CASES
-    assert all(outcome.statuses[f"POST {path} 200"] for path in ("/v1/classify", "/v1/segment"))
+    assert all(outcome.statuses[f"POST {path} 200"] for path in ("/v1/classify", "/v1/segment", *INFERENCES))
