@@ -149,11 +149,12 @@ def _same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None
 
 
 @pytest.mark.parametrize("model", ["streets", "smooth"])
-def test_logits_of_points_are_those_of_their_labels(
-    segment_settings: Settings, serve: Serve, street: dict[str, np.ndarray], model: str
-) -> None:
-    found: list[Answer] = []
-    for tile in (1_000_000, 3000):  # in one piece, in tiles
+def test_logits_of_points_are_those_of_their_labels(segment_settings: Settings, serve: Serve, model: str) -> None:
+    """Of a street that is worth cutting, in one piece and in tiles."""
+    rng = np.random.default_rng(1)
+    points = rng.uniform([0, -8, -1], [300, 8, 3], (9000, 3)).astype("<f4")
+    street, found = {"points": points, "intensity": rng.random(len(points)).astype("<f4")}, list[Answer]()
+    for tile in (1_000_000, 5000):
         with serve(create_app(segment_settings.model_copy(update={"tile_voxels": tile}))) as client:
             found.append(infer(client, model, street, outputs=[{"name": "labels"}, {"name": "confidence"}, {"name": "logits"}]))
     assert "X-Tiles" not in found[0].headers
