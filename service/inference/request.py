@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-import orjson
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.datastructures import Headers
@@ -14,8 +13,9 @@ from models.errors import HeaderTooLarge
 from models.manifest import Axis, Manifest
 from models.pointcloud import PointCloud
 from models.voxelize import check_options
+from service.inference.numbers import loads, without_long_arrays
 from service.inference.schemas import InferRequest, RequestOutput, RequestParameters, TensorMetadata
-from service.inference.tensors import read_cloud
+from service.inference.tensors import Tensors, read_cloud
 from service.problems import AnswerTooLarge, BadInference, BadTensor, UnsupportedExtension
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -90,14 +90,15 @@ def read_inference(
         raise BadInference(f"the body has {size} bytes, which is less than {head}", where=HEADER_LENGTH)
     end = size if head is None else head
     file.seek(0)
-    request = parse(file.read(end))
+    text, long_arrays = without_long_arrays(file.read(end))
+    request = parse(text)
     if request.model_name not in (None, name):
         raise BadInference("another model than in the address", where="model_name")
     said = request.parameters or RequestParameters()
     up = cast(Axis | None, said.up)
     check_options(up, said.unit)
     outputs = tuple(_wanted(request.outputs or [], said.binary_data_output, manifest))
-    cloud = read_cloud(file, end, size, request.inputs, manifest.input, most.points)
+    cloud = read_cloud(Tensors(request.inputs, long_arrays, file, end, size), manifest.input, most.points)
     inference = Inference(request.id, len(cloud), up, said.unit, said.timeout / 1e6 if said.timeout else None, outputs)
     if (size_of_logits := logits_bytes(inference, manifest)) > most.logit_bytes:
         raise AnswerTooLarge(f"{size_of_logits} bytes, the limit is {most.logit_bytes}", where=LOGITS)
@@ -128,10 +129,7 @@ def _wanted(outputs: list[RequestOutput], binary: bool, manifest: Manifest) -> I
 
 def parse(text: bytes) -> InferRequest:
     """Raises: BadInference, UnsupportedExtension."""
-    try:
-        document: object = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise BadInference(f"no JSON: {error.msg}, at {error.pos}", where="body") from error
+    document = loads(text)
     try:
         return InferRequest.model_validate(document)
     except ValidationError as error:

@@ -4,7 +4,7 @@ N points.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from models.errors import MissingFeature, TooManyPoints
 from models.manifest import FeatureSpec, InputSpec
 from models.pointcloud import PointCloud
+from service.inference.numbers import LongArray
 from service.inference.schemas import RequestInput, TensorMetadata
 from service.problems import BadTensor
 
@@ -60,12 +61,40 @@ def _read(kind: Kind, spec: InputSpec) -> list[FeatureSpec]:
     return [feature for feature in spec.features if feature.name in kind.features]
 
 
-def read_cloud(file: BinaryIO, offset: int, size: int, inputs: list[RequestInput], spec: InputSpec, max_points: int) -> PointCloud:
-    """The cloud that the tensors are; the data of the binary ones begins at `offset` of a file of so many bytes.
-
-    Raises: BadTensor, MissingFeature, TooManyPoints.
+@dataclass(frozen=True)
+class Tensors:
+    """The inputs of a request. Their data is in the JSON, or among the long arrays that were taken out of it, or behind it: from `offset`
+    on of a file of `size` bytes.
     """
-    given = _named(inputs, spec)
+
+    inputs: list[RequestInput]
+    long_arrays: Mapping[str, LongArray]
+    file: BinaryIO
+    offset: int
+    size: int
+
+    def arrays(self) -> Iterator[tuple[str, Array]]:
+        """Raises: BadTensor, BadInference."""
+        offset = self.offset
+        for tensor in self.inputs:
+            if (size := _binary_size(tensor)) is not None:
+                yield tensor.name, _from_file(self.file, offset, tensor)
+                offset += size
+            else:
+                yield tensor.name, _from_json(tensor, self._data(tensor))
+
+    def _data(self, tensor: RequestInput) -> list[object] | LongArray:
+        """Raises: BadTensor."""
+        if isinstance(tensor.data, str) and (found := self.long_arrays.get(tensor.data)):
+            return found
+        if not isinstance(tensor.data, list):
+            raise BadTensor("its data is no array", where=tensor.name)
+        return tensor.data
+
+
+def read_cloud(tensors: Tensors, spec: InputSpec, max_points: int) -> PointCloud:
+    """The cloud that the tensors are. Raises: BadTensor, BadInference, MissingFeature, TooManyPoints."""
+    given = _named(tensors.inputs, spec)
     points = given.get(POINTS)
     if points is None:
         raise BadTensor("there is no such input, and every cloud has points", where=POINTS, known=[each.name for each in inputs_of(spec)])
@@ -75,8 +104,8 @@ def read_cloud(file: BinaryIO, offset: int, size: int, inputs: list[RequestInput
             raise BadTensor(f"of {tensor.shape[0]} points, while {POINTS!r} has {points.shape[0]}", where=name)
     if points.shape[0] > max_points:
         raise TooManyPoints(f"{points.shape[0]} points, the limit is {max_points}", where=POINTS)
-    _check_sizes(inputs, size - offset)
-    arrays = dict(_arrays(file, offset, inputs))
+    _check_sizes(tensors.inputs, tensors.size - tensors.offset)
+    arrays = dict(tensors.arrays())
     intensity = arrays.get("intensity")
     return PointCloud(arrays[POINTS], arrays.get("rgb"), None if intensity is None else intensity.reshape(-1))  # type: ignore[arg-type]
 
@@ -123,15 +152,6 @@ def _check_sizes(inputs: list[RequestInput], behind: int) -> None:
         raise BadTensor(f"the binary tensors come to {total} bytes, behind the JSON there are {behind}", where="inputs")
 
 
-def _arrays(file: BinaryIO, offset: int, inputs: list[RequestInput]) -> Iterator[tuple[str, Array]]:
-    for tensor in inputs:
-        if (size := _binary_size(tensor)) is not None:
-            yield tensor.name, _from_file(file, offset, tensor)
-            offset += size
-        else:
-            yield tensor.name, _from_json(tensor)
-
-
 def _from_file(file: BinaryIO, offset: int, tensor: RequestInput) -> Array:
     array = np.empty(tensor.shape, DTYPES[tensor.datatype])
     left = array.reshape(-1).view(np.uint8).data
@@ -142,30 +162,34 @@ def _from_file(file: BinaryIO, offset: int, tensor: RequestInput) -> Array:
     return array
 
 
-def _from_json(tensor: RequestInput) -> Array:
-    """Raises: BadTensor."""
-    if not isinstance(tensor.data, list):
-        raise BadTensor("its data is no array", where=tensor.name)
-    nested = bool(tensor.data) and isinstance(tensor.data[0], list)
-    count, expected = len(tensor.data), tensor.shape[0] if nested else math.prod(tensor.shape)
+def _from_json(tensor: RequestInput, data: list[object] | LongArray) -> Array:
+    """Raises: BadTensor, BadInference."""
+    nested = data.nested if isinstance(data, LongArray) else bool(data) and isinstance(data[0], list)
     if nested and len(tensor.shape) == 1:
         raise BadTensor("its data is nested, its shape is not", where=tensor.name)
-    if count != expected:
-        raise BadTensor(f"its data has {count} {'rows' if nested else 'numbers'}, its shape comes to {expected}", where=tensor.name)
-    array = np.empty(math.prod(tensor.shape), DTYPES[tensor.datatype])
-    columns = tensor.shape[1] if nested else 1
-    for start in range(0, count, AT_ONCE):
-        piece = tensor.data[start : start + AT_ONCE]
-        if nested:
-            piece = _unnested(piece, columns, tensor.name)
-        array[start * columns : start * columns + len(piece)] = _numbers(piece, array.dtype, tensor.name)
+    columns, count = tensor.shape[1] if nested else 1, math.prod(tensor.shape)
+    if count > (data.most if isinstance(data, LongArray) else len(data) * columns):
+        raise BadTensor(f"its data is too short for the {count} numbers of its shape", where=tensor.name)
+    array, done = np.empty(count, DTYPES[tensor.datatype]), 0
+    for piece in data.pieces() if isinstance(data, LongArray) else _pieces(data):
+        numbers = _numbers(_unnested(piece, columns, tensor.name) if nested else piece, array.dtype, tensor.name)
+        if done + len(numbers) > count:
+            raise BadTensor(f"its data has more than the {count} numbers of its shape", where=tensor.name)
+        array[done : done + len(numbers)] = numbers
+        done += len(numbers)
+    if done < count:
+        raise BadTensor(f"its data has {done} of the {count} numbers of its shape", where=tensor.name)
     return array.reshape(tensor.shape)
+
+
+def _pieces(data: list[object]) -> Iterator[list[object]]:
+    return (data[start : start + AT_ONCE] for start in range(0, len(data), AT_ONCE))
 
 
 def _unnested(rows: list[object], columns: int, where: str) -> list[object]:
     """Raises: BadTensor."""
     lists = [row for row in rows if isinstance(row, list)]
-    if len(lists) != len(rows) or set(map(len, lists)) != {columns}:
+    if len(lists) != len(rows) or not set(map(len, lists)) <= {columns}:
         raise BadTensor(f"not every row of its data has {columns} numbers", where=where)
     return list(chain.from_iterable(lists))
 

@@ -216,3 +216,15 @@ def test_time_limits_hold(tiny_settings: Settings, serve: Serve, object_points: 
         assert said["where"] == ("X-Request-Timeout" if headers else "timeout")
         assert said["error"] == f"{said['where']}: {said['detail']}"
         waiting(client, 0)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_that_is_parsed_in_pieces_is_parsed_alike(segment_client: httpx.Client, indent: int | None) -> None:
+    points = np.random.default_rng(5).normal(size=(60_000, 3)).astype("<f4") * 5
+    intensity = np.random.default_rng(6).random(60_000).astype("<f4")
+    expected = infer(segment_client, "streets", {"points": points, "intensity": intensity}).arrays
+    for rows in (points.tolist(), points.ravel().tolist()):
+        document = {"inputs": [in_json("points", points) | {"data": rows}, in_json("intensity", intensity)]}
+        text = json.dumps(document, indent=indent).encode()
+        assert len(text) > 4 << 20
+        _same(read_answer(segment_client.post(address("streets"), content=text)).arrays, expected)

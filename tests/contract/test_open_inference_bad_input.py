@@ -160,6 +160,47 @@ def test_what_is_no_json(segment_client: httpx.Client, text: bytes) -> None:
         assert found == (400, "bad_inference_request", "body")
 
 
+def long_json(data: str) -> bytes:
+    """Of 60,000 points, more than is parsed at once."""
+    return f'{{"inputs": [{{"name": "points", "shape": [60000, 3], "datatype": "FP32", "data": {data}}}]}}'.encode()
+
+
+ROW, TEXT, NINES = "[1.25,-3e0,0.5]", '"1"', "9" * 900_000
+LONG_ARRAYS = {
+    "too short": (f"[{','.join([ROW] * 59_999)}]", "bad_tensor", "points"),
+    "too long": (f"[{','.join([ROW] * 60_001)}]", "bad_tensor", "points"),
+    "much too long": (f"[{','.join(['0'] * 900_000)}]", "bad_tensor", "points"),
+    "a comma at the end": (f"[{','.join([ROW] * 60_000)},]", "bad_inference_request", "body"),
+    "two commas": (f"[{','.join([ROW] * 30_000)},,{','.join([ROW] * 30_000)}]", "bad_inference_request", "body"),
+    "no commas": ("[" + ROW * 60_000 + "]", "bad_inference_request", "body"),
+    "no number": (f"[{','.join([ROW] * 59_999)},[1-,2,3]]", "bad_inference_request", "body"),
+    "a row of two": (f"[{','.join([ROW] * 59_999)},[1,2]]", "bad_tensor", "points"),
+    "not nested throughout": (f"[{','.join([ROW] * 59_999)},1,2,3]", "bad_tensor", "points"),
+    "one number": (f"[{NINES}]", "bad_inference_request", "body"),
+    "not closed": (f"[{','.join([ROW] * 60_000)}", "bad_inference_request", "body"),
+    "too deep": ("[" * 700_000 + "]" * 700_000, "bad_inference_request", "body"),
+    "null": (f"[{','.join([ROW] * 59_999)},[1,2,null]]", "bad_tensor", "points"),
+    "texts": (f"[{','.join([TEXT] * 180_000)}]", "bad_tensor", "points"),
+    "too much else": (f"[{','.join([TEXT] * 300_000)}]", "header_too_large", "body"),
+    "a long text": (f'"{NINES}{NINES}"', "header_too_large", "body"),
+    "a text that is not closed": (f'"{NINES}', "bad_inference_request", "body"),
+}
+
+
+@pytest.mark.parametrize(("data", "code", "where"), LONG_ARRAYS.values(), ids=LONG_ARRAYS)
+def test_long_arrays_that_cannot_be_answered(segment_client: httpx.Client, data: str, code: str, where: str) -> None:
+    text = long_json(data)
+    if code == "bad_inference_request":  # the oracle of what is no JSON
+        with pytest.raises((ValueError, RecursionError)):
+            json.loads(text)
+    assert refused(segment_client.post(address("streets"), content=text)) == (400, code, where)
+
+
+def test_a_row_as_long_as_the_body(segment_client: httpx.Client) -> None:
+    text = long_json(f"[[{','.join(['0.5'] * 300_000)}]]")
+    assert refused(segment_client.post(address("streets"), content=text)) == (400, "bad_inference_request", "body")
+
+
 @pytest.mark.parametrize("length", ["", "-1", "+5", "1e3", "0x10", "99999999999999999999", "5, 5", "1" * 5000])
 def test_a_length_that_is_none(segment_client: httpx.Client, length: str) -> None:
     answer = segment_client.post(address("streets"), content=b"{}", headers={HEADER_LENGTH: length})

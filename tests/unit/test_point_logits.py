@@ -45,7 +45,8 @@ def test_logits_are_those_of_the_whole_cloud(predictor: Predictor, cloud: PointC
         work.take(part, piece, predictor.logits(piece))
     found = work.result()
     assert found.logits is not None
-    assert (found.logits.dtype, found.logits.shape) == (np.float32, (len(cloud), 19))
+    assert found.logits.dtype == np.float32
+    assert found.logits.shape == (len(cloud), 19)
     assert_allclose(found.logits, whole, atol=1e-5)
     assert_array_equal(found.logits.argmax(axis=1), found.labels)
     [solo] = predictor.segment([predictor.voxelize(cloud)])
