@@ -16,7 +16,7 @@ SIZES = st.one_of(st.integers(-2, 60), st.sampled_from([2**31, HUGE - 1, HUGE, 1
 NUMBERS: st.SearchStrategy[object] = st.one_of(
     st.floats(-50, 50), st.integers(-5, 300), st.sampled_from([1e39, 1e300, None, "1", True, [], {}])
 )
-DATA = st.one_of(
+DATA: st.SearchStrategy[object] = st.one_of(
     st.lists(NUMBERS, max_size=12), st.lists(st.lists(NUMBERS, max_size=4), max_size=4), st.sampled_from([None, 1, "x", {}, [[[[]]]]])
 )
 NAMES = st.sampled_from(["points", "points", "points", "intensity", "rgb", "labels", "", "x" * 300, "\x00", 3])
