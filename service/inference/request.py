@@ -82,7 +82,7 @@ def json_bytes(headers: Headers) -> int | None:
 def read_inference(
     file: BinaryIO, size: int, head: int | None, name: str, manifest: Manifest, most: Limits
 ) -> tuple[Inference, PointCloud]:
-    """Read a body of so many bytes. head: see `json_bytes`; name: of the model in the address.
+    """Read a body of so many bytes. head: see `json_bytes`; name: of the model that is asked.
 
     Raises: BadInference, BadTensor, UnsupportedExtension, BadOption, MissingFeature, TooManyPoints, AnswerTooLarge.
     """

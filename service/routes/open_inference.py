@@ -125,7 +125,7 @@ async def infer(request: Request, context: Loaded, model: Model) -> Response:
         found = await context.model(model, None)
         request.state.model_used = (found.ref.name, found.ref.version)
         async with context.uploads.receive(request, None, timings, ticket, raw_limit=limit) as upload:
-            work = partial(_read, upload, head, model, found, request.state.limit, timings, settings)
+            work = partial(_read, upload, head, found, request.state.limit, timings, settings)
             with context.scheduler.coming():
                 read = await to_thread.run_sync(work, limiter=context.readers_of(upload.size))
         inference = read.inference
@@ -185,7 +185,7 @@ def _metadata(context: Context, reference: str) -> ModelMetadata:
 
 
 def _read(
-    upload: Upload, head: int | None, name: str, model: Live, limit: Callable[[float, str], None], timings: Timings, settings: Settings
+    upload: Upload, head: int | None, model: Live, limit: Callable[[float, str], None], timings: Timings, settings: Settings
 ) -> OfCloud | OfPoints:
     """Parse and voxelize. limit: ends the request after a time. Runs in a thread."""
     with timings.stage("read"):
@@ -194,7 +194,7 @@ def _read(
         file = upload.file()
     with timings.stage("parse"):
         manifest, most = model.processor.manifest, Limits(settings.max_points, settings.max_body_bytes)
-        inference, cloud = read_inference(file, upload.size, head, name, manifest, most)
+        inference, cloud = read_inference(file, upload.size, head, model.ref.name, manifest, most)
         upload.spool.close()  # here, to save the way to another thread
     if inference.timeout_s is not None:
         from_thread.run_sync(limit, inference.timeout_s, "timeout")

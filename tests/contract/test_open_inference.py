@@ -2,13 +2,16 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from models.registry.local import LocalRegistry
 from service.app import create_app
 from service.settings import Settings
 from tests.contract.conftest import Serve
@@ -190,6 +193,21 @@ def test_doubles_keep_their_digits(segment_client: httpx.Client, street: dict[st
     assert (found["labels"] == expected["labels"]).mean() > 0.99
     rounded = infer(segment_client, "streets", {"points": far.astype("<f4")}).arrays
     assert (rounded["labels"] == expected["labels"]).mean() < 0.99
+
+
+def test_a_version_or_an_alias_answers(segment_settings: Settings, serve: Serve, tmp_path: Path, object_points: np.ndarray) -> None:
+    shutil.copytree(Path(segment_settings.registry or "") / "tiny", tmp_path / "tiny")
+    registry = LocalRegistry(tmp_path)
+    registry.move_alias("tiny", "candidate", 1, expected=None)
+    with serve(create_app(segment_settings.model_copy(update={"registry": str(tmp_path), "model": "tiny"}))) as client:
+        body, headers = body_of({"points": object_points}, model_name="tiny")
+        found = [
+            client.post(f"/v2/models/{each}/infer", content=body, headers=headers)
+            for each in ("tiny", "tiny/versions/1", "tiny@candidate", "tiny%40candidate", "tiny:1")
+        ]
+        assert [each.status_code for each in found] == [200] * 5
+        assert len({each.content for each in found}) == 1
+        assert client.get("/v2/models/tiny@candidate").json() == client.get("/v2/models/tiny/versions/1").json()
 
 
 def test_who_answered_is_in_log_metrics_and_headers(segment_client: httpx.Client, object_points: np.ndarray) -> None:
