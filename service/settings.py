@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=1, description="CPU threads of one forward pass; small clouds are slower on more")] = 1
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
     max_body_bytes: Annotated[int, Field(ge=1, description="bytes of one file")] = 1024 * MIB
+    max_json_bytes: Annotated[
+        int, Field(ge=1, description="bytes of a request to /v2 that has its tensors in JSON; binary tensors have the limit of a file")
+    ] = 32 * MIB
     max_points: Annotated[int, Field(ge=1, description="points of one file; while it is answered they take up to 64 bytes each")] = (
         50_000_000
     )
