@@ -309,7 +309,7 @@ def test_a_body_shorter_than_announced(segment_settings: Settings, serve: Serve)
     body, headers = body_of({"points": POINTS})
     quick = segment_settings.model_copy(update={"body_pause_seconds": 0.3})
     with serve(create_app(quick)) as client, socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
-        head = f"POST {address('streets')} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body) + 1}\r\n"
+        head = f"POST {address('streets')} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body) + 1}\r\n"
         head += f"{HEADER_LENGTH}: {headers[HEADER_LENGTH]}\r\n\r\n"
         connection.settimeout(30)
         connection.sendall(head.encode() + body)
