@@ -73,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         scheduler=scheduler,
         uploads=Uploads(settings),
         jobs=Jobs(settings, telemetry),
+        key_ring=ring,
         readers=CapacityLimiter(settings.readers),
         large_readers=CapacityLimiter(LARGE_READERS),
         tilers=CapacityLimiter(settings.readers),
@@ -112,7 +113,6 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
-    app.state.key_ring = ring
     app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
     app.add_middleware(AccessMiddleware, ring=ring, doors=Doors(settings), strangers=settings.allow_anonymous)
     app.add_middleware(

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from models.manifest import Task
 from service.admission import LARGE_BYTES, Admission, Ticket
+from service.auth.key_ring import KeyRing
 from service.jobs.jobs import Jobs
 from service.listing import Listing
 from service.pool import Live, NotLoaded, Pool
@@ -39,6 +40,7 @@ class Context:
     scheduler: Scheduler
     uploads: Uploads
     jobs: Jobs
+    key_ring: KeyRing
     readers: CapacityLimiter  # threads that parse and voxelize
     large_readers: CapacityLimiter  # the same for large files, which would keep small ones waiting
     tilers: CapacityLimiter  # threads that voxelize the tiles of large clouds

@@ -70,7 +70,7 @@ class AccessMiddleware:
         state["key_id"] = key.id
         if wanted not in key.scopes:
             raise Forbidden(f"this needs a key with the scope {wanted}; the key {key.id} has {', '.join(key.scopes)}", where="scope")
-        state["allowance"] = self._ring.allowance(key)
+        state["allowance"] = self._ring.allowance(key.id)
 
     def _key_of(self, headers: list[tuple[bytes, bytes]]) -> keys.Key:
         """Raises: Unauthorized, which does not say what was wrong with the key."""

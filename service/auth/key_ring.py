@@ -42,8 +42,9 @@ class KeyRing:
         key = self._keys.find(presented)
         return None if key is None or key.expired(datetime.now(UTC)) else key
 
-    def allowance(self, key: Key) -> Allowance | None:
-        return self._allowances.get(key.id)
+    def allowance(self, key_id: str) -> Allowance | None:
+        """What pays for the points of a key; None if it has no rate, and if there is no such key any more."""
+        return self._allowances.get(key_id)
 
     async def follow(self) -> None:
         """Take over what changes in the file, for ever. Of a damaged or absent one the log tells, and the keys before it stay."""

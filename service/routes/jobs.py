@@ -59,7 +59,7 @@ async def submit(request: Request, context: Loaded, options: Annotated[SegmentOp
     owner, key = owner_of(request), key_of(request)
     asked = options.format or accepted(request.headers.get("accept", ""))
     size = announced_bytes(request.headers)
-    with context.jobs.intake.key_held(owner, key), context.admission.enter(size) as ticket:
+    with context.jobs.intake.key_held(owner, key), context.admission.enter(size, request.state.allowance) as ticket:
         before = await context.jobs.intake.of_key(owner, key)
         if before is None:
             context.jobs.intake.check_room(size or 0)
@@ -150,7 +150,7 @@ async def delete_job(request: Request, id: JobId, context: Loaded) -> JobInfo:
 
 def owner_of(request: Request) -> str:
     """Whose jobs a request may see."""
-    return str(getattr(request.state, "key_id", ""))
+    return str(request.state.key_id)
 
 
 def key_of(request: Request) -> str | None:
