@@ -32,6 +32,7 @@ from service.problems import describe_problems, on_bad_option, on_fip_error, on_
 from service.routes import aliases, classify, docs, health, jobs, metrics, models, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
+from service.shadow import Shadow
 from service.telemetry import Telemetry
 from service.tracing import open_tracing
 from service.uploads import Uploads
@@ -73,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         scheduler=scheduler,
         uploads=Uploads(settings),
         jobs=Jobs(settings, telemetry),
-        key_ring=ring,
+        keys=ring,
         readers=CapacityLimiter(settings.readers),
         large_readers=CapacityLimiter(LARGE_READERS),
         tilers=CapacityLimiter(settings.readers),
@@ -81,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
         loads=CapacityLimiter(LOADS),
         encoders=CapacityLimiter(settings.readers),
     )
+
+    shadow = Shadow(context)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -99,6 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
                 context.lifecycle.phase = "draining"
                 background.cancel_scope.cancel()
         finally:
+            await shadow.close()
             await context.jobs.close()
             await context.scheduler.close()
             await to_thread.run_sync(device.close)
@@ -112,7 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("fip-server"),
         lifespan=lifespan,
     )
-    app.state.context = context
+    app.state.context, app.state.shadow = context, shadow
     app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
     app.add_middleware(AccessMiddleware, ring=ring, doors=Doors(settings), strangers=settings.allow_anonymous)
     app.add_middleware(

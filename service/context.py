@@ -40,7 +40,7 @@ class Context:
     scheduler: Scheduler
     uploads: Uploads
     jobs: Jobs
-    key_ring: KeyRing
+    keys: KeyRing
     readers: CapacityLimiter  # threads that parse and voxelize
     large_readers: CapacityLimiter  # the same for large files, which would keep small ones waiting
     tilers: CapacityLimiter  # threads that voxelize the tiles of large clouds

@@ -144,7 +144,7 @@ def _serve(settings: Settings) -> int:
     connections.most = room_for(settings.max_connections)
     listeners = _listen(settings.host, settings.port)
     check_reach((str(each.getsockname()[0]) for each in listeners), settings)
-    context.key_ring.load()  # here, not only in the lifespan, so that what is damaged ends in one line and an exit status
+    context.keys.load()  # here, not only in the lifespan, so that what is damaged ends in one line and an exit status
     context.jobs.rows.open()
     context.pool.load()
     server = Server(app, connections)

@@ -12,8 +12,10 @@ from pydantic import AfterValidator, DirectoryPath, Field, FilePath
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.errors import BadModelName
 from models.manifest import Precision
 from models.registry.address import is_address
+from models.registry.reference import parse_reference
 from models.tiling import TILE
 
 MIB = 1 << 20
@@ -35,6 +37,15 @@ def _address(text: str | None) -> str | None:
     if text is None or is_address(text):
         return text
     raise PydanticCustomError("registry", "{text} is neither a folder that exists nor an http:// or https:// address", {"text": repr(text)})
+
+
+def _reference(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            parse_reference(text)
+        except BadModelName as error:
+            raise PydanticCustomError("reference", "{detail}", {"detail": error.detail}) from error
+    return text
 
 
 class Settings(BaseSettings):
@@ -75,6 +86,12 @@ class Settings(BaseSettings):
     model_memory_bytes: Annotated[
         int, Field(ge=1, description="memory for the weights of all models on the device; who was asked for longest ago makes room")
     ] = 4096 * MIB
+    shadow: Annotated[
+        str | None,
+        AfterValidator(_reference),
+        Field(description="candidate, NAME@ALIAS or NAME:VERSION, that runs unseen on a share of what model NAME answers"),
+    ] = None
+    shadow_share: Annotated[float, Field(ge=0, le=1, description="that share; how often the two agree is in the metrics")] = 0.1
     device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"

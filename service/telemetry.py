@@ -62,6 +62,19 @@ class Telemetry:
         self.model_swaps = Counter(
             "fip_model_swaps", "New versions that took the place of others under a reference", ("model",), registry=self.registry
         )
+        versions = ("model", "version", "shadow")
+        self.shadow_requests = Counter(
+            "fip_shadow_requests", "Requests chosen for the candidate beside the model", (*versions, "outcome"), registry=self.registry
+        )
+        self.shadow_answers = Counter(
+            "fip_shadow_answers",
+            "Answers compared: of a cloud one, or one for every point",
+            versions,
+            registry=self.registry,
+        )
+        self.shadow_agreed = Counter(
+            "fip_shadow_answers_agreed", "Those in which the candidate agreed with the model", versions, registry=self.registry
+        )
         self.jobs = Gauge("fip_jobs", "Jobs that are known, by state", ("state",), registry=self.registry)
         self.job_duration = Histogram(
             "fip_job_duration_seconds",

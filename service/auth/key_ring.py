@@ -43,7 +43,7 @@ class KeyRing:
         return None if key is None or key.expired(datetime.now(UTC)) else key
 
     def allowance(self, key_id: str) -> Allowance | None:
-        """What pays for the points of a key; None if it has no rate, and if there is no such key any more."""
+        """None of a key that may send as much as it likes, or that is no more."""
         return self._allowances.get(key_id)
 
     async def follow(self) -> None:

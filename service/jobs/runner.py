@@ -103,7 +103,7 @@ class Runner:
 
     def _pay(self, running: Running, points: int) -> None:
         """Once a run, from what its key may send: the next requests wait for it."""
-        if not running.paid and (allowance := self._context.key_ring.allowance(running.job.owner)) is not None:
+        if not running.paid and (allowance := self._context.keys.allowance(running.job.owner)) is not None:
             allowance.take(points)
         running.paid = True
 

@@ -25,6 +25,7 @@ from service.routes.upload_parts import (
 )
 from service.schemas import SegmentAnswer, SegmentOptions
 from service.segmentation import JSON_NAME, MEDIA_TYPES, answer_headers, in_parts, read_points, write_segmented
+from service.shadow import shadow_of
 
 router = APIRouter(prefix="/v1", tags=["segment"], route_class=FileRoute)
 
@@ -79,6 +80,8 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
                 found = await in_parts(read, model, context, timings)
                 write = partial(write_segmented, asked, model, read, found, timings)
                 body = await to_thread.run_sync(partial(AnswerFile, context.settings.spool_dir, write), limiter=context.encoders)
+    if (shadow := shadow_of(request)).chosen(model):
+        shadow.segment(model, read.cloud, options, found.labels)
     headers = answer_headers(upload.name, model, read, found, timings)
     return InPieces(body, headers, MEDIA_TYPES[read.fmt], context.admission.hold_answer(body.size))
 

@@ -251,4 +251,4 @@ def test_no_start_with_a_damaged_file(locked: FastAPI, key_file: Path) -> None:
 
     key_file.write_text("nothing")
     with pytest.raises(BadKeyFile):
-        locked.state.context.key_ring.load()
+        locked.state.context.keys.load()
