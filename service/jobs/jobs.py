@@ -25,11 +25,12 @@ THREADS = 4  # that open and remove files
 
 @dataclass
 class Running:
-    """The job that is being run. scope: cancelled to end its run; progress: how far it is."""
+    """The job that is being run. scope: cancelled to end its run; progress: how far it is; paid: its points have been."""
 
     job: Job
     scope: CancelScope
     progress: Callable[[], JobProgress | None] = lambda: None
+    paid: bool = False
 
 
 class Jobs:

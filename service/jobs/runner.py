@@ -70,9 +70,8 @@ class Runner:
             sent = KeptFile(held, self._jobs.rows.files, job)
             work = partial(read_points, held, sent, model, asked.options, asked.format, timings, context.settings)
             read = await to_thread.run_sync(work, limiter=context.readers_of(asked.bytes))
-            if (allowance := context.keys.allowance(job.owner)) is not None:
-                allowance.take(len(read.cloud))
             await self._room(held, read)
+            self._pay(running, len(read.cloud))
             found = await in_parts(read, model, context, timings, progress)
             write = partial(write_segmented, asked.format, model, read, found, timings)
             kept = await to_thread.run_sync(self._jobs.keep_result, job, write, limiter=context.encoders)
@@ -101,6 +100,12 @@ class Runner:
                 await asyncio.sleep(ROOM_S)
             else:
                 return
+
+    def _pay(self, running: Running, points: int) -> None:
+        """Once a run, from what its key may send: the next requests wait for it."""
+        if not running.paid and (allowance := self._context.keys.allowance(running.job.owner)) is not None:
+            allowance.take(points)
+        running.paid = True
 
 
 @dataclass

@@ -150,7 +150,7 @@ async def delete_job(request: Request, id: JobId, context: Loaded) -> JobInfo:
 
 def owner_of(request: Request) -> str:
     """Whose jobs a request may see."""
-    return str(getattr(request.state, "key_id", ""))
+    return str(request.state.key_id)
 
 
 def key_of(request: Request) -> str | None:

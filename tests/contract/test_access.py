@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -148,13 +149,17 @@ def log() -> Iterator[io.StringIO]:
     logger.setLevel(level)
 
 
+def told_more(log: io.StringIO, before: int) -> bool:
+    return log.getvalue().count("keys not taken over") > before
+
+
 def test_a_damaged_file_leaves_the_old_keys(locked: FastAPI, serve: Serve, make: Make, key_file: Path, log: io.StringIO) -> None:
     good = make()
     with serve(locked) as client:
         for damaged in ("{", None):
             before = log.getvalue().count("keys not taken over")
             key_file.unlink() if damaged is None else key_file.write_text(damaged)
-            until(lambda before=before: log.getvalue().count("keys not taken over") > before, "it is noticed")  # type: ignore[misc]
+            until(partial(told_more, log, before), "it is noticed")
             assert client.get(READY, headers=good).status_code == 200
             assert client.get(READY).status_code == 401
         again = make()
@@ -188,6 +193,24 @@ def test_a_segmented_cloud_is_paid_for(segment_settings: Settings, serve: Serve,
         asked = [client.post("/v1/segment?input_format=bin", content=scan, headers=limited) for _ in range(2)]
     assert [answer.status_code for answer in asked] == [200, 429]
     assert 100 < int(asked[1].headers["Retry-After"]) <= (3000 - 200) / 20
+
+
+def test_a_job_is_paid_for_and_is_its_key_s_alone(
+    segment_settings: Settings, serve: Serve, make: Make, key_file: Path, tmp_path: Path, scan: bytes
+) -> None:
+    limited, other = make(rate=20), make()
+    app = create_app(segment_settings.model_copy(update={"keys": key_file, "jobs_dir": tmp_path / "jobs"}))
+    with serve(app) as client:
+        job = client.post("/v1/jobs?input_format=bin", content=scan, headers=limited)
+        assert job.status_code == 202
+        address = job.headers["Location"]
+        until(lambda: client.get(address, headers=limited).json()["state"] == "done", "it is done")
+        refused = client.post("/v1/jobs?input_format=bin", content=scan, headers=limited)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert 100 < int(refused.headers["Retry-After"]) <= (3000 - 200) / 20
+        assert client.get(address, headers=other).status_code == 404
+        assert client.get("/v1/jobs", headers=other).json() == {"jobs": []}
+        assert client.get(address).status_code == 401
 
 
 def test_who_has_no_key_moves_nothing_where_others_can_reach(tiny_settings: Settings, serve: Serve) -> None:

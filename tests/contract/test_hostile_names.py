@@ -128,18 +128,13 @@ def test_ten_thousand(
     locked: bool, watch: Watch, log: io.StringIO, segment_registry: Path, serve: Serve, tmp_path: Path, ball: Callable[[int], bytes]
 ) -> None:
     home = tmp_path / "home"
-    for name in ("keys", "spool"):
+    for name in ("keys", "spool", "jobs"):
         (home / name).mkdir(parents=True)
     (segment_registry.parent / CANARY).mkdir(exist_ok=True)
     text, key = new_key("all", SCOPES, None, None)
     add_key(home / "keys" / "keys.json", key)
-    given = {
-        "registry": str(segment_registry),
-        "model": "tiny",
-        "spool_dir": home / "spool",
-        "body_pause_seconds": 0.3,
-        "lookup_seconds": 0,
-    }
+    given = {"registry": str(segment_registry), "model": "tiny", "spool_dir": home / "spool", "jobs_dir": home / "jobs"}
+    given |= {"body_pause_seconds": 0.3, "lookup_seconds": 0}
     app = create_app(Settings.model_validate(given | ({"keys": home / "keys" / "keys.json"} if locked else {})))
     opener = text.encode() if locked else b""
     before = {each: sorted(each.iterdir()) for each in (segment_registry.parent, segment_registry, home, home / "keys")}
