@@ -247,7 +247,7 @@ def test_removing_a_result(client: httpx.Client, folder: Path, scan: bytes) -> N
 
 
 def test_results_expire_and_are_forgotten(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    with serve(make(job_seconds=2.0)) as client:
+    with serve(make(job_seconds=2)) as client:
         job = submitted(client, scan)
         ended(client, job, "expired")
         assert not (folder / job["id"]).exists()
