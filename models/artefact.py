@@ -8,6 +8,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -110,14 +111,23 @@ def _is_json(path: Path, head: bytes) -> bool:
 
 
 def _is_yaml(path: Path, head: bytes) -> bool:
-    """A mapping of plain values: no tags, which name types, and no aliases, with which a few bytes become any amount of memory."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if any(isinstance(token, yaml.TagToken | yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            return False
-        return isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.MappingNode)
+        return _is_plain_mapping(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, yaml.YAMLError):
         return False
+
+
+@lru_cache(maxsize=256)  # models are loaded again and again where memory is short, and Python's YAML is slow
+def _is_plain_mapping(text: str) -> bool:
+    """A mapping of plain values: no tags, which name types, no aliases, with which a few bytes become any amount of memory, and not nested
+    for ever, which takes as long. Raises: ValueError, RecursionError, yaml.YAMLError.
+    """
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        depth += isinstance(token, OPENS) - isinstance(token, CLOSES)
+        if depth > DEEPEST or isinstance(token, yaml.TagToken | yaml.AliasToken):
+            return False
+    return isinstance(yaml.compose(text, Loader=yaml.SafeLoader), yaml.MappingNode)
 
 
 def _is_markdown(path: Path, head: bytes) -> bool:
@@ -128,6 +138,9 @@ def _is_markdown(path: Path, head: bytes) -> bool:
         return False
 
 
+OPENS = (yaml.BlockMappingStartToken, yaml.BlockSequenceStartToken, yaml.FlowMappingStartToken, yaml.FlowSequenceStartToken)
+CLOSES = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+DEEPEST = 50
 TEXTS = (".json", ".md", ".yaml")
 KINDS: dict[str, Callable[[Path, bytes], bool]] = {
     ".safetensors": _is_safetensors,

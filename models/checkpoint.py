@@ -1,11 +1,12 @@
 """Weights in and out of a checkpoint folder (see models.artefact for its files). Nothing here can unpickle."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import nn
 
@@ -15,6 +16,8 @@ from models.manifest import Manifest
 from models.sparse.nn import ties_of
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+FLOAT_BYTES = 4
+PACKED_WIDTH = 32  # the most columns that an engine rounds a filter up to
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if odd:
         raise BadCheckpoint(f"weights are float32, float16 or bfloat16, found {odd[0]}", where=str(folder / WEIGHTS))
     return Checkpoint(manifest, tensors, digest)
+
+
+def loading_bytes(folder: Path) -> int:
+    """Memory that the net of a checkpoint takes at most while it is loaded: its weights, and a snapshot of them in an engine's layout.
+
+    Raises: BadCheckpoint (no safetensors file).
+    """
+    try:
+        with safe_open(folder / WEIGHTS, framework="numpy") as file:
+            shapes: list[list[int]] = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  # it is no mapping
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(f"not a safetensors file: {error}", where=str(folder / WEIGHTS)) from error
+    rows = sum(math.prod(shape[:-1]) * (-(-shape[-1] // PACKED_WIDTH) * PACKED_WIDTH) for shape in shapes if shape)
+    return FLOAT_BYTES * (rows + sum(math.prod(shape) for shape in shapes))
 
 
 def _stored(tensor: torch.Tensor, half: bool) -> torch.Tensor:

@@ -35,10 +35,16 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file by new content, all at once and durably. Whoever writes the same file must hold the same lock."""
+def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Replace a file by new content, all at once and durably. Whoever writes the same file must hold the same lock.
+
+    mode: its permissions, from the first byte on; None leaves them to the umask.
+    """
     part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    if mode is not None:  # what a process that was killed left may be open to all
+        part.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with os.fdopen(os.open(part, flags, 0o666 if mode is None else mode), "wb") as file:
         file.write(content)
         sync(file)
     part.replace(path)

@@ -13,7 +13,7 @@ from models.checkpoint import load_checkpoint
 from models.manifest import Manifest, Precision
 from models.processor import Classification, Processor, Segmentation
 from models.sparse.backends import engine_for
-from models.sparse.nn import prepare_inference
+from models.sparse.nn import bytes_of, forget_folded, prepare_inference
 from models.sparse.tensor import SparseTensor, collate
 from models.unet3d import UNet3d, reach_of
 from models.voxelize import Voxels
@@ -59,6 +59,13 @@ class Predictor(Processor):
         """Have something called before every layer of every forward pass: a long one need not keep everything else waiting."""
         for module in self._net.modules():
             module.register_forward_pre_hook(lambda _module, _inputs: call())
+
+    def settle(self) -> int:
+        """Let go of what the passes to come do not need, after at least one, and nothing else is asked of the net from then on; the bytes
+        that its weights take.
+        """
+        forget_folded(self._net)
+        return bytes_of(self._net)
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from service.auth.allowance import Allowance
 from service.problems import Overloaded
 from service.settings import Settings
 
@@ -29,8 +30,9 @@ LONGEST_RETRY_S = 60.0
 class Ticket:
     """What one request holds. Event loop only."""
 
-    def __init__(self, house: "Admission") -> None:
-        self._house = house
+    def __init__(self, house: "Admission", allowance: Allowance | None = None) -> None:
+        """allowance: pays for its points."""
+        self._house, self._allowance = house, allowance
         self.bytes, self.points, self.inside, self.arrived, self.small, self.in_line = 0, 0, False, False, True, False
         self.announced = False
         self.came_s = time.monotonic()
@@ -54,6 +56,10 @@ class Ticket:
             self._house.bytes += count - self.bytes
             self.bytes = count
 
+    def step_aside(self) -> None:
+        """It waits for something else than the device, and nobody should be kept out because of it; `take_place` ends that."""
+        self._house.out_of_line(self)
+
     def take_place(self) -> None:
         """Its file is whole, and there is work to do. Raises: Overloaded (it took long to come, and its place was given away)."""
         self.arrived = True
@@ -67,6 +73,8 @@ class Ticket:
         self._house.check_points(count, large=self.bytes > LARGE_BYTES)
         self._house.points += count
         self.points = count
+        if self._allowance is not None:
+            self._allowance.take(count)
 
 
 class Admission:
@@ -93,12 +101,16 @@ class Admission:
         self._last_s = 0.0  # when the last one left, or the first one came
 
     @contextmanager
-    def enter(self, announced_bytes: int | None) -> Iterator[Ticket]:
-        """Around a request. Its place is kept for a moment while its file is on its way, which may never arrive; after that it holds
-        the bytes that have come, and nobody else is kept out. Raises: Overloaded (better said before the file is sent).
+    def enter(self, announced_bytes: int | None, allowance: Allowance | None = None) -> Iterator[Ticket]:
+        """Around a request. allowance: of its key, which pays for its points. Its place is kept for a moment while its file is on its
+        way, which may never arrive; after that it holds the bytes that have come, and nobody else is kept out.
+
+        Raises: RateLimited, Overloaded (better said before the file is sent).
         """
+        if allowance is not None:
+            allowance.check()
         self.check(announced_bytes)
-        ticket = Ticket(self)
+        ticket = Ticket(self, allowance)
         ticket.announced = announced_bytes is not None
         ticket.small = announced_bytes is None or announced_bytes <= LARGE_BYTES
         self.let_in(ticket)
@@ -111,7 +123,7 @@ class Admission:
             self.bytes -= ticket.bytes
             self.points -= ticket.points
             ticket.arrived = True  # nothing is kept for it any more
-            self._out_of_line(ticket)
+            self.out_of_line(ticket)
             if ticket.inside:
                 self._left()
 
@@ -190,7 +202,7 @@ class Admission:
         now = time.monotonic()
         while self._expected and (self._expected[0].arrived or now - self._expected[0].came_s > EXPECTED_S):
             if not (ticket := self._expected.popleft()).arrived:
-                self._out_of_line(ticket)
+                self.out_of_line(ticket)
         while self._kept and (self._kept[0].arrived or now - self._kept[0].came_s > KEPT_S):
             if not (ticket := self._kept.popleft()).arrived:
                 self._give_up_place(ticket)
@@ -210,7 +222,7 @@ class Admission:
     def _full(self, detail: str) -> Overloaded:
         return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)
 
-    def _out_of_line(self, ticket: Ticket) -> None:
+    def out_of_line(self, ticket: Ticket) -> None:
         if ticket.in_line:
             ticket.in_line = False
             self._line_is(self._small - 1)

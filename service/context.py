@@ -8,11 +8,12 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from models.manifest import Task
-from service.admission import LARGE_BYTES, Admission
+from service.admission import LARGE_BYTES, Admission, Ticket
+from service.auth.key_ring import KeyRing
 from service.jobs.jobs import Jobs
+from service.listing import Listing
 from service.pool import Live, NotLoaded, Pool
 from service.problems import NotReady
-from service.recent import Recent
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -34,11 +35,12 @@ class Context:
     lifecycle: Lifecycle
     device: Device
     pool: Pool
-    recent: Recent
+    listing: Listing
     admission: Admission
     scheduler: Scheduler
     uploads: Uploads
     jobs: Jobs
+    keys: KeyRing
     readers: CapacityLimiter  # threads that parse and voxelize
     large_readers: CapacityLimiter  # the same for large files, which would keep small ones waiting
     tilers: CapacityLimiter  # threads that voxelize the tiles of large clouds
@@ -46,15 +48,16 @@ class Context:
     loads: CapacityLimiter  # threads that wait for a model to be loaded, which look-ups of others must not wait for
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
-    async def model(self, reference: str | None, task: Task) -> Live:
-        """The model of a reference (see Pool.get), as it was found by this request or by one shortly before."""
-        live = self.recent.get(reference, task)
-        if live is None or not self.device.has(live.key):
+    async def model(self, reference: str | None, task: Task, ticket: Ticket | None = None) -> Live:
+        """The model of a reference (see Pool.get); one that has to be loaded is waited for beside the line."""
+        live = self.pool.now(reference, task)
+        if live is None:
             try:
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
             except NotLoaded:
+                if ticket is not None:
+                    ticket.step_aside()
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
-            self.recent.keep(reference, task, live)
         return live
 
     def readers_of(self, size: int) -> CapacityLimiter:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import BadOption
 from service.announced import announced_bytes
+from service.auth.headers import secure
 from service.problems import DeadlineExceeded, from_error, unexpected
 from service.request_log import QUIET, UNMATCHED, Outcome, request_id_of, tell
 from service.telemetry import Telemetry, Timings
@@ -95,6 +96,7 @@ class RequestMiddleware:
             state.get("model_used", ("", "")),
             stage,
             timings.facts,
+            state.get("key_id") or None,
         )
         tell(outcome, self._telemetry, trace)
 
@@ -149,6 +151,7 @@ class Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.request_id
+            secure(message["headers"], self._asgi_scope["path"])
             self._left_to_send = announced_bytes(headers)
         await self._send(message)
         if message["type"] == "http.response.start" or message.get("body"):  # the empty end may come much later, see Lingering

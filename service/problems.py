@@ -70,6 +70,36 @@ class Overloaded(FipError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(Overloaded):
+    """The key has sent more points than it may for the time being."""
+
+    code = "rate_limited"
+
+
+class Unauthorized(errors.InputError):
+    """No key, or one that is unknown, revoked or expired."""
+
+    code = "unauthorized"
+
+
+class Forbidden(errors.InputError):
+    """A key that does not open this."""
+
+    code = "forbidden"
+
+
+class ForeignOrigin(errors.InputError):
+    """A page of another site asks through somebody's browser."""
+
+    code = "foreign_origin"
+
+
+class ForeignHost(errors.InputError):
+    """The request was meant for another name."""
+
+    code = "foreign_host"
+
+
 class DeadlineExceeded(FipError):
     """The time that the client gave, or the longest that the service takes, is over."""
 
@@ -86,6 +116,12 @@ class WorkerFailed(FipError):
     """A forward pass failed in a way nobody foresaw, or took the worker down with it each time it was tried."""
 
     code = "worker_failed"
+
+
+class ModelTooLarge(errors.ModelError):
+    """A model needs more memory than all models together may take."""
+
+    code = "model_too_large"
 
 
 class NotReady(FipError):
@@ -150,11 +186,16 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     errors.WrongTask: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.AliasConflict: HTTPStatus.CONFLICT,
     errors.RegistryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    Unauthorized: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    ForeignOrigin: HTTPStatus.FORBIDDEN,
+    ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     SlowBody: HTTPStatus.REQUEST_TIMEOUT,
     SpoolFull: HTTPStatus.INSUFFICIENT_STORAGE,
     OutOfMemory: HTTPStatus.INSUFFICIENT_STORAGE,
+    ModelTooLarge: HTTPStatus.INSUFFICIENT_STORAGE,
     DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     Overloaded: HTTPStatus.TOO_MANY_REQUESTS,
     NotReady: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -260,6 +301,8 @@ def from_error(error: FipError, *, sending: bool = False) -> Response:
     headers: dict[str, str] = {}
     if status in BUSY and not isinstance(error, JobsOff):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else RETRY_AFTER_S)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
     if sending or isinstance(error, (BodyTooLarge, SlowBody, SpoolFull)):
         headers["Connection"] = "close"
         return Lingering(problem(status, error.code, error.detail, where=error.where, headers=headers))

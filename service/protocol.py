@@ -17,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from service.auth.headers import ANSWER
 from service.connections import Connections
 from service.discard import Discard, discard
 from service.doorman import Doorman
@@ -287,7 +288,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def _as_bytes(answer: Response, headers: list[tuple[bytes, bytes]]) -> bytes:
-    lines = [b"%s: %s\r\n" % header for header in (*headers, *answer.raw_headers)]
+    lines = [b"%s: %s\r\n" % header for header in (*headers, *answer.raw_headers, *ANSWER)]
     return b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)])
 
 

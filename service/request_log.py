@@ -21,7 +21,7 @@ QUIET = ("/health/", "/metrics")  # asked every few seconds by machines
 class Outcome:
     """How a request ended. method, path: empty of what never became one; route: the pattern of its address, or UNMATCHED; code: of the
     problem that it was refused with; model: name and version that answered; stage: where it was when its client left or its time was
-    over; facts: numbers of its cloud.
+    over; facts: numbers of its cloud; key: the id of the one that it came with.
     """
 
     request_id: str
@@ -34,6 +34,7 @@ class Outcome:
     model: tuple[str, str] = ("", "")
     stage: str | None = None
     facts: Mapping[str, int] = field(default_factory=dict)
+    key: str | None = None
 
 
 def request_id_of(headers: Headers) -> str:
@@ -59,6 +60,7 @@ def tell(outcome: Outcome, telemetry: Telemetry, trace: RequestTrace) -> None:
         "path": outcome.path or None,
         "status": outcome.status,
         "code": outcome.code,
+        "key": outcome.key,
         "model": model,
         "ms": round(outcome.seconds * 1000, 3),
         "stage": outcome.stage,

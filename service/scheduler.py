@@ -68,6 +68,11 @@ class Scheduler:
         now = time.perf_counter()
         return sum(max(until_s - now, 0.0) for until_s in self._under_way.values()) + self._line.seconds_waiting()
 
+    @property
+    def idle(self) -> bool:
+        """Whether the device has nothing to do, and nobody is about to have it."""
+        return not self._under_way and not self._coming and not len(self._line)
+
     @contextmanager
     def coming(self) -> Iterator[None]:
         """Around what a request does before it gets in line: a device that is free waits a moment for it."""

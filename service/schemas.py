@@ -121,6 +121,15 @@ class ModelList(Shape):
     damaged: tuple[DamagedModel, ...]
 
 
+class AliasMoved(Shape):
+    """Where an alias points now, which is loaded and answers, and where it pointed before."""
+
+    name: str
+    alias: str
+    version: str
+    before: str | None
+
+
 class Prediction(Shape):
     label: str
     index: int

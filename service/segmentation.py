@@ -101,7 +101,7 @@ async def in_parts(
     while True:
         sizes: list[int] = []
         try:
-            return await _part_after_part(work, model, context, timings, sizes, progress)
+            return await through_the_net(work, model, context, timings, sizes, progress)
         except OutOfMemory as error:
             smaller = TileSize(sizes[-1] // 2, context.settings.tile_halo)
             if smaller.voxels < LEAST_TILE:
@@ -117,10 +117,15 @@ def _cut(read: ReadPoints, tile: TileSize, timings: Timings) -> Segmenting:
         return read.cut(tile)
 
 
-async def _part_after_part(
-    work: Segmenting, model: Live, context: Context, timings: Timings, sizes: list[int], progress: Callable[[int, int], None]
+async def through_the_net(
+    work: Segmenting,
+    model: Live,
+    context: Context,
+    timings: Timings,
+    sizes: list[int],
+    progress: Callable[[int, int], None] = lambda _done, _parts: None,
 ) -> Segmentation:
-    """One forward pass after the other, each in its turn among the other requests. sizes: gets the voxels of each."""
+    """One forward pass after the other, each in its turn among the other requests. sizes: gets the voxels of each. Raises: OutOfMemory."""
 
     def voxels_of(part: int) -> Voxels:
         with timings.stage("voxelize"):

@@ -1,7 +1,6 @@
 """uvicorn around the app: the line that says where it is, logs as JSON lines, and a quiet end on SIGTERM."""
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -23,17 +22,18 @@ from fastapi import FastAPI
 from models.cache import cache_dir
 from models.errors import BadOption
 from service.app import create_app
+from service.auth.doors import check_reach
 from service.connections import Connections, Listener, listen, room_for
 from service.context import Context
 from service.doorman import Doorman
 from service.logs import configure_logs
+from service.memory import one_heap
 from service.protocol import BoundedHttp
 from service.settings import Settings, mistyped
 
 LOG = logging.getLogger("fip.service")
 EXIT_STOPPED, EXIT_FAILED = 0, 1
 SWITCH_S = 0.0005  # how long a thread that computes keeps the event loop waiting, at each of its system calls; Python's own 5 ms add up
-M_ARENA_MAX = -8  # of mallopt(3)
 LAST_S = 1  # for requests to end after their connections
 
 
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             models = self._context.pool.load()
-            [engine, *_] = [model.engine for model in models.values()]
+            [engine, *_] = models.values()
             print(f"fip serve: http://{address} answers with {' and '.join(models)}, convolutions by {engine}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -118,16 +118,18 @@ def configure(app: FastAPI, connections: Connections, lifespan: Literal["on", "o
         loop="asyncio",
         lifespan=lifespan,
         ws="none",
+        server_header=False,
     )
 
 
 def run(settings: Settings) -> int:
     """Serve until told to stop; the exit status.
 
-    Raises: BadOption (nothing can listen there), ModelError (no model to serve, or a damaged one).
+    Raises: BadOption (nothing can listen there, or anybody could ask), BadKeyFile, ModelError (no model to serve, or a damaged one).
     """
     configure_logs()
-    _keep_memory()
+    if "MALLOC_ARENA_MAX" not in os.environ:  # somebody knows better
+        one_heap()
     sys.setswitchinterval(SWITCH_S)
     for variable, setting in mistyped(os.environ):
         LOG.warning("%s is no setting; did you mean %s?", variable, setting)
@@ -141,8 +143,10 @@ def _serve(settings: Settings) -> int:
     connections = Connections(settings, context.telemetry.registry)
     connections.most = room_for(settings.max_connections)
     listeners = _listen(settings.host, settings.port)
+    check_reach((str(each.getsockname()[0]) for each in listeners), settings)
+    context.keys.load()  # here, not only in the lifespan, so that what is damaged ends in one line and an exit status
     context.jobs.rows.open()
-    context.pool.load()  # here, not in the lifespan, so that a damaged model ends in one line and an exit status
+    context.pool.load()
     server = Server(app, connections)
     # uvicorn raises the signal again after draining; by then it has been obeyed
     signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -170,14 +174,6 @@ def _with_jobs(settings: Settings, held: ExitStack) -> Settings:
         LOG.warning("no jobs: there is no folder to keep them in; set FIP_JOBS_DIR")
         return settings
     return settings.model_copy(update={"jobs_dir": folder})
-
-
-def _keep_memory() -> None:
-    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours."""
-    if "MALLOC_ARENA_MAX" in os.environ:  # somebody knows better
-        return
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(M_ARENA_MAX, 1)
 
 
 def _listen(host: str, port: int) -> list[Listener]:

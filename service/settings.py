@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, DirectoryPath, Field
+from pydantic import AfterValidator, DirectoryPath, Field, FilePath
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.errors import BadModelName
 from models.manifest import Precision
 from models.registry.address import is_address
+from models.registry.reference import parse_reference
 from models.tiling import TILE
 
 MIB = 1 << 20
@@ -23,7 +25,7 @@ PREFIX = "FIP_"
 CLOSE = 0.75  # share of letters in common from which a name passes for a mistyped one
 # Read elsewhere, or by docker-compose.yml and the tests: not settings of the service.
 OTHERS = (
-    *("FIP_CACHE", "FIP_DATA", "FIP_FILES", "FIP_GEMM", "FIP_KILLS", "FIP_MANY_FILES", "FIP_NATIVE_ISA", "FIP_NATIVE_LIBRARY"),
+    *("FIP_BIND", "FIP_CACHE", "FIP_DATA", "FIP_FILES", "FIP_GEMM", "FIP_KILLS", "FIP_MANY_FILES", "FIP_NATIVE_ISA", "FIP_NATIVE_LIBRARY"),
     *("FIP_REQUIRE_DATA", "FIP_TRAIN_DATA"),
 )
 
@@ -37,6 +39,15 @@ def _address(text: str | None) -> str | None:
     raise PydanticCustomError("registry", "{text} is neither a folder that exists nor an http:// or https:// address", {"text": repr(text)})
 
 
+def _reference(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            parse_reference(text)
+        except BadModelName as error:
+            raise PydanticCustomError("reference", "{detail}", {"detail": error.detail}) from error
+    return text
+
+
 class Settings(BaseSettings):
     """Frozen. Sizes are in bytes, times in seconds."""
 
@@ -44,6 +55,20 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    keys: Annotated[
+        FilePath | None,
+        Field(description="file of API keys, which `fip keys` makes; None asks nobody for a key, and only this machine is listened to"),
+    ] = None
+    allow_anonymous: Annotated[
+        bool, Field(description="listen to other machines although there are no keys; aliases cannot be moved then")
+    ] = False
+    hosts: Annotated[
+        str | None,
+        Field(
+            description="names by which clients know the service, with commas; others are refused then, but for those of this machine. "
+            "None refuses them only where there are no keys and only this machine is listened to"
+        ),
+    ] = None
     registry: Annotated[
         str | None,
         AfterValidator(_address),
@@ -53,8 +78,20 @@ class Settings(BaseSettings):
         str | None, Field(min_length=1, description="default model of its task, NAME[:VERSION|@ALIAS]; without it the bundled one answers")
     ] = None
     lookup_seconds: Annotated[
-        Seconds, Field(description="how long what a name or an alias stands for is remembered; 0 asks the registry at every request")
+        Seconds,
+        Field(
+            description="how often the registry is asked what names and aliases in use stand for, in the background; 0: at every request"
+        ),
     ] = 1.0
+    model_memory_bytes: Annotated[
+        int, Field(ge=1, description="memory for the weights of all models on the device; who was asked for longest ago makes room")
+    ] = 4096 * MIB
+    shadow: Annotated[
+        str | None,
+        AfterValidator(_reference),
+        Field(min_length=1, description="candidate, NAME@ALIAS or NAME:VERSION, that runs unseen on a share of what model NAME answers"),
+    ] = None
+    shadow_share: Annotated[float, Field(ge=0, le=1, description="that share; how often the two agree is in the metrics")] = 0.1
     device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"

@@ -44,6 +44,8 @@ def _range(field: Mapping[str, object]) -> Iterator[str]:
         yield "whole"
     if allowed.get("format") == "directory-path":
         yield "a folder that exists"
+    if allowed.get("format") == "file-path":
+        yield "a file that exists"
     for key, words in BOUNDS:
         if (bound := allowed.get(key)) is not None:
             yield words.format(f"{bound}{_size(bound)}")

@@ -53,6 +53,28 @@ class Telemetry:
         self.load_failures = Counter(
             "fip_model_load_failures", "Versions that did not load, each time that was tried", ("model", "version"), registry=self.registry
         )
+        self.model_memory = Gauge("fip_model_memory_bytes", "Memory that the weights of all loaded models take", registry=self.registry)
+        self.model_memory_peak = Gauge(
+            "fip_model_memory_peak_bytes", "The most that they took, with what one takes while it is loaded", registry=self.registry
+        )
+        self.model_loads = Counter("fip_model_loads", "Versions loaded", registry=self.registry)
+        self.model_evictions = Counter("fip_model_evictions", "Versions that went to make room for others", registry=self.registry)
+        self.model_swaps = Counter(
+            "fip_model_swaps", "New versions that took the place of others under a reference", ("model",), registry=self.registry
+        )
+        versions = ("model", "version", "shadow")
+        self.shadow_requests = Counter(
+            "fip_shadow_requests", "Requests chosen for the candidate beside the model", (*versions, "outcome"), registry=self.registry
+        )
+        self.shadow_answers = Counter(
+            "fip_shadow_answers",
+            "Answers compared: of a cloud one, or one for every point",
+            versions,
+            registry=self.registry,
+        )
+        self.shadow_agreed = Counter(
+            "fip_shadow_answers_agreed", "Those in which the candidate agreed with the model", versions, registry=self.registry
+        )
         self.jobs = Gauge("fip_jobs", "Jobs that are known, by state", ("state",), registry=self.registry)
         self.job_duration = Histogram(
             "fip_job_duration_seconds",

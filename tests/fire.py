@@ -11,6 +11,7 @@ import httpx
 from fastapi import FastAPI
 
 GIVE_UP_S = 30.0
+PROMPT_S = 10.0  # what is done at once takes no longer on the busiest machine, and what hangs or is quadratic does
 
 
 def worker_pid(app: FastAPI) -> int:

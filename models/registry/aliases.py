@@ -9,8 +9,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.errors import BadCheckpoint
 from models.durable import write_whole
+from models.errors import BadCheckpoint
 
 ALIASES = "aliases.json"
 

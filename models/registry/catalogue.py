@@ -9,8 +9,10 @@ from models.registry.address import is_address, is_url
 from models.registry.local import LocalRegistry
 from models.registry.protocol import CHAMPION, ModelVersion, Registry
 from models.registry.reference import Reference, parse_reference
+from models.registry.remembered import AGAIN_S, Remembered
 
 BUNDLED = Path(__file__).resolve().parent.parent / "bundled"
+KNOWN = "known.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,15 @@ class Catalogue:
 
     def __init__(self, registry: Registry | None = None, bundled: Path = BUNDLED) -> None:
         self._registries: tuple[Registry, ...] = (*([registry] if registry else []), LocalRegistry(bundled))
+
+    @property
+    def away(self) -> bool:
+        """Whether a server is away, and answered for from memory."""
+        return any(isinstance(registry, Remembered) and registry.away for registry in self._registries)
+
+    def is_bundled(self, entry: Entry) -> bool:
+        """Whether a version comes with the package, where nothing can be changed."""
+        return entry.registry is self._registries[-1]
 
     def names(self) -> tuple[str, ...]:
         """Names of all models, sorted."""
@@ -103,17 +114,21 @@ class Catalogue:
         return entry.folder(), entry
 
 
-def open_catalogue(address: str | None = None) -> Catalogue:
+def open_catalogue(address: str | None = None, *, remembered: bool = False) -> Catalogue:
     """The models of a registry, if one is given, over the bundled ones. Raises: RegistryUnavailable."""
-    return Catalogue(open_registry(address) if address is not None else None)
+    return Catalogue(open_registry(address, remembered=remembered) if address is not None else None)
 
 
-def open_registry(address: str) -> Registry:
-    """The registry at an address: a folder that exists, or the URL of an MLflow server. Raises: RegistryUnavailable."""
+def open_registry(address: str, *, remembered: bool = False) -> Registry:
+    """The registry at an address: a folder that exists, or the URL of an MLflow server. Raises: RegistryUnavailable.
+
+    remembered: a server that is away is answered for from memory (see models.registry.remembered).
+    """
     if not is_address(address):
         raise RegistryUnavailable("no such folder, and no http:// or https:// address", where=address)
     if not is_url(address):
         return LocalRegistry(Path(address))
     from models.registry.mlflow import MlflowRegistry
 
-    return MlflowRegistry(address)
+    server = MlflowRegistry(address, rest_s=AGAIN_S if remembered else 0.0)
+    return Remembered(server, server.cache / KNOWN) if remembered else server

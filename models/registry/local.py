@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.artefact import MANIFEST, read_manifest
+from models.durable import copy_synced, is_held, locked, sync_path, write_whole
 from models.errors import AliasConflict, BadCheckpoint, RegistryUnavailable, UnknownModel
 from models.manifest import Manifest
 from models.registry.aliases import read_aliases
-from models.durable import copy_synced, is_held, locked, sync_path, write_whole
 from models.registry.protocol import ModelVersion
 from models.registry.reference import check_name, is_name
 from models.registry.verify import verify

@@ -57,7 +57,8 @@ class MlflowRegistry:
     $XDG_CACHE_HOME/fip, else ~/.cache/fip. Raises: RegistryUnavailable (the address is no such URL).
     """
 
-    def __init__(self, address: str, cache: Path | None = None) -> None:
+    def __init__(self, address: str, cache: Path | None = None, rest_s: float = 0.0) -> None:
+        """rest_s: how long the server is left alone once it could not be used."""
         parts = urlsplit(address)
         if parts.username is not None or parts.password is not None:
             raise RegistryUnavailable(
@@ -67,10 +68,15 @@ class MlflowRegistry:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryUnavailable("not the http or https URL of an MLflow server", where=address)
         self.address = address.rstrip("/")
-        self._server = Server(self.address)
+        self._server = Server(self.address, rest_s=rest_s)
         self._cache = Cache((cache or cache_dir()) / "registry" / hashlib.sha256(self.address.encode()).hexdigest()[:16])
         self._digests: dict[tuple[str, int], str] = {}  # as last told by the server
         self._manifests: dict[str, Manifest] = {}  # by digest
+
+    @property
+    def cache(self) -> Path:
+        """The folder where files of this server are kept."""
+        return self._cache.root
 
     def names(self) -> tuple[str, ...]:
         stored = self._server.ask_all(

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from models.errors import RegistryUnavailable
 from models.durable import is_held, locked
+from models.errors import RegistryUnavailable
 from models.registry.mlflow_server import PAGE, Absent, Server
 
 if TYPE_CHECKING:

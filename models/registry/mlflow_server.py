@@ -6,6 +6,7 @@ MLflow's own business (`MLFLOW_TRACKING_TOKEN`, `MLFLOW_TRACKING_USERNAME`, ...)
 
 import functools
 import http.client
+import math
 import os
 import random
 import time
@@ -40,16 +41,23 @@ class Taken(Exception):
 
 
 class Server:
-    """One MLflow server. Nothing is sent before the first question. busy_s: how long it is asked again while it answers 429 or 5xx."""
+    """One MLflow server. Nothing is sent before the first question.
 
-    def __init__(self, address: str, busy_s: float = 6.0) -> None:
-        self.address, self._busy_s = address, busy_s
+    busy_s: how long it is asked again while it answers 429 or 5xx. rest_s: how long it is left alone once it could not be used.
+    """
+
+    def __init__(self, address: str, busy_s: float = 6.0, rest_s: float = 0.0) -> None:
+        self.address, self._busy_s, self._rest_s = address, busy_s, rest_s
+        self._failed: tuple[str, float] = ("", -math.inf)  # why it could not be used the last time, and when that was
 
     def ask(self, question: Callable[["MlflowClient"], T]) -> T:
         """What the server answers. A busy server is asked again, so `question` must be one that may be repeated.
 
         Raises: Absent, Taken, RegistryUnavailable.
         """
+        reason, failed_s = self._failed
+        if time.monotonic() < failed_s + self._rest_s:
+            raise self.unavailable(reason)
         client = self._client
         from mlflow.exceptions import MlflowException
 
@@ -63,7 +71,8 @@ class Server:
                 if getattr(error, "error_code", None) == "RESOURCE_ALREADY_EXISTS":
                     raise Taken from None
                 if not _passing(error) or time.monotonic() > give_up:
-                    raise self.unavailable(_reason(error)) from None  # the chain may hold request headers
+                    self._failed = _reason(error), time.monotonic()
+                    raise self.unavailable(self._failed[0]) from None  # the chain may hold request headers
             time.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, 1.0)
 

@@ -186,6 +186,20 @@ def prepare_inference(net: nn.Module) -> None:
             module._may_fold, module._folded = True, None
 
 
+def forget_folded(net: nn.Module) -> None:
+    """Let go of the weights that a pass has made snapshots of: from then on the net can do nothing but the same again, in less memory."""
+    for module in net.modules():
+        if isinstance(module, Convolution) and module._folded is not None:
+            module.weight = nn.Parameter(module.weight.new_empty(0, *module.weight.shape[1:]), requires_grad=False)
+
+
+def bytes_of(net: nn.Module) -> int:
+    """Memory that the weights of a net take, and the snapshots of them."""
+    folded = [module._folded for module in net.modules() if isinstance(module, Convolution) and module._folded is not None]
+    tensors = [*net.parameters(), *net.buffers(), *(each.packed.data for each in folded), *(each.bias for each in folded)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def conv_norm(x: SparseTensor, conv: Convolution, norm: Norm, *, residual: SparseTensor | None = None, relu: bool = False) -> SparseTensor:
     """norm(conv(x)), + residual, ReLU: in one pass where the net was prepared for inference, else one after the other."""
     engine = x.sites.engine

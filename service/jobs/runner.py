@@ -70,6 +70,8 @@ class Runner:
             sent = KeptFile(held, self._jobs.rows.files, job)
             work = partial(read_points, held, sent, model, asked.options, asked.format, timings, context.settings)
             read = await to_thread.run_sync(work, limiter=context.readers_of(asked.bytes))
+            if (allowance := context.keys.allowance(job.owner)) is not None:
+                allowance.take(len(read.cloud))
             await self._room(held, read)
             found = await in_parts(read, model, context, timings, progress)
             write = partial(write_segmented, asked.format, model, read, found, timings)

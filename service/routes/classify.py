@@ -19,6 +19,7 @@ from service.routes.upload_parts import (
     timings_of,
 )
 from service.schemas import ClassifyAnswer, ClassifyOptions, Prediction
+from service.shadow import shadow_of
 from service.telemetry import Timings, server_timing
 
 router = APIRouter(prefix="/v1", tags=["classify"], route_class=FileRoute)
@@ -37,15 +38,20 @@ async def classify(request: Request, context: Loaded, options: Annotated[Classif
     content type (`application/ply`), else told from the content.
     """
     timings = timings_of(request)
-    with context.admission.enter(announced_bytes(request.headers)) as ticket:
-        model = await context.model(options.model, "classify")
+    with context.admission.enter(announced_bytes(request.headers), request.state.allowance) as ticket:
+        model = await context.model(options.model, "classify", ticket)
         request.state.model_used = (model.ref.name, model.ref.version)
         read = await receive_voxels(request, context, model, options, ticket)
         num_points, voxels = len(read.cloud), read.voxels
+        shadow = shadow_of(request)
+        cloud = read.cloud if shadow.chosen(model) else None
         del read  # its cloud need not wait for the device
         logits = await context.scheduler.logits(model.key, voxels, len(voxels.inverse), timings, per_voxel=False)
         with timings.stage("encode"):
-            body = _encode(model, options, num_points, model.processor.answer_of_cloud(voxels, logits), timings)
+            found = model.processor.answer_of_cloud(voxels, logits)
+            body = _encode(model, options, num_points, found, timings)
+        if cloud is not None:
+            shadow.classify(model, cloud, options, found.index)
     headers = {"X-Model": f"{model.ref.name}:{model.ref.version}", "Server-Timing": server_timing(timings.ms)}
     return Response(body, headers=headers, media_type="application/json")
 

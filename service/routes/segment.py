@@ -25,6 +25,7 @@ from service.routes.upload_parts import (
 )
 from service.schemas import SegmentAnswer, SegmentOptions
 from service.segmentation import JSON_NAME, MEDIA_TYPES, answer_headers, in_parts, read_points, write_segmented
+from service.shadow import shadow_of
 
 router = APIRouter(prefix="/v1", tags=["segment"], route_class=FileRoute)
 
@@ -65,8 +66,8 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
     Of a mesh (`off`) the points are those that were drawn from its surface. Large clouds are cut into tiles, which changes no answer.
     """
     timings = timings_of(request)
-    with context.admission.enter(announced_bytes(request.headers)) as ticket:
-        model = await context.model(options.model, "segment")
+    with context.admission.enter(announced_bytes(request.headers), request.state.allowance) as ticket:
+        model = await context.model(options.model, "segment", ticket)
         request.state.model_used = (model.ref.name, model.ref.version)
         asked = options.format or accepted(request.headers.get("accept", ""))
         async with context.uploads.receive(request, options.input_format, timings, ticket) as upload:
@@ -79,6 +80,8 @@ async def segment(request: Request, context: Loaded, options: Annotated[SegmentO
                 found = await in_parts(read, model, context, timings)
                 write = partial(write_segmented, asked, model, read, found, timings)
                 body = await to_thread.run_sync(partial(AnswerFile, context.settings.spool_dir, write), limiter=context.encoders)
+    if (shadow := shadow_of(request)).chosen(model):
+        shadow.segment(model, read.cloud, options, found.labels)
     headers = answer_headers(upload.name, model, read, found, timings)
     return InPieces(body, headers, MEDIA_TYPES[read.fmt], context.admission.hold_answer(body.size))
 

@@ -44,10 +44,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Net:
-    """What the service has to know of a loaded net."""
+    """What the service has to know of a loaded net. bytes: that its weights take on the device."""
 
     reach: Reach | None
     engine: str
+    bytes: int
 
 
 class Worker:
@@ -89,7 +90,7 @@ class Worker:
         with self._managing:
             found, _ = self._ask(self._control, {**head, "engine": source.engine, "precision": source.precision}, [])
         reach = found["reach"]
-        return Net(Reach(*reach) if isinstance(reach, list) else None, str(found["engine"]))
+        return Net(Reach(*reach) if isinstance(reach, list) else None, str(found["engine"]), int(str(found["bytes"])))
 
     def drop(self, key: str) -> None:
         """Raises: WorkerLost."""

@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,8 @@ class Device:
         self._watch: threading.Thread | None = None
         self._ending = threading.Event()
         self._sources: dict[str, Source] = {}
-        self._released: deque[str] = deque()
+        self._bytes: dict[str, int] = {}
+        self._released: SimpleQueue[str] = SimpleQueue()  # may be put into from anywhere, also while garbage is collected
 
     @property
     def up(self) -> bool:
@@ -59,14 +61,13 @@ class Device:
         for _ in range(LOAD_TRIES):
             worker = self.wait()
             try:
-                self._drop_released(worker)
                 net = worker.load(source)
             except WorkerLost:
                 self._gone(worker)
                 continue
             with self._changed:
                 if self._worker is worker:
-                    self._sources[source.key] = source
+                    self._sources[source.key], self._bytes[source.key] = source, net.bytes
                     return net
         raise NotReady("the workers for the device died while a model was loaded")
 
@@ -74,9 +75,21 @@ class Device:
         """Whether the net is there, or will be as soon as there is a worker."""
         return key in self._sources
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the weights of all nets take, also of those that were released and are still there."""
+        return sum(self._bytes.values())
+
     def release(self, key: str) -> None:
-        """Nobody asks for this net any more; it goes when the next one is loaded. Does not block."""
-        self._released.append(key)
+        """Nobody asks for this net any more; it goes at the next `drop_released`. Does not block."""
+        self._released.put(key)
+
+    def drop_released(self, wait_s: float = 0.0) -> None:
+        """Give the memory of released nets back; if there are none, wait so long for one."""
+        with suppress(Empty):
+            self._drop(self._released.get(timeout=wait_s) if wait_s else self._released.get_nowait())
+            while True:
+                self._drop(self._released.get_nowait())
 
     def forward(self, key: str, batch: Sequence[Voxels], lane: Lane = "usual") -> npt.NDArray[np.float32]:
         """One forward pass (see Worker.forward). Raises: WorkerLost (once: ask again), OutOfMemory, WorkerFailed, NotReady."""
@@ -87,13 +100,15 @@ class Device:
             self._gone(worker)
             raise
 
-    def _drop_released(self, worker: Worker) -> None:
-        while self._released:
-            key = self._released.popleft()
-            with self._changed:
-                known = self._sources.pop(key, None)
-            if known is not None:
+    def _drop(self, key: str) -> None:
+        with self._changed:
+            known, worker = self._sources.pop(key, None), self._worker
+        if known is not None and worker is not None:
+            try:
                 worker.drop(key)
+            except WorkerLost:  # the next one does not load it
+                self._gone(worker)
+        self._bytes.pop(key, None)
 
     def close(self) -> None:
         """The worker ends after what it does now; one that is only being started, at once."""
@@ -181,6 +196,7 @@ class Device:
                     worker.load(source)
                 except FipError as error:  # removed or damaged since
                     self._sources.pop(source.key, None)
+                    self._bytes.pop(source.key, None)
                     LOG.error("model does not load again", extra={"fields": {"model": source.key, "error": str(error)}})
 
     def _hand_over(self, worker: Worker, loaded: set[str]) -> list[Source]:

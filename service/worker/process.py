@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,10 +28,12 @@ from models.predictor import Predictor
 from models.sparse.backends import choose
 from models.sparse.backends.arena import ARENA
 from models.voxelize import Voxels
+from service.memory import EVERY_S, give_back
 from service.worker.messages import Array, Head, PeerGone, receive, send
 
 FATAL_EXIT = 70
 PR_SET_PDEATHSIG = 1
+SWITCH_S = 0.0002  # how long a pass waits for a model that is being loaded, whenever it comes back from a convolution; Python's 5 ms add up
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
 FATAL = re.compile(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down", re.IGNORECASE)
@@ -57,6 +60,7 @@ def work(
     if setup["memory_bytes"] is not None:
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    sys.setswitchinterval(SWITCH_S)
     send(lifeline, {"pid": os.getpid()})
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
     worker = Worker(compute, express, lifeline)
@@ -76,12 +80,16 @@ class Worker:
 
     def serve_passes(self) -> None:
         """Raises: PeerGone."""
+        given_back_s = time.monotonic()
         while True:
             ready, _, _ = select.select([self._express, self._compute], [], [], IDLE_S)
             for channel in ready:
                 self._answer(channel, self._forward)
             if not ready:
                 _free()
+            elif time.monotonic() > given_back_s + EVERY_S:
+                give_back()
+                given_back_s = time.monotonic()
 
     def serve_control(self, control: socket.socket) -> None:
         with suppress(PeerGone):
@@ -121,10 +129,11 @@ class Worker:
             raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
         net = Predictor.load(folder, str(head["device"]), str(head["engine"]), cast(Precision, head["precision"]))
         net.forward([net.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
+        size = net.settle()
         net.between_layers(self._let_through)
         self._nets[key] = net
         reach = tuple(net.reach) if net.manifest.task == "segment" else None
-        return {"reach": reach, "engine": net.engine.name}, []
+        return {"reach": reach, "engine": net.engine.name, "bytes": size}, []
 
 
 def _guarded(answer: Callable[[], Answer], lifeline: socket.socket) -> Answer:
@@ -155,8 +164,7 @@ def _free() -> None:
     """Give back what was kept for the next pass."""
     gc.collect()
     ARENA.release()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

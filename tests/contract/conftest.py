@@ -1,19 +1,13 @@
 """The real app with an untrained model, behind a real socket; a real MLflow server."""
 
-import contextlib
 import importlib.metadata
 import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -29,6 +23,7 @@ from service.app import create_app
 from service.connections import Connections
 from service.server import configure
 from service.settings import Settings
+from tests.mlflow_running import MlflowServer, mlflow_running
 from tests.untrained_segmenter import save_segmenter
 
 BODY_LIMIT = 32 << 20  # test_bad_input.py goes just over it
@@ -123,14 +118,6 @@ def ball() -> Callable[[int], bytes]:
     return make
 
 
-@dataclass(frozen=True)
-class MlflowServer:
-    """address: its URL; artifacts: the folder where it keeps what is uploaded."""
-
-    address: str
-    artifacts: Path
-
-
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """An MLflow server of our own, over SQLite."""
@@ -140,30 +127,8 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
         if os.environ.get("CI") or os.environ.get("FIP_REQUIRE_DATA") == "1":
             pytest.fail("mlflow is not installed: run `make install`")
         pytest.skip("mlflow is not installed")
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    command = [sys.executable, "-m", "mlflow", "server", *store, "--workers", "1", "--host", "127.0.0.1", "--port", port]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ | quiet, start_new_session=True)
-    try:
-        _await_health(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield MlflowServer(f"http://127.0.0.1:{port}", folder / "artifacts")
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _await_health(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    give_up = time.monotonic() + 90
-    while process.poll() is None and time.monotonic() < give_up:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"the MLflow server did not start:\n{log.read_text()[-2000:]}")
+    with mlflow_running(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
 
 
 # One suite for every backend of the registry, test_registry.py: name -> the fixture that makes one.

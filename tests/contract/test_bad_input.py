@@ -136,7 +136,7 @@ def test_refused_with_a_code_and_the_service_lives_on(client: httpx.Client, case
 
 def test_too_large_is_refused_before_the_body_is_sent(client: httpx.Client) -> None:
     with connected(client) as connection:
-        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000000\r\n\r\n")
         assert read_answer(connection) == (413, "body_too_large")
 
 
@@ -144,7 +144,7 @@ def test_a_chunked_body_is_cut_at_the_limit(client: httpx.Client) -> None:
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     sent = 0
     with connected(client) as connection:
-        connection.sendall(b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         while not select.select([connection], [], [], 0)[0]:  # as long as there is no answer
             connection.sendall(chunk)
             sent += 0x10000
@@ -180,7 +180,7 @@ def test_a_head_without_an_end_is_cut(client: httpx.Client) -> None:
 def test_trailers_without_an_end_are_cut(client: httpx.Client) -> None:
     sent = 0
     with connected(client) as connection:
-        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nply\n\r\n0\r\n")
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nply\n\r\n0\r\n")
         while sent < 64 << 20 and not select.select([connection], [], [], 0)[0]:
             with contextlib.suppress(ConnectionError):
                 sent += connection.send(b"X-More: %s\r\n" % (b"x" * 1000) * 60)
@@ -200,5 +200,5 @@ def test_broken_forms(client: httpx.Client, body: bytes) -> None:
 def test_a_client_that_leaves_in_the_middle_harms_nobody(client: httpx.Client) -> None:
     for _ in range(20):
         with connected(client) as connection:
-            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nply\n")
+            connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nply\n")
     assert client.post("/v1/classify", content=GOOD).status_code == 200

@@ -22,7 +22,7 @@ from service.settings import Settings
 from tests.contract.conftest import Serve
 from tests.contract.test_slow_clients import answer, comes_true, connected, ends, metric, slow_clients
 
-GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MOST = 8
 
 
@@ -114,7 +114,7 @@ def test_a_crowd_ends_no_answer(capped: httpx.Client, connect: Callable[[], sock
 def test_continue_is_said_before_the_body(capped: httpx.Client, connect: Callable[[], socket.socket], ball: Callable[[int], bytes]) -> None:
     body = ball(500)
     connection = connect()
-    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
     assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
     connection.sendall(body)
     assert answer(connection)[0] == 200
@@ -122,8 +122,8 @@ def test_continue_is_said_before_the_body(capped: httpx.Client, connect: Callabl
 
 def test_pipelined_requests_are_answered_in_order(connect: Callable[[], socket.socket], ball: Callable[[int], bytes]) -> None:
     body = ball(500)
-    post = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nX-Request-ID: post\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    get = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Request-ID: get\r\n\r\n"
+    post = b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: post\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    get = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: get\r\n\r\n"
     connection = connect()
     connection.sendall(post + get + post + get[:20])
     assert answered(connection, 3) == [b"post", b"get", b"post"]
@@ -142,7 +142,7 @@ def answered(connection: socket.socket, requests: int) -> list[bytes]:
 def test_who_leaves_while_pipelining_is_missed(capped: httpx.Client, connect: Callable[[], socket.socket]) -> None:
     """uvicorn would tell only the last of the requests, which has not begun."""
     connection = connect()
-    connection.sendall(b"GET /until-left HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+    connection.sendall(b"GET /until-left HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET)
     assert comes_true(lambda: metric(capped, "fip_requests_in_flight ") == 2)
     connection.close()
     assert comes_true(lambda: metric(capped, "fip_requests_in_flight ") == 1)
@@ -167,7 +167,7 @@ def test_what_is_not_http_is_answered_400(connect: Callable[[], socket.socket], 
 
 def test_a_broken_chunk_is_answered_400(capped: httpx.Client, connect: Callable[[], socket.socket]) -> None:
     connection = connect()
-    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nply\n\r\nzz\r\n")
+    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nply\n\r\nzz\r\n")
     assert answer(connection)[:2] == (400, "bad_request")
     assert ends(connection) == b""
     assert comes_true(lambda: metric(capped, "fip_requests_in_flight ") == 1)
@@ -176,7 +176,9 @@ def test_a_broken_chunk_is_answered_400(capped: httpx.Client, connect: Callable[
 def test_what_was_asked_before_nonsense_is_answered(connect: Callable[[], socket.socket], ball: Callable[[int], bytes]) -> None:
     body = ball(500)
     connection = connect()
-    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"nonsense\r\n\r\n")
+    connection.sendall(
+        b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body + b"nonsense\r\n\r\n"
+    )
     status, _, response = answer(connection)
     assert (status, response.headers["Connection"]) == (200, "close")
     assert ends(connection) == b""

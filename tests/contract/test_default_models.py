@@ -14,6 +14,7 @@ from models.registry import Catalogue, publish_as
 from models.registry.catalogue import BUNDLED
 from models.registry.local import LocalRegistry
 from service.app import create_app
+from service.listing import Listing
 from service.pool import Pool
 from service.problems import status_of
 from service.settings import Settings
@@ -83,7 +84,7 @@ def test_without_a_model_for_a_task_the_service_starts_and_says_so(registry: Loc
     with pytest.raises(UnknownModel, match="no model here to segment") as caught:
         pool.get(None, "segment")
     assert status_of(type(caught.value)) == 404
-    assert [model.default for model in pool.catalogue().models] == [True]
+    assert [model.default for model in Listing(pool).catalogue().models] == [True]
     with pytest.raises(ModelError) as wrong:
         pool.get("tiny", "segment")
     assert wrong.value.code == "wrong_task"
@@ -143,6 +144,7 @@ def test_an_alias_that_moves_to_the_other_task_is_refused_as_such(registry: Loca
     pool.load()
     version = registry.publish(segment_registry / "streets" / "1", "tiny").version
     registry.move_alias("tiny", "champion", version, expected=None)
+    pool.follow()
     with pytest.raises(ModelError) as caught:
         pool.get(None, "classify")
     assert caught.value.code == "wrong_task"

@@ -33,7 +33,7 @@ def client(serve: Serve, app: FastAPI) -> Iterator[httpx.Client]:
 def sent(client: httpx.Client, body: bytes, path: str = "/v1/classify") -> socket.socket:
     """A connection on which a request has been sent, and nothing read."""
     connection = socket.create_connection((client.base_url.host, client.base_url.port or 0))
-    connection.sendall(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body)
+    connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(body)) + body)
     return connection
 
 
@@ -107,7 +107,7 @@ def test_the_log_says_where_a_client_left(app: FastAPI, client: httpx.Client, ba
 
 def test_who_leaves_in_the_middle_of_the_body(client: httpx.Client, app: FastAPI, ball: Ball) -> None:
     connection = socket.create_connection((client.base_url.host, client.base_url.port or 0))
-    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nply")
+    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nply")
     until(lambda: metric(client, "fip_requests_in_flight") == 2, "it is being received")
     house = app.state.context.admission
     time.sleep(KEPT_S + 0.05)
@@ -150,7 +150,7 @@ def test_a_time_limit_is_kept_in_the_line(app: FastAPI, client: httpx.Client, ba
 def test_a_time_limit_is_kept_while_the_body_is_on_its_way(client: httpx.Client) -> None:
     connection = socket.create_connection((client.base_url.host, client.base_url.port or 0))
     connection.settimeout(5)
-    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nX-Request-Timeout: 0.2\r\nContent-Length: 1000\r\n\r\nply")
+    connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nX-Request-Timeout: 0.2\r\nContent-Length: 1000\r\n\r\nply")
     answer = http.client.HTTPResponse(connection)
     answer.begin()
     assert (answer.status, json.loads(answer.read())["code"], answer.headers["Connection"]) == (504, "deadline_exceeded", "close")
@@ -194,7 +194,7 @@ def test_a_client_that_leaves_an_idle_service_costs_nothing_later(app: FastAPI, 
         async def one() -> None:
             _, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
             body = ball(100)
-            writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            writer.write(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             await writer.drain()
             writer.close()
 

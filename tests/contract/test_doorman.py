@@ -28,7 +28,7 @@ from tests.fire import metric, paused, until, waiting
 Ball = Callable[[int], bytes]
 
 PLACES = 3
-HEAD = "POST /v1/classify HTTP/1.1\r\nHost: x\r\n"
+HEAD = "POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_small_body_keeps_the_connection(connect: Connect, crowded: httpx.Clie
         connection.sendall(f"{HEAD}Content-Length: {len(body)}\r\nX-Request-ID: r{number}\r\n\r\n".encode() + body)
         headers = refused(connection)
         assert (headers["x-request-id"], headers.get("connection")) == (f"r{number}", None)
-    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer(connection)[0] == 200
     assert metric(crowded, "fip_rejected_total", reason="overloaded") == 3
     assert metric(crowded, "fip_request_duration_seconds_count", route="/v1/classify", code="429") == 3
@@ -113,7 +113,7 @@ def test_told_before_a_byte_of_the_body_has_come(connect: Connect) -> None:
     connection = connect()
     connection.sendall(f"{HEAD}Content-Length: 100\r\n\r\n".encode())
     assert "connection" not in refused(connection)
-    connection.sendall(b"x" * 100 + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"x" * 100 + b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer(connection)[0] == 200
 
 
@@ -146,7 +146,7 @@ def test_old_clients_and_those_that_close(connect: Connect) -> None:
 def test_one_after_the_other_on_a_pipeline(connect: Connect) -> None:
     connection = connect()
     request = f"{HEAD}Content-Length: 4\r\n\r\nbody".encode()
-    connection.sendall(request + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n" + request)
+    connection.sendall(request + b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" + request)
     found = b""
     while found.count(b"HTTP/1.1 ") < 3 or not found.endswith(b"}"):
         found += connection.recv(1 << 16)
@@ -159,7 +159,7 @@ def test_nothing_is_done_after_the_last_answer_of_a_connection(connect: Connect,
     asked = metric(crowded, "fip_request_duration_seconds_count")
     connection = connect()
     framing = framing and f"{framing}\r\n"
-    connection.sendall(f"{HEAD}{framing}\r\n".encode() * 200 + b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(f"{HEAD}{framing}\r\n".encode() * 200 + b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert refused(connection)["connection"] == "close"
     assert connection.recv(1) == b""
     connection.close()
@@ -209,7 +209,7 @@ def test_other_addresses_and_methods_are_not_for_the_doorman(connect: Connect, c
     assert crowded.get("/v1/classify").status_code == 405
     assert crowded.post("/v1/nothing", content=b"x").status_code == 404
     connection = connect()
-    connection.sendall(b"POST http://x/v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
+    connection.sendall(b"POST http://x/v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody")
     assert refused(connection)["x-request-id"]  # by the route: the address is spelt otherwise
 
 

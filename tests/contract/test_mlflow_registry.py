@@ -21,6 +21,7 @@ from models.registry.mlflow import MlflowRegistry
 from models.registry.mlflow_queue import turn
 from models.registry.mlflow_server import Server
 from models.registry.protocol import ModelVersion
+from tests.fire import PROMPT_S
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -207,14 +208,14 @@ def test_a_dead_server_is_told_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         started = time.monotonic()
         with pytest.raises(RegistryUnavailable, match="no answer within") as caught:
             MlflowRegistry(f"http://127.0.0.1:{port}", tmp_path).names()
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < PROMPT_S
         assert caught.value.where == f"http://127.0.0.1:{port}"
     started = time.monotonic()
     with pytest.raises(RegistryUnavailable, match="Connection refused"):
         MlflowRegistry(f"http://127.0.0.1:{port}", tmp_path).names()
     with pytest.raises(RegistryUnavailable, match=r"Name or service not known|Temporary failure|nodename"):
         MlflowRegistry("http://mlflow.invalid", tmp_path).names()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < PROMPT_S
 
 
 @pytest.mark.parametrize(("status", "says"), [(200, "JSON"), (401, "401"), (404, "404"), (500, "500")])
@@ -236,7 +237,7 @@ def test_what_is_no_mlflow_server_is_told(status: int, says: str) -> None:
                 Server(f"http://127.0.0.1:{server.server_port}", busy_s=0.5).ask(lambda client: client.get_registered_model("parts"))
         finally:
             server.shutdown()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < PROMPT_S
 
 
 def test_credentials_stay_out_of_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +290,7 @@ def test_turns_left_behind_elsewhere_are_overcome(
         client.create_model_version(queue, f"fip://ticket/{ticket}", await_creation_for=0)
     started = time.monotonic()
     with turn(server, name, workspace(), patient, abandoned_s=1):
-        assert 1 < time.monotonic() - started < 5  # all of them at once
+        assert 1 < time.monotonic() - started < PROMPT_S  # all of them at once
     assert client.search_model_versions(f"name = '{queue}'") == []
 
 
@@ -306,7 +307,7 @@ def test_a_turn_left_behind_here_is_overcome_at_once(registry: MlflowRegistry, n
         process.kill()
     started = time.monotonic()
     registry.move_alias(name, "champion", 1, expected=None)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < PROMPT_S
 
 
 def test_who_waits_for_long_is_not_taken_for_dead(mlflow_server: Any, name: str, workspace: Callable[[], Path]) -> None:

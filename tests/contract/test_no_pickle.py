@@ -1,10 +1,15 @@
-"""Nothing that the service can reach in our own packages can unpickle: neither by import nor by a call."""
+"""Nothing that the service can reach in our own packages can unpickle: neither by import nor by a call. And nothing that runs does,
+whoever's it is: neither in the service nor in its workers, from the first import to the last answer.
+"""
 
 import ast
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,3 +74,63 @@ def test_the_scan_covers_what_the_service_imports() -> None:
     ours = {Path(file) for file in loaded if file.startswith(f"{ROOT}/") and "site-packages" not in file and file.endswith(".py")}
     assert ROOT / "service" / "app.py" in ours
     assert ours <= set(FILES)
+
+
+# Runs first in every process of the service: an unpickler that looks a class up, which is how one comes to run code, is stopped.
+WATCH = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "pickle.find_class":
+        with open(os.environ["UNPICKLED"], "a") as file:
+            file.write(f"{os.getpid()} {arguments[0]}.{arguments[1]}\\n")
+        raise RuntimeError("unpickled")
+
+sys.addaudithook(watch)
+with open(os.environ["WATCHED"], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+"""
+SERVE = "import sys; from models.cli import run; sys.exit(run(['serve', '--port', '0']))"
+CONTROL = "import pathlib, pickle; text = pickle.dumps(pathlib.Path('x')); print('dumped'); pickle.loads(text)"
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process that is watched, and so are those it starts; `watched` and `unpickled` in the folder tell of them."""
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FIP_")}
+    files = {"WATCHED": str(tmp_path / "watched"), "UNPICKLED": str(tmp_path / "unpickled")}
+    return clean | files | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+
+def test_the_watch_sees(watched: dict[str, str], tmp_path: Path) -> None:
+    control = subprocess.run([sys.executable, "-c", CONTROL], capture_output=True, text=True, env=watched, check=False)
+    assert (control.returncode, control.stdout) == (1, "dumped\n")
+    assert "pathlib" in (tmp_path / "unpickled").read_text()
+
+
+@pytest.mark.e2e
+def test_nothing_is_unpickled_from_start_to_end(watched: dict[str, str], tmp_path: Path, segment_registry: Path, scan: bytes) -> None:
+    environment = watched | {"FIP_REGISTRY": str(segment_registry), "FIP_MODEL": "tiny"}
+    command = [sys.executable, "-P", "-c", SERVE]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert "answers with tiny" in said, process.communicate()
+        with httpx.Client(base_url=said.split()[2], timeout=60, params={"input_format": "bin"}) as client:
+            for model in ("tiny", "modelnet40"):
+                assert client.post("/v1/classify", params={"model": model}, content=scan).status_code == 200
+            for model, kind in (("streets", "json"), ("strict", "npz"), ("smooth", "ply"), ("lidar19", "label")):
+                assert client.post("/v1/segment", params={"model": model, "format": kind}, content=scan).status_code == 200
+            assert client.get("/v1/models", params={}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0, err
+    pids = (tmp_path / "watched").read_text().split()
+    assert str(process.pid) in pids
+    assert len(set(pids)) >= 2  # the process that workers are forked from
+    assert not (tmp_path / "unpickled").exists(), (tmp_path / "unpickled").read_text()

@@ -80,8 +80,26 @@ def test_compose_up_starts_one_cpu_service_without_secrets(compose: dict) -> Non
     assert "secrets" not in compose
     started = {name: service for name, service in compose["services"].items() if not service.get("profiles")}
     assert list(started) == ["fip"]
-    assert started["fip"]["ports"] == ["${FIP_PORT:-8000}:8000"]
+    assert started["fip"]["ports"] == ["${FIP_BIND:-127.0.0.1}:${FIP_PORT:-8000}:8000"]  # nobody needs a key, so only this machine gets in
     assert not [volume for volume in started["fip"].get("volumes", []) if ":/home/fip/models" in volume]
+
+
+def test_compose_takes_keys_and_names(compose: dict) -> None:
+    """Each is a setting, and what it is without a variable lets the published port work."""
+    environment = compose["services"]["fip"]["environment"]
+    given = {name: re.sub(r"^\$\{[A-Z_]+:?-(.*)\}$", r"\1", environment[name]) for name in ("FIP_ALLOW_ANONYMOUS", "FIP_KEYS", "FIP_HOSTS")}
+    settings = Settings.model_validate({name.removeprefix("FIP_").lower(): value for name, value in given.items() if value})
+    assert (settings.allow_anonymous, settings.keys, settings.hosts) == (True, None, "fip")
+
+
+@pytest.mark.parametrize("name", ["fip", "train"])
+def test_compose_gives_no_more_than_is_needed(compose: dict, name: str) -> None:
+    service = compose["services"][name]
+    assert (service["read_only"], service["cap_drop"], service["security_opt"]) == (True, ["ALL"], ["no-new-privileges:true"])
+    assert [mount.partition(":")[0] for mount in service["tmpfs"]] == ["/tmp"]
+    assert not {"privileged", "cap_add", "user", "network_mode", "pid", "devices"} & service.keys()  # the image's user is not root
+    for folder in (service["environment"].get(kind, "/tmp") for kind in ("XDG_CACHE_HOME", "MPLCONFIGDIR")):
+        assert folder.startswith("/tmp")
 
 
 def test_compose_waits_longer_than_the_service_drains(compose: dict) -> None:

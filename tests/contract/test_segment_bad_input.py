@@ -108,7 +108,7 @@ def test_a_wrong_task_is_refused_before_the_body_is_sent(
 ) -> None:
     url = segment_client.base_url
     with socket.create_connection((url.host, url.port or 0), timeout=5) as connection:
-        head = f"POST /v1/{address}?model={model} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+        head = f"POST /v1/{address}?model={model} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
         connection.sendall(head.encode())
         response = http.client.HTTPResponse(connection)
         response.begin()
@@ -135,7 +135,7 @@ def test_whatever_the_file_is_the_task_comes_first(segment_client: httpx.Client,
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(segment_client: httpx.Client, ball: Ball) -> None:
     url = segment_client.base_url
-    head = f"POST /v1/segment?format=ply HTTP/1.1\r\nHost: x\r\nContent-Length: {len(ball(50_000))}\r\n\r\n".encode()
+    head = f"POST /v1/segment?format=ply HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(ball(50_000))}\r\n\r\n".encode()
     for _ in range(3):
         with socket.create_connection((url.host, url.port or 0), timeout=5) as connection:
             connection.sendall(head + ball(50_000))  # and does not wait for the answer

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from click.testing import CliRunner
+from pydantic import TypeAdapter
 
 from service.cli import serve
 from service.settings import Settings
@@ -21,7 +22,7 @@ def test_every_setting_has_a_row_with_its_default_and_what_it_is() -> None:
     assert [row[0].strip("`").removeprefix("FIP_").lower() for row in rows] == list(Settings.model_fields)
     for name, default, _, text in rows:
         value = Settings.model_fields[name.strip("`").removeprefix("FIP_").lower()].default
-        assert default == "none" if value is None else type(value)(default.split("`")[1]) == value, name
+        assert default == "none" if value is None else TypeAdapter(type(value)).validate_python(default.split("`")[1]) == value, name
         assert len(text) > len("bytes of"), name
 
 

@@ -21,6 +21,7 @@ from service.answer_file import AnswerFile, InPieces
 from service.app import create_app
 from service.settings import Settings
 from tests.contract.conftest import Serve
+from tests.fire import PROMPT_S
 
 LARGE = 64 << 20
 PATIENCE = 20.0  # for what takes half a second on an idle machine
@@ -105,7 +106,7 @@ def comes_true(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-@pytest.mark.parametrize("sent", [b"", b"G", b"GET /health/live HTTP/1.1\r\nHost: x\r\n", b"\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n", b"\r\n"])
 def test_half_a_head_is_answered_408(impatient: httpx.Client, connect: Callable[[], socket.socket], sent: bytes) -> None:
     before = slow_clients(impatient, "head")
     connection = connect()
@@ -125,12 +126,12 @@ def test_a_trickled_head_is_cut(connect: Callable[[], socket.socket]) -> None:
             if select.select([connection], [], [], 0.1)[0]:
                 break
     assert answer(connection)[:2] == (408, "slow_request")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PROMPT_S
 
 
 def test_the_second_head_of_a_connection_has_the_same_time(connect: Callable[[], socket.socket]) -> None:
     connection = connect()
-    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer(connection)[0] == 200
     connection.sendall(b"GET /health/")
     assert answer(connection)[:2] == (408, "slow_request")
@@ -139,14 +140,14 @@ def test_the_second_head_of_a_connection_has_the_same_time(connect: Callable[[],
 def test_three_hundred_half_sent_heads(impatient: httpx.Client, connect: Callable[[], socket.socket]) -> None:
     connections = [connect() for _ in range(300)]
     for connection in connections:
-        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: x\r\n")
+        connection.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\n")
     assert metric(impatient, "fip_connections ") > 200
     times = []
     for _ in range(20):
         began = time.perf_counter()
         assert impatient.get("/health/live").status_code == 200
         times.append(time.perf_counter() - began)
-    assert sorted(times)[-2] < 0.5
+    assert sorted(times)[-2] < PROMPT_S / 10
     assert {answer(connection)[0] for connection in connections} == {408}
     assert comes_true(lambda: metric(impatient, "fip_connections ") == 1)
 
@@ -154,16 +155,16 @@ def test_three_hundred_half_sent_heads(impatient: httpx.Client, connect: Callabl
 @pytest.mark.parametrize("stray", [b"", b"\r\n"])
 def test_an_idle_connection_ends(connect: Callable[[], socket.socket], stray: bytes) -> None:
     connection = connect()
-    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert answer(connection)[0] == 200
     connection.sendall(stray)  # it stops uvicorn's timer
     assert ends(connection).startswith(b"HTTP/1.1 408" if stray else b"")
 
 
-RAW = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n"
-CHUNKED = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+RAW = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16000\r\n\r\n"
+CHUNKED = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 FORM = (
-    b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
+    b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 16000\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
     b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.bin"\r\n\r\n'
 )
 PIECES = {"raw": (RAW, b"x"), "chunked": (CHUNKED, b"1\r\nx\r\n"), "multipart": (FORM, b"x")}
@@ -185,7 +186,7 @@ def test_a_slow_body_is_answered_408(
                 connection.sendall(piece)
     status, code, response = answer(connection)
     assert (status, code, response.headers["Connection"]) == (408, "slow_body", "close")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PROMPT_S
     connection.close()
     assert comes_true(lambda: metric(impatient, "fip_requests_in_flight ") == before[1])
     assert slow_clients(impatient, "body") == before[0] + 1
@@ -208,13 +209,13 @@ def test_a_fast_beginning_does_not_pay_for_a_trickle(connect: Callable[[], socke
     while not select.select([connection], [], [], 0.05)[0] and time.monotonic() - began < PATIENCE:
         connection.sendall(b"x")
     assert answer(connection)[:2] == (408, "slow_body")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PROMPT_S
 
 
 def test_what_is_sent_after_an_answer_is_not_waited_for_either(impatient: httpx.Client, connect: Callable[[], socket.socket]) -> None:
     before = slow_clients(impatient, "body")
     connection = connect()
-    connection.sendall(b"POST /v1/classify?model=none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+    connection.sendall(b"POST /v1/classify?model=none HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
     assert answer(connection)[:2] == (404, "unknown_model")
     connection.sendall(b"x")
     assert ends(connection) == b""
@@ -253,7 +254,7 @@ def test_an_answer_that_nobody_takes_is_given_up(impatient: httpx.Client, connec
     before = slow_clients(impatient, "send"), open_files()
     connections = [connect() for _ in range(5)]
     for connection in connections:
-        connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert comes_true(lambda: slow_clients(impatient, "send") == before[0] + 5)
     assert comes_true(lambda: metric(impatient, "fip_requests_in_flight ") == 1)
     for connection in connections:
@@ -266,7 +267,7 @@ def test_an_answer_that_is_taken_slowly_is_not_given_up(impatient: httpx.Client,
     before = slow_clients(impatient, "send")
     connection = connect()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-    connection.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     received, began = 0, time.monotonic()
     while time.monotonic() - began < 3:  # six times as long as it may take nothing
         piece = connection.recv(1 << 14)

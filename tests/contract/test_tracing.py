@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.settings import Settings
 from tests.collector import Collector, collecting, only_ours, plain
-from tests.fire import paused, waiting
+from tests.fire import PROMPT_S, paused, waiting
 
 FIP = Path(sys.executable).parent / "fip"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -177,7 +177,7 @@ def test_a_hanging_collector_delays_neither_answers_nor_the_end(
                 client.post("/v1/classify", content=ball(100)).raise_for_status()
                 slowest = max(slowest, time.monotonic() - began)
             ended = time.monotonic()
-        assert time.monotonic() - ended < 8.0  # 2 s for the traces, on a busy machine
+        assert time.monotonic() - ended < PROMPT_S  # 2 s for the traces
     assert collector.requests >= 1
     assert slowest < 5.0  # the exporter waits 10 s for an answer
     assert sum(record.getMessage() == "trouble with traces" for record in caplog.records) <= 1

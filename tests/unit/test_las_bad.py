@@ -12,6 +12,7 @@ import pytest
 from models.errors import BadBody, BadHeader, FileError, FipError, HeaderTooLarge, NoPoints, TooManyPoints, TruncatedFile, UnsupportedFormat
 from models.io import read_cloud
 from models.io.laz import MOST_EXTRA, VLR, _lazrs
+from tests.fire import PROMPT_S
 from tests.las_files import bytes_of, las_bytes, las_data, number_at, patched, points_at, record_at
 
 LAS = las_bytes(3, "1.4", 40)
@@ -124,7 +125,7 @@ def test_many_chunks_of_few_points_are_refused_fast(save):
     began = time.process_time()
     with pytest.raises(BadBody, match="2000 points in 2001 chunks"):
         read_cloud(path)
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < PROMPT_S
 
 
 def test_a_panic_of_lazrs_is_an_error_of_the_file():
@@ -170,4 +171,4 @@ def test_damaged_files(save, seed):
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < 40 << 20
-        assert time.process_time() - began < 1
+        assert time.process_time() - began < PROMPT_S

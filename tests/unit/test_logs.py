@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.logs import JsonLines
+from tests.fire import PROMPT_S
 
 
 def line(message: object = "request", fields: object = None, arguments: tuple[object, ...] = (), **others: object) -> str:
@@ -204,7 +205,7 @@ def test_a_log_that_nobody_reads_holds_up_neither_the_loop_nor_the_end() -> None
     late = float(process.stdout.readline())
     ended = time.monotonic()
     assert process.wait(timeout=60) == 0  # nothing was read from stderr so far
-    assert time.monotonic() - ended < 10.0  # 2 s, on a busy machine
+    assert time.monotonic() - ended < PROMPT_S  # 2 s
     assert late < 1.0
     stderr = process.stderr.read()
     process.stdout.close()

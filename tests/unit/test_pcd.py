@@ -30,6 +30,7 @@ from models.io import choose_format, open_cloud, read_cloud
 from models.io.pcd_body import BLOCK_BYTES
 from models.io.records import BLOCK_ROWS
 from models.io.source import ROWS_AT_A_TIME
+from tests.fire import PROMPT_S
 from tests.pcd_files import COLOURS, KINDS, NUMBERS, Fields, body_of, cube, header_of, names_of, pcd, random_values, table_of
 
 N = 300
@@ -160,7 +161,7 @@ def test_much_padding_that_is_left_out_costs_nothing(read):
     data = header_of(fields, "binary_compressed", n) + struct.pack("<2I", len(packed), 12 * n) + packed
     start = time.process_time()
     assert len(read(data)) == n
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < PROMPT_S
 
 
 def test_padding_in_text_need_not_be_numbers(read):
@@ -431,7 +432,7 @@ def test_headers_without_an_end(read, head):
     start = time.process_time()
     with pytest.raises((HeaderTooLarge, BadHeader)):
         read(head + b"\nDATA ascii\n1 2 3\n")
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < PROMPT_S
 
 
 @pytest.mark.parametrize("word", [b"_", b"a%d"])

@@ -13,6 +13,7 @@ from models.io.text_layout import TextLayout
 from models.io.text_lines import only_lines, row_places
 from models.io.text_plain import plain_rows
 from models.io.text_rows import _carefully
+from tests.fire import PROMPT_S
 
 ROWS = 60_000
 WORDS = [
@@ -106,4 +107,4 @@ def test_a_run_of_blanks_before_what_could_be_a_comment_is_gone_through_once(tmp
     path.write_bytes(b"1 2 3 // a\n4 5" + blank * 100_000 + b"6\n7 8 9 % b\n7 8 nan // c\n")
     began = time.process_time()
     np.testing.assert_array_equal(read_cloud(path).xyz[:3], [[1, 2, 3], [4, 5, 6], [7, 8, 9]])
-    assert time.process_time() - began < 1  # it took a minute
+    assert time.process_time() - began < PROMPT_S  # it took a minute

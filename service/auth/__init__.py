@@ -1,0 +1,1 @@
+"""Who may ask what, from where, and how much: keys, scopes, allowances, and the doors that browsers would leave open."""

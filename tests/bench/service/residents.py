@@ -1,0 +1,104 @@
+"""`models_100_*`: a hundred models of 3 MB under 60 MB, asked for at random, and one that is asked for all the time.
+
+The warm model is asked at a steady rate three times: while requests for other models come that are all in memory, while as many come for
+any of the hundred, most of which have to be loaded, and by itself. What loading does to it is the ratio of the first two.
+"""
+
+import asyncio
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import httpx
+
+from models.artefact import WEIGHTS
+from models.registry import publish_as
+from models.registry.catalogue import BUNDLED
+from models.registry.local import LocalRegistry
+from tests.bench.service.clouds import ball, ply
+from tests.bench.service.process import Service, service
+from tests.bench.service.rows import Row, at_least, at_most, exactly, percentile, told
+from tests.published import Answer, ask, shifted, steadily
+
+MODELS, BUDGET = 100, 60_000_000
+WARM_RATE, OTHER_RATE, SECONDS, POINTS = 20.0, 5.0, 40.0, 1024
+HOT = 8  # others that fit into memory beside the warm one
+BAR = 1.25
+CLOSE = 1e-3
+
+
+@dataclass(frozen=True)
+class Phase:
+    warm: list[Answer]
+    others: list[Answer]
+
+
+def rows() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        registry = LocalRegistry(Path(folder) / "registry")
+        registry.root.mkdir()
+        for number in range(MODELS):
+            publish_as(registry, shifted(BUNDLED / "modelnet40" / "1", Path(folder) / str(number), number), name(number), "champion")
+        size = (registry.root / name(0) / "1" / WEIGHTS).stat().st_size
+        environment = {"FIP_REGISTRY": registry.address, "FIP_MODEL": name(0), "FIP_MODEL_MEMORY_BYTES": str(BUDGET)}
+        with service(**environment) as running:
+            first = asyncio.run(one(running)).logit
+            resident, churned, alone = (asyncio.run(phase(running, some)) for some in (range(1, HOT + 1), range(1, MODELS), ()))
+            peak, held = running.metric("fip_model_memory_peak_bytes"), running.metric("fip_model_memory_bytes")
+            loads, evictions = running.metric("fip_model_loads_total"), running.metric("fip_model_evictions_total")
+    asked = [*resident.warm, *resident.others, *churned.warm, *churned.others, *alone.warm]
+    wrong = [answer for answer in asked if not is_right(answer, first)]
+    statuses = sorted({answer.status for answer in wrong})
+    p99 = {kind: p99_ms(each.warm) for kind, each in (("alone", alone), ("resident", resident), ("churned", churned))}
+    return [
+        exactly("models_100_wrong_answers", len(wrong), 0, requests=len(asked), statuses=statuses, weights_bytes=size),
+        at_most("models_100_peak_share_of_budget", peak / BUDGET, 1, held_bytes=held, loads=loads, evictions=evictions),
+        at_most(
+            "models_100_warm_p99_ratio", p99["churned"] / p99["resident"], BAR, "x", **{f"{kind}_ms": each for kind, each in p99.items()}
+        ),
+        told("models_100_cold_p50_ms", p50_ms(churned.others), "ms", p99_ms=p99_ms(churned.others)),
+        at_least("models_100_loads", loads, MODELS),
+    ]
+
+
+async def phase(running: Service, others: range | tuple[()]) -> Phase:
+    """The warm model steadily, and others at random."""
+    stop, body = asyncio.Event(), ply(ball(POINTS))
+    warm = asyncio.create_task(steadily(running.url, body, name(0), WARM_RATE, stop))
+    found = await at_random(running.url, body, others) if others else await asyncio.sleep(SECONDS, [])
+    stop.set()
+    return Phase(await warm, found)
+
+
+async def at_random(url: str, body: bytes, numbers: range) -> list[Answer]:
+    rng, began, asked = random.Random(0), monotonic(), list[asyncio.Task[Answer]]()
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        while monotonic() < began + SECONDS:
+            asked.append(asyncio.create_task(ask(client, body, name(rng.choice(numbers)))))
+            await asyncio.sleep(rng.expovariate(OTHER_RATE))
+        return list(await asyncio.gather(*asked))
+
+
+async def one(running: Service) -> Answer:
+    async with httpx.AsyncClient(base_url=running.url, timeout=60) as client:
+        return await ask(client, ply(ball(POINTS)), name(0))
+
+
+def name(number: int) -> str:
+    return f"model-{number}"
+
+
+def is_right(answer: Answer, first: float) -> bool:
+    """Whether its logits are those of the model that it names. That this is the one that was asked is seen in the service's tests."""
+    number = int(answer.model.partition(":")[0].removeprefix("model-") or -1) if answer.status == 200 else -1
+    return answer.status == 200 and abs(answer.logit - first - number) < CLOSE
+
+
+def p50_ms(answers: list[Answer]) -> float:
+    return round(1000 * percentile([answer.ended_s - answer.began_s for answer in answers], 0.5), 2)
+
+
+def p99_ms(answers: list[Answer]) -> float:
+    return round(1000 * percentile([answer.ended_s - answer.began_s for answer in answers], 0.99), 2)
