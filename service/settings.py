@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     shadow: Annotated[
         str | None,
         AfterValidator(_reference),
-        Field(min_length=1, description="candidate, NAME@ALIAS or NAME:VERSION, that runs unseen on a share of what model NAME answers"),
+        Field(description="candidate, NAME@ALIAS or NAME:VERSION, that runs unseen on a share of what model NAME answers"),
     ] = None
     shadow_share: Annotated[float, Field(ge=0, le=1, description="that share; how often the two agree is in the metrics")] = 0.1
     device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
