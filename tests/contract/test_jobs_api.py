@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from models.errors import BadOption
 from service.app import create_app
+from service.auth.keys import add_key, new_key
 from service.jobs.rows import MOST_RUNS
 from service.jobs.store import Store
 from service.schemas import JOB_STATES, JobError
@@ -299,32 +300,23 @@ def test_unknown_jobs(client: httpx.Client, job: str) -> None:
         assert (status, code) in ((404, "unknown_job"), (404, "not_found")), (method, path)
 
 
-class Keyed:
-    """In the place of the check of keys: who asks is what the header says."""
-
-    def __init__(self, app: Callable) -> None:
-        self._app = app
-
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        if scope["type"] == "http":
-            key = dict(scope["headers"]).get(b"x-key", b"").decode()
-            scope.setdefault("state", {})["key_id"] = key
-        await self._app(scope, receive, send)
-
-
-def test_jobs_are_seen_by_their_owner_alone(serve: Serve, app: FastAPI, scan: bytes) -> None:
-    app.add_middleware(Keyed)
-    with serve(app) as client:
+def test_jobs_are_seen_by_their_owner_alone(serve: Serve, make: Changed, scan: bytes, tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    keys = {}
+    for owner in ("anna", "ben"):
+        keys[owner], key = new_key(owner, ("infer",), None, None)
+        add_key(tmp_path / "keys.json", key)
+    with serve(make(keys=tmp_path / "keys.json")) as client:
         jobs = {}
         for owner in ("anna", "ben"):
-            client.headers["X-Key"] = owner
+            client.headers["X-API-Key"] = keys[owner]
             jobs[owner] = ended(client, post(client, scan, "same-key", format="label").json())
         assert jobs["anna"]["id"] != jobs["ben"]["id"]
         for path in ("job", "events", "result"):
             assert problem(client.get(jobs["anna"]["links"][path])) == (404, "unknown_job")
         assert problem(client.delete(jobs["anna"]["links"]["job"])) == (404, "unknown_job")
         assert client.get("/v1/jobs").json()["jobs"] == [jobs["ben"]]
-        client.headers["X-Key"] = "anna"
+        client.headers["X-API-Key"] = keys["anna"]
         assert show(client, jobs["anna"]) == jobs["anna"]
 
 
@@ -486,7 +478,7 @@ def test_a_job_waits_until_there_is_room_for_its_cloud(serve: Serve, make: Chang
 
 def test_who_leaves_while_sending_leaves_nothing(client: httpx.Client, app: FastAPI, folder: Path, scan: bytes) -> None:
     with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
-        head = b"POST /v1/jobs?input_format=bin HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Length: %d\r\n\r\n" % len(scan)
+        head = b"POST /v1/jobs?input_format=bin HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\nContent-Length: %d\r\n\r\n" % len(scan)
         connection.sendall(head + scan[:-16])
         until(lambda: app.state.context.admission.bytes > 0, "it is on its way")
     until(lambda: metric_free(app), "nothing is held for it")
