@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     ] = None
     max_jobs: Annotated[int, Field(ge=1, description="jobs that wait or run, before others get 429")] = 100
     max_jobs_bytes: Annotated[int, Field(ge=1, description="bytes of the files of all jobs, results included")] = 64 * 1024 * MIB
-    job_seconds: Annotated[float, Field(gt=0, le=LONGEST_KEPT_S, description="how long the result of a job is kept")] = 86_400.0
+    job_seconds: Annotated[int, Field(ge=1, le=LONGEST_KEPT_S, description="how long the result of a job is kept")] = 86_400
     event_seconds: Annotated[TimeLimit, Field(description="how often who listens to a job hears something, even if nothing happens")] = 10.0
     lame_duck_seconds: Annotated[
         Seconds, Field(description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")
