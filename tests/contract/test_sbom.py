@@ -35,7 +35,7 @@ def test_the_sbom_names_them_all_and_who_needs_them(tmp_path: Path) -> None:
     assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
     assert not {"serialNumber", "timestamp"} & (document.keys() | document["metadata"].keys())  # it can be made again
     assert document["metadata"]["component"]["name"] == "fip-server"
-    components = {canonicalize_name(each["name"]): each for each in document["components"]}
+    components: dict[str, dict] = {canonicalize_name(each["name"]): each for each in document["components"]}
     assert {name: each["version"] for name, each in components.items()} == packages()
     assert "BSD" in json.dumps(components["numpy"]["licenses"])
     needs = {each["ref"]: each["dependsOn"] for each in document["dependencies"]}
