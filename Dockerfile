@@ -31,7 +31,7 @@ COPY --from=build /opt/fip /opt/fip
 ENV PATH=/opt/fip/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 FIP_HOST=0.0.0.0 FIP_PORT=8000 \
     FIP_NATIVE_LIBRARY=/opt/fip/lib/fip-native.so
 RUN useradd --uid 10001 --create-home --home-dir /home/fip --shell /usr/sbin/nologin fip \
- && mkdir /registry /home/fip/runs && chown 10001:10001 /registry /home/fip/runs
+ && mkdir /registry /jobs /home/fip/runs && chown 10001:10001 /registry /jobs /home/fip/runs
 USER 10001:10001
 WORKDIR /home/fip
 EXPOSE 8000

@@ -14,10 +14,12 @@ from models.errors import NonFinite, WrongTask
 from models.manifest import Axis, Manifest, Task
 from models.pointcloud import PointCloud
 from models.ranges import in_range
-from models.tiling import Reach
+from models.tiling import Reach, Rows
 from models.voxelize import Voxels, prepare, voxelize
 
 OVERFLOW = "numbers in the net overflow: coordinates or intensities are far outside what it was trained on; check the unit"
+
+Best = tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]  # classes and their softmax values
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Segmentation:
     """Classes of one cloud. labels (N,) uint16, and confidence (N,) float32, the softmax value of that class; num_voxels M.
 
     tiles: forward passes that it took; of more than one, halo is the margin around each in voxels, and full_halo how far the net sees:
-    with less than that the answer is not quite that of the whole cloud.
+    with less than that the answer is not quite that of the whole cloud. logits (N, L) float32, where they were asked for.
     """
 
     labels: npt.NDArray[np.uint16]
@@ -51,6 +53,7 @@ class Segmentation:
     tiles: int = 1
     halo: int = 0
     full_halo: int = 0
+    logits: npt.NDArray[np.float32] | None = None
 
 
 class Processor:
@@ -88,18 +91,42 @@ class Processor:
         scores = weights / weights.sum()
         return Classification(logits, scores, np.argsort(-scores, kind="stable"), len(voxels), voxels.filled)
 
-    def answers_of_points(self, voxels: Voxels, logits: torch.Tensor) -> Segmentation:
-        """From the logits of the voxels (M, L) to the answers of the points."""
+    def answers_of_points(self, voxels: Voxels, logits: torch.Tensor, *, keep_logits: bool = False) -> Segmentation:
+        """From the logits of the voxels (M, L) to the answers of the points, with the logits (N, L) of these if they are to be kept."""
         if voxels.grid is None:
             best, sure = best_of(logits)  # (M,) each
-            return Segmentation(nearest(best, voxels), nearest(sure, voxels), len(voxels), voxels.filled, voxels.scaled)
-        table, around = logits.cpu(), Surroundings(voxels.coords)
-        parts = [best_of(around.interpolate(table, *part)) for part in pieces(voxels.grid, voxels.inverse)]
-        labels, confidence = np.concatenate([each[0] for each in parts]), np.concatenate([each[1] for each in parts])
-        return Segmentation(labels, confidence, len(voxels), voxels.filled, voxels.scaled)
+            kept = nearest(logits.cpu().numpy(), voxels) if keep_logits else None
+            return Segmentation(nearest(best, voxels), nearest(sure, voxels), len(voxels), voxels.filled, voxels.scaled, logits=kept)
+        table, around, start = logits.cpu(), Surroundings(voxels.coords), 0
+        found = PointAnswers(len(voxels.inverse), logits.shape[1] if keep_logits else 0)
+        for grid, inverse in pieces(voxels.grid, voxels.inverse):
+            found.own(slice(start, start + len(inverse)), around.interpolate(table, grid, inverse))
+            start += len(inverse)
+        return Segmentation(found.labels, found.confidence, len(voxels), voxels.filled, voxels.scaled, logits=found.logits)
 
 
-def best_of(logits: torch.Tensor) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+class PointAnswers:
+    """Answers of N points, filled in some rows at a time: labels (N,), confidence (N,), logits (N, L) or None."""
+
+    def __init__(self, num_points: int, kept: int) -> None:
+        """kept: L, or 0 if no logits are to be kept."""
+        self.labels, self.confidence = np.empty(num_points, np.uint16), np.empty(num_points, np.float32)
+        self.logits = np.empty((num_points, kept), np.float32) if kept else None
+
+    def nearest(self, rows: Rows, logits: torch.Tensor, best: Best, inverse: npt.NDArray[np.int64]) -> None:
+        """Points in these rows (n,) have the answers, `best_of` the logits (M, L), of the voxels that they lie in, `inverse` (n,)."""
+        self.labels[rows], self.confidence[rows] = (each.take(inverse) for each in best)
+        if self.logits is not None:
+            self.logits[rows] = logits.cpu().numpy().take(inverse, axis=0)
+
+    def own(self, rows: Rows, logits: torch.Tensor) -> None:
+        """Points in these rows (n,) have logits of their own (n, L). Raises: NonFinite."""
+        self.labels[rows], self.confidence[rows] = best_of(logits)
+        if self.logits is not None:
+            self.logits[rows] = logits.numpy()
+
+
+def best_of(logits: torch.Tensor) -> Best:
     """The class of each row (n, L) with the largest logit, and its softmax: (n,), (n,). Raises: NonFinite."""
     confidence, labels = finite(logits).softmax(dim=1).max(dim=1)
     return labels.cpu().numpy().astype(np.uint16), confidence.cpu().numpy()

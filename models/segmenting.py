@@ -6,14 +6,13 @@ N points, M voxels, L classes. `segmenting` decides; the service and `fip predic
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from models.devoxelize import Surroundings
 from models.manifest import Axis
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
-from models.processor import Processor, Segmentation, best_of
+from models.processor import PointAnswers, Processor, Segmentation, best_of
 from models.ranges import factor_for
 from models.tiling import TILE, TiledCloud, TileSize
 from models.voxelize import Voxels
@@ -41,18 +40,20 @@ class Segmenting(Protocol):
 
 
 def segmenting(
-    processor: Processor, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None, tile: TileSize = TILE
+    processor: Processor, cloud: PointCloud, *, up: Axis | None = None, unit: str | None = None, tile: TileSize = TILE, logits: bool = False
 ) -> Segmenting:
-    """Raises: WrongTask, BadOption, CloudError (see models.voxelize and models.tiling)."""
+    """logits: the result is to have those of every point, N × L float32.
+
+    Raises: WrongTask, BadOption, CloudError (see models.voxelize and models.tiling)."""
     processor.require("segment")
     if len(cloud) <= POINTS_AT_ONCE:
         voxels = processor.voxelize(cloud, up=up, unit=unit)
         if len(voxels) <= tile.voxels:
-            return InOne(processor, voxels)
+            return InOne(processor, voxels, logits)
     largest = processor.manifest.largest_intensity
     factor = 1.0 if largest is None else factor_for(cloud, largest)
     tiled = TiledCloud(cloud, processor.manifest.input, processor.reach, tile, up=up, unit=unit, intensity_factor=factor)
-    return InTiles(tiled, ("intensity",) if factor != 1 else ())
+    return InTiles(tiled, ("intensity",) if factor != 1 else (), len(processor.manifest.labels) if logits else 0)
 
 
 def segment_cloud(
@@ -79,8 +80,8 @@ class InOne:
 
     parts = 1
 
-    def __init__(self, processor: Processor, voxels: Voxels) -> None:
-        self._processor, self._voxels = processor, voxels
+    def __init__(self, processor: Processor, voxels: Voxels, logits: bool) -> None:
+        self._processor, self._voxels, self._logits = processor, voxels, logits
         self._found: Segmentation | None = None
 
     def voxelize(self, part: int) -> Voxels:
@@ -90,7 +91,7 @@ class InOne:
         return len(self._voxels.inverse)
 
     def take(self, part: int, voxels: Voxels, logits: torch.Tensor) -> None:
-        self._found = self._processor.answers_of_points(voxels, logits)
+        self._found = self._processor.answers_of_points(voxels, logits, keep_logits=self._logits)
 
     def result(self) -> Segmentation:
         assert self._found is not None
@@ -100,10 +101,11 @@ class InOne:
 class InTiles:
     """A cloud in tiles, which may be a single one."""
 
-    def __init__(self, tiled: TiledCloud, scaled: tuple[str, ...]) -> None:
+    def __init__(self, tiled: TiledCloud, scaled: tuple[str, ...], kept: int) -> None:
+        """kept: L, or 0 if no logits are to be kept."""
         self.tiled, self._scaled = tiled, scaled
         self.parts = len(tiled.tiles)
-        self._labels, self._confidence = np.empty(len(tiled), np.uint16), np.empty(len(tiled), np.float32)
+        self._found = PointAnswers(len(tiled), kept)
 
     def voxelize(self, part: int) -> Voxels:
         return self.tiled.voxelize(self.tiled.tiles[part])
@@ -116,14 +118,12 @@ class InTiles:
         best = best_of(logits)  # (M,) each
         for rows, grid, inverse in self.tiled.points(self.tiled.tiles[part], voxels):
             if grid is None:
-                labels, confidence = (each.take(inverse) for each in best)
+                self._found.nearest(rows, logits, best, inverse)
             else:
                 around = around or Surroundings(voxels.coords)
-                labels, confidence = best_of(around.interpolate(logits, grid, inverse))
-            self._labels[rows], self._confidence[rows] = labels, confidence
+                self._found.own(rows, around.interpolate(logits, grid, inverse))
 
     def result(self) -> Segmentation:
-        tiled = self.tiled
-        return Segmentation(
-            self._labels, self._confidence, tiled.num_voxels, tiled.filled, self._scaled, self.parts, tiled.halo, tiled.needed_halo
-        )
+        tiled, found = self.tiled, self._found
+        seen = self.parts, tiled.halo, tiled.needed_halo
+        return Segmentation(found.labels, found.confidence, tiled.num_voxels, tiled.filled, self._scaled, *seen, found.logits)

@@ -48,7 +48,7 @@ class Context:
     loads: CapacityLimiter  # threads that wait for a model to be loaded, which look-ups of others must not wait for
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
-    async def model(self, reference: str | None, task: Task, ticket: Ticket | None = None) -> Live:
+    async def model(self, reference: str | None, task: Task | None, ticket: Ticket | None = None) -> Live:
         """The model of a reference (see Pool.get); one that has to be loaded is waited for beside the line."""
         live = self.pool.now(reference, task)
         if live is None:

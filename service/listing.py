@@ -29,6 +29,11 @@ class Listing:
             damaged=tuple(row for row in rows if isinstance(row, DamagedModel)),
         )
 
+    def versions(self, name: str) -> tuple[str, ...]:
+        """All of a model, oldest first, damaged ones too. Raises: BadModelName, BadCheckpoint, RegistryUnavailable."""
+        with self._inquiry.asking(name):
+            return tuple(str(entry.model.version) for entry in self._inquiry.models.versions(name))
+
     def describe(self, reference: str) -> ModelDetails:
         """One model with its card, without loading it. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
         wanted = parse_reference(reference)

@@ -5,7 +5,6 @@ import logging
 import math
 import re
 import time
-from collections.abc import Collection
 
 from anyio import CancelScope
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,6 +18,7 @@ from service.problems import DeadlineExceeded, from_error, unexpected
 from service.request_log import QUIET, UNMATCHED, Outcome, request_id_of, tell
 from service.telemetry import Telemetry, Timings
 from service.tracing import RequestTrace, Tracing
+from service.upload_routes import UploadRoutes
 
 LOG = logging.getLogger("fip.service")
 SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
@@ -30,7 +30,7 @@ TIMEOUT_HEADER = "X-Request-Timeout"
 class RequestMiddleware:
     """Plain ASGI: a body streams through it untouched."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing, longest_s: float | None, uploads: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, tracing: Tracing, longest_s: float | None, uploads: UploadRoutes) -> None:
         """longest_s: for a request. uploads: the addresses that files are posted to."""
         self._app = app
         self._uploads = uploads
@@ -47,6 +47,7 @@ class RequestMiddleware:
         timings = Timings(self._telemetry)
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         exchange = Exchange(scope, receive, send, request_id)
+        scope["state"]["limit"] = exchange.limit
         tracing = Tracing() if scope["path"].startswith(QUIET) else self._tracing
         trace = tracing.start(scope["method"], headers, {"http.request.method": scope["method"], "url.path": scope["path"]})
         try:
@@ -59,18 +60,19 @@ class RequestMiddleware:
     async def _answer(self, scope: Scope, exchange: "Exchange", headers: Headers) -> None:
         limit_s = self._longest_s
         try:
-            if scope["method"] == "POST" and scope["path"] in self._uploads:
+            if scope["method"] == "POST" and self._uploads.pattern_of(scope["path"]):
                 limit_s = time_limit(headers.get(TIMEOUT_HEADER), self._longest_s)
-            await exchange.run(self._app, scope, limit_s)
+            exchange.limit(limit_s)
+            await exchange.run(self._app, scope)
         except BadOption as error:
             scope["state"]["problem_code"] = error.code
-            await from_error(error)(scope, exchange.receive, exchange.send)
+            await from_error(error, scope["path"])(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.left = True
         except Exception:
             LOG.exception("failed", extra={"fields": {"request_id": exchange.request_id, "path": scope["path"]}})
             if not exchange.status:
-                await unexpected()(scope, exchange.receive, exchange.send)
+                await unexpected(scope["path"])(scope, exchange.receive, exchange.send)
         if exchange.expired:
             scope["state"]["problem_code"] = DeadlineExceeded.code
 
@@ -84,7 +86,7 @@ class RequestMiddleware:
         for span in (*timings.spans, timings.unfinished):
             if span is not None:
                 trace.stage(*span)
-        route = str(getattr(scope.get("route"), "path", scope["path"] if scope["path"] in self._uploads else UNMATCHED))
+        route = str(getattr(scope.get("route"), "path", self._uploads.pattern_of(scope["path"]) or UNMATCHED))
         outcome = Outcome(
             exchange.request_id,
             scope["method"],
@@ -114,26 +116,36 @@ class Exchange:
         self._left_to_send: int | None = None  # bytes of the answer, where it says how many it has
         self._cancelled = CancelScope()
         self._watcher: asyncio.Task[None] | None = None
+        self._limit_s = math.inf
+        self._expiry: asyncio.Task[None] | None = None
 
     @property
     def seconds(self) -> float:
         """From the first of the request to the last of the answer."""
         return (self._last_s if self.status else time.perf_counter()) - self._began_s
 
-    async def run(self, app: ASGIApp, scope: Scope, limit_s: float | None) -> None:
+    def limit(self, limit_s: float | None, where: str = TIMEOUT_HEADER) -> None:
+        """Its time is over so long after it began, unless it was to be over sooner. where: what says so."""
+        if limit_s is None or limit_s >= self._limit_s or self.expired:
+            return
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._limit_s = limit_s
+        self._expiry = asyncio.create_task(self._expire(limit_s, where))
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the app answer; its work ends when the client leaves, or when the time is over."""
-        expiry = None if limit_s is None else asyncio.create_task(self._expire(limit_s))
         try:
             with self._cancelled:
                 await app(scope, self.receive, self.send)
         finally:
             if self._watcher is not None:
                 self._watcher.cancel()
-            if expiry is not None:
+            if self._expiry is not None:
                 if self.expired:
-                    await expiry
+                    await self._expiry
                 else:
-                    expiry.cancel()
+                    self._expiry.cancel()
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -169,15 +181,16 @@ class Exchange:
             self.left = True
             self._cancelled.cancel()
 
-    async def _expire(self, limit_s: float) -> None:
+    async def _expire(self, limit_s: float, where: str) -> None:
         """Answer at once: what runs in a thread cannot be stopped, and the client should not wait for it."""
-        await asyncio.sleep(limit_s)
+        await asyncio.sleep(self._began_s + limit_s - time.perf_counter())
         if self.status or self.left:
             return
         self.expired = True
         self._cancelled.cancel()
-        error = DeadlineExceeded(f"not answered within {limit_s:g} s", where=TIMEOUT_HEADER)
-        await from_error(error, sending=not self._received)(self._asgi_scope, self._receive, self._pass_on)
+        error = DeadlineExceeded(f"not answered within {limit_s:g} s", where=where)
+        path = self._asgi_scope["path"]
+        await from_error(error, path, sending=not self._received)(self._asgi_scope, self._receive, self._pass_on)
 
 
 def time_limit(given: str | None, longest_s: float | None) -> float | None:

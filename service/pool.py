@@ -119,25 +119,28 @@ class Pool:
             raise next((error for error in missing if not isinstance(error, UnknownModel)), missing[0])
         return found
 
-    def now(self, reference: str | None, task: Task) -> Live | None:
+    def now(self, reference: str | None, task: Task | None) -> Live | None:
         """The model of a reference that is followed and in memory. Does not block, and may be called on the event loop."""
-        asked = self._defaults.get(task) if reference is None else reference
+        asked = self._defaults.get(task) if reference is None and task is not None else reference
         followed = self._followed.get(asked) if asked is not None else None
         if followed is None or not self._settings.lookup_seconds:
             return None
         loaded = self.residents.find(followed.entry)
-        if loaded is None or loaded.digest != followed.ref.digest or loaded.processor.manifest.task != task:
+        if loaded is None or loaded.digest != followed.ref.digest or task not in (None, loaded.processor.manifest.task):
             return None
         followed.asked_s = time.monotonic()
         return _live(followed.ref, loaded)
 
-    def get(self, reference: str | None, task: Task, *, may_load: bool = True) -> Live:
-        """The model of a reference, loaded if need be; what it was before, if it cannot be had now.
+    def get(self, reference: str | None, task: Task | None, *, may_load: bool = True) -> Live:
+        """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does.
 
         Raises: NotLoaded (unless `may_load`: it would have to be loaded, or is being loaded), BadModelName, UnknownModel, WrongTask (says
         what to ask instead), BadCheckpoint (a version was asked for, or nothing was answered before), RegistryUnavailable (nothing was
         answered before), ModelTooLarge, NotReady.
         """
+        if task is None:
+            assert reference is not None  # no model is the default of all tasks
+            return self._live(reference, None, may_load)
         try:
             return self._live(self.default(task) if reference is None else reference, task, may_load)
         except WrongTask as error:

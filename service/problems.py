@@ -27,6 +27,7 @@ LINGER_S = 1.0
 KNOWN_LIMIT = 100  # names listed in one answer
 CANNOT = "the service cannot do this at the moment; its log says why"
 FAILED = "the service failed; its log has the details"
+INFERENCE = "/v2"  # addresses of the Open Inference Protocol, whose clients read `error`
 
 
 class BodyTooLarge(errors.InputError):
@@ -39,6 +40,30 @@ class BadMultipart(errors.InputError):
     """A multipart body that is broken, or that does not hold exactly one file."""
 
     code = "bad_multipart"
+
+
+class BadInference(errors.InputError):
+    """A request of the Open Inference Protocol that breaks its rules."""
+
+    code = "bad_inference_request"
+
+
+class BadTensor(errors.InputError):
+    """A tensor that is unknown, missing, given twice, or not of the type, shape and size that it should be of."""
+
+    code = "bad_tensor"
+
+
+class UnsupportedExtension(errors.InputError):
+    """An extension of the Open Inference Protocol that the service does not have."""
+
+    code = "unsupported_extension"
+
+
+class AnswerTooLarge(errors.InputError):
+    """The answer that was asked for is larger than the service gives."""
+
+    code = "answer_too_large"
 
 
 class UnsupportedEncoding(errors.InputError):
@@ -191,6 +216,7 @@ STATUSES: dict[type[FipError], HTTPStatus] = {
     ForeignOrigin: HTTPStatus.FORBIDDEN,
     ForeignHost: HTTPStatus.MISDIRECTED_REQUEST,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    AnswerTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedEncoding: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     SlowBody: HTTPStatus.REQUEST_TIMEOUT,
     SpoolFull: HTTPStatus.INSUFFICIENT_STORAGE,
@@ -263,11 +289,12 @@ def problem(
     code: str,
     detail: str,
     *,
+    path: str = "",
     where: str | None = None,
     known: Iterable[str] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem document as a response."""
+    """A problem document as a response. path: that was asked, where there was one."""
     document = Problem(
         type=f"urn:fip:problem:{code}",
         title=code.replace("_", " ").capitalize(),
@@ -276,6 +303,7 @@ def problem(
         code=code,
         where=where,
         known=tuple(known)[:KNOWN_LIMIT] or None,
+        error=(f"{where}: {detail}" if where else detail) if (path + "/").startswith(f"{INFERENCE}/") else None,
     )
     return Response(document.model_dump_json(exclude_none=True), int(status), headers, MEDIA_TYPE)
 
@@ -290,14 +318,14 @@ def detail_of(error: FipError) -> str:
     return CANNOT if hidden(error) else error.detail
 
 
-def from_error(error: FipError, *, sending: bool = False) -> Response:
+def from_error(error: FipError, path: str = "", *, sending: bool = False) -> Response:
     """The answer to an error raised on purpose, see `hidden`.
 
-    sending: the client has much of its body left to send, which nobody will read.
+    path: that was asked. sending: the client has much of its body left to send, which nobody will read.
     """
     status = status_of(type(error))
     if hidden(error):
-        return problem(status, error.code, CANNOT)
+        return problem(status, error.code, CANNOT, path=path)
     headers: dict[str, str] = {}
     if status in BUSY and not isinstance(error, JobsOff):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else RETRY_AFTER_S)
@@ -305,13 +333,13 @@ def from_error(error: FipError, *, sending: bool = False) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if sending or isinstance(error, (BodyTooLarge, SlowBody, SpoolFull)):
         headers["Connection"] = "close"
-        return Lingering(problem(status, error.code, error.detail, where=error.where, headers=headers))
-    return problem(status, error.code, error.detail, where=error.where, known=error.known, headers=headers)
+        return Lingering(problem(status, error.code, error.detail, path=path, where=error.where, headers=headers))
+    return problem(status, error.code, error.detail, path=path, where=error.where, known=error.known, headers=headers)
 
 
-def unexpected() -> Response:
+def unexpected(path: str = "") -> Response:
     """The answer to an error nobody foresaw."""
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", f"{FAILED} under this X-Request-ID")
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", f"{FAILED} under this X-Request-ID", path=path)
 
 
 async def on_fip_error(request: Request, error: Exception) -> Response:
@@ -320,7 +348,7 @@ async def on_fip_error(request: Request, error: Exception) -> Response:
         fields = {"request_id": request.state.request_id, "code": error.code, "error": str(error), "path": request.url.path}
         LOG.error("failed", extra={"fields": fields})
     request.state.problem_code = error.code
-    return from_error(error, sending=isinstance(error, Overloaded) and much_to_come(request.headers))
+    return from_error(error, request.url.path, sending=isinstance(error, Overloaded) and much_to_come(request.headers))
 
 
 async def on_bad_option(request: Request, error: Exception) -> Response:
@@ -334,7 +362,7 @@ async def on_bad_option(request: Request, error: Exception) -> Response:
     request.state.problem_code = errors.BadOption.code
     strange = first.get("type") == "extra_forbidden"
     detail = "this route has no such option; /docs lists those it has" if strange else str(first.get("msg"))
-    return problem(STATUSES[errors.BadOption], errors.BadOption.code, detail, where=where, known=known)
+    return problem(STATUSES[errors.BadOption], errors.BadOption.code, detail, path=request.url.path, where=where, known=known)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -344,7 +372,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(_methods(request))
     code = HTTP_CODES.get(status, "http_error")
-    return problem(status, code, f"{request.method} {request.url.path}: {error.detail}", headers=headers)
+    path = request.url.path
+    return problem(status, code, f"{request.method} {path}: {error.detail}", path=path, headers=headers)
 
 
 def _methods(request: Request) -> list[str]:

@@ -14,7 +14,7 @@ from service.tracing import RequestTrace
 LOG = logging.getLogger("fip.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNMATCHED = "unmatched"
-QUIET = ("/health/", "/metrics")  # asked every few seconds by machines
+QUIET = ("/health/", "/v2/health/", "/metrics")  # asked every few seconds by machines
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The JSON shapes of the service; there are no others."""
+"""The JSON shapes of the service; those of the Open Inference Protocol are in service.inference.schemas, and there are no others."""
 
 from datetime import datetime
 from typing import Annotated
@@ -233,7 +233,9 @@ class Health(Shape):
 
 
 class Problem(Shape):
-    """RFC 9457. `code` is stable; `where` is the offending place; `known` lists what would have been accepted."""
+    """RFC 9457. `code` is stable; `where` is the offending place; `known` lists what would have been accepted; `error`, under /v2, is
+    the place and the detail, where clients look for them.
+    """
 
     type: str
     title: str
@@ -242,6 +244,7 @@ class Problem(Shape):
     code: str
     where: str | None = None
     known: tuple[str, ...] | None = None
+    error: str | None = None
 
 
 def _one_of(value: str | None, known: tuple[str, ...], what: str) -> str | None:

@@ -90,8 +90,18 @@ def read_points(
     return ReadPoints(file, cloud, work, cut, asked if asked == JSON_NAME else answer_format(asked, file))
 
 
+class Cut(Protocol):
+    """What is to be answered, and how it is cut into other tiles."""
+
+    @property
+    def work(self) -> Segmenting: ...
+
+    @property
+    def cut(self) -> Callable[[TileSize], Segmenting]: ...
+
+
 async def in_parts(
-    read: ReadPoints, model: Live, context: Context, timings: Timings, progress: Callable[[int, int], None] = lambda _done, _parts: None
+    read: Cut, model: Live, context: Context, timings: Timings, progress: Callable[[int, int], None] = lambda _done, _parts: None
 ) -> Segmentation:
     """The answer, in smaller and smaller tiles as long as the device has no memory for them.
 
@@ -112,7 +122,7 @@ async def in_parts(
                 raise error from None
 
 
-def _cut(read: ReadPoints, tile: TileSize, timings: Timings) -> Segmenting:
+def _cut(read: Cut, tile: TileSize, timings: Timings) -> Segmenting:
     with timings.stage("voxelize"):
         return read.cut(tile)
 
@@ -185,7 +195,12 @@ def answer_headers(name: str, model: Live, read: ReadPoints, found: Segmentation
         "Server-Timing": server_timing(timings.ms),
         "Content-Disposition": f'attachment; filename="{answered_name(name, read.fmt)}"',
     }
-    headers |= {name: ", ".join(said) for name, said in (("X-Filled", found.filled), ("X-Scaled", found.scaled)) if said}
+    return headers | headers_of(found)
+
+
+def headers_of(found: Segmentation) -> dict[str, str]:
+    """What there is to say of an answer."""
+    headers = {name: ", ".join(said) for name, said in (("X-Filled", found.filled), ("X-Scaled", found.scaled)) if said}
     if found.tiles > 1:
         headers |= {"X-Tiles": str(found.tiles), "X-Halo": f"{found.halo} of {found.full_halo} voxels"}
     return headers

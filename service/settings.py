@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=1, description="CPU threads of one forward pass; small clouds are slower on more")] = 1
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
     max_body_bytes: Annotated[int, Field(ge=1, description="bytes of one file")] = 1024 * MIB
+    max_json_bytes: Annotated[
+        int, Field(ge=1, description="bytes of a request to /v2 that has its tensors in JSON; binary tensors have the limit of a file")
+    ] = 32 * MIB
     max_points: Annotated[int, Field(ge=1, description="points of one file; while it is answered they take up to 64 bytes each")] = (
         50_000_000
     )
@@ -136,7 +139,7 @@ class Settings(BaseSettings):
     ] = None
     max_jobs: Annotated[int, Field(ge=1, description="jobs that wait or run, before others get 429")] = 100
     max_jobs_bytes: Annotated[int, Field(ge=1, description="bytes of the files of all jobs, results included")] = 64 * 1024 * MIB
-    job_seconds: Annotated[float, Field(gt=0, le=LONGEST_KEPT_S, description="how long the result of a job is kept")] = 86_400.0
+    job_seconds: Annotated[int, Field(ge=1, le=LONGEST_KEPT_S, description="how long the result of a job is kept")] = 86_400
     event_seconds: Annotated[TimeLimit, Field(description="how often who listens to a job hears something, even if nothing happens")] = 10.0
     lame_duck_seconds: Annotated[
         Seconds, Field(description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from models.tiling import TileSize
 from service.context import Context
 from service.pool import Live
 from service.problems import Overloaded
-from service.schemas import FileOptions
 from service.segmentation import through_the_net
 from service.telemetry import Timings
 
@@ -33,6 +32,16 @@ PATIENCE_S, LOOK_S = 5.0, 0.005  # how long it waits for the device to be free, 
 
 Outcome = Literal["compared", "busy", "failed"]
 Answers = npt.NDArray[np.integer]
+
+
+class Said(Protocol):
+    """What only the caller knows of a cloud."""
+
+    @property
+    def up(self) -> str | None: ...
+
+    @property
+    def unit(self) -> str | None: ...
 
 
 class Shadow:
@@ -55,13 +64,13 @@ class Shadow:
             return False
         return True
 
-    def classify(self, champion: Live, cloud: PointCloud, options: FileOptions, index: int) -> None:
+    def classify(self, champion: Live, cloud: PointCloud, said: Said, index: int) -> None:
         """Compare the class that the champion gave a cloud. Returns at once."""
-        self._start(champion, "classify", partial(self._classified, cloud, options), np.array([index]))
+        self._start(champion, "classify", partial(self._classified, cloud, said), np.array([index]))
 
-    def segment(self, champion: Live, cloud: PointCloud, options: FileOptions, labels: Answers) -> None:
+    def segment(self, champion: Live, cloud: PointCloud, said: Said, labels: Answers) -> None:
         """The same with the classes (N,) of its points."""
-        self._start(champion, "segment", partial(self._segmented, cloud, options), labels)
+        self._start(champion, "segment", partial(self._segmented, cloud, said), labels)
 
     async def close(self) -> None:
         if self._running is not None:
@@ -112,16 +121,16 @@ class Shadow:
             await asyncio.sleep(LOOK_S)
         return False
 
-    async def _classified(self, cloud: PointCloud, options: FileOptions, candidate: Live) -> Answers:
-        voxelize = partial(candidate.processor.voxelize, cloud, up=cast(Axis | None, options.up), unit=options.unit)
+    async def _classified(self, cloud: PointCloud, said: Said, candidate: Live) -> Answers:
+        voxelize = partial(candidate.processor.voxelize, cloud, up=cast(Axis | None, said.up), unit=said.unit)
         voxels = await to_thread.run_sync(voxelize, limiter=self._context.readers)
         timings = Timings(self._context.telemetry)
         logits = await self._context.scheduler.logits(candidate.key, voxels, len(voxels.inverse), timings, per_voxel=False)
         return np.array([candidate.processor.answer_of_cloud(voxels, logits).index])
 
-    async def _segmented(self, cloud: PointCloud, options: FileOptions, candidate: Live) -> Answers:
+    async def _segmented(self, cloud: PointCloud, said: Said, candidate: Live) -> Answers:
         settings = self._context.settings
-        cut = partial(segmenting, candidate.processor, cloud, up=cast(Axis | None, options.up), unit=options.unit)
+        cut = partial(segmenting, candidate.processor, cloud, up=cast(Axis | None, said.up), unit=said.unit)
         work = await to_thread.run_sync(
             partial(cut, tile=TileSize(settings.tile_voxels, settings.tile_halo)), limiter=self._context.readers_of(cloud.xyz.nbytes)
         )

@@ -38,13 +38,13 @@ class Upload:
     What is whole before any of it had to be written stays in memory (see Ticket.in_memory).
     """
 
-    def __init__(self, spool: "Spool", request: Request) -> None:
-        """Raises: BadMultipart."""
+    def __init__(self, spool: "Spool", request: Request, *, form: bool = True) -> None:
+        """form: the body may be a multipart form with the file in it. Raises: BadMultipart."""
         self.spool = spool
         self.size = 0  # bytes of the body
         self._content_type = request.headers.get("content-type", "")
         self._file_name = file_name(request.headers.get("x-filename", ""))
-        boundary = boundary_of(self._content_type)
+        boundary = boundary_of(self._content_type) if form else None
         self._part = MultipartFile(boundary, spool.write) if boundary is not None else None
         self._rest: list[bytes] = []
         self._waiting = 0
@@ -171,18 +171,28 @@ class Uploads:
         self._threads = CapacityLimiter(settings.readers + 4)  # apart from the readers, so that parsing never delays receiving
 
     @asynccontextmanager
-    async def receive(self, request: Request, input_format: str | None, timings: Timings, ticket: Ticket) -> AsyncGenerator[Upload, None]:
+    async def receive(
+        self, request: Request, input_format: str | None, timings: Timings, ticket: Ticket, *, raw_limit: int | None = None
+    ) -> AsyncGenerator[Upload, None]:
         """Spool the body, raw or multipart (stage `read`); the file is closed on leaving, if its reader has not done so before.
+
+        raw_limit: the body is no file of points, whatever it is called, and may have so many bytes.
 
         Raises: BodyTooLarge (from Content-Length before anything is read, else at the limit), SlowBody, BadMultipart, SpoolFull,
         UnsupportedEncoding, Overloaded; of what does not stay in memory, soon, what is wrong with its head (see `check_head`).
         """
         # FastAPI's own max_body_size answers in plain text, hence the check here
-        largest = self._largest_size(request)
-        upload = Upload(Spool(self._folder), request)
+        limit = self._limit if raw_limit is None else raw_limit
+        largest = self._largest_size(request, limit)
+        upload = Upload(Spool(self._folder), request, form=raw_limit is None)
+
+        def check() -> None:
+            if raw_limit is None:
+                check_head(upload, input_format, largest)
+
         try:
             with timings.stage("read"):
-                await self._fill(request, upload, lambda: check_head(upload, input_format, largest), ticket)
+                await self._fill(request, upload, check, limit, ticket)
             ticket.take_place()
             yield upload
         finally:
@@ -190,21 +200,18 @@ class Uploads:
                 with CancelScope(shield=True):
                     await self._in_thread(upload.spool.close)
 
-    def _largest_size(self, request: Request) -> int:
+    def _largest_size(self, request: Request, limit: int) -> int:
         """What the body may come to. Raises: BodyTooLarge, UnsupportedEncoding."""
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedEncoding("send the file as it is, without Content-Encoding", where="Content-Encoding", known=("identity",))
         length = announced_bytes(request.headers)
         if length is None:
-            return self._limit
-        if length > self._limit:
-            raise self._too_large()
+            return limit
+        if length > limit:
+            raise _too_large(limit)
         return length
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"the body is larger than {self._limit} bytes", where="body")
-
-    async def _fill(self, request: Request, upload: Upload, check: Callable[[], None], ticket: Ticket) -> None:
+    async def _fill(self, request: Request, upload: Upload, check: Callable[[], None], limit: int, ticket: Ticket) -> None:
         """Take the body, piece by piece to the disk (see Ticket.in_memory); after the first comes `check`, the last waits in memory."""
 
         def write_first() -> None:
@@ -224,8 +231,8 @@ class Uploads:
                 if chunk is None:
                     return
                 waiting = upload.keep(chunk)
-                if upload.size > self._limit:
-                    raise self._too_large()
+                if upload.size > limit:
+                    raise _too_large(limit)
                 ticket.hold_bytes(upload.size)
                 if waiting > ticket.in_memory:
                     await self._in_thread(write)
@@ -235,6 +242,10 @@ class Uploads:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=self._threads)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes", where="body")
 
 
 def check_head(upload: Upload, input_format: str | None, largest: int) -> None:

@@ -50,7 +50,7 @@ class AccessMiddleware:
             self._let_in(scope)
         except FipError as error:
             scope["state"]["problem_code"] = error.code
-            await from_error(error, sending=_sending(scope["headers"]))(scope, receive, send)
+            await from_error(error, scope["path"], sending=_sending(scope["headers"]))(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 
 LOG = logging.getLogger("fip.service")
+TIDY_S = 10.0  # between two looks at what is to go
 THREADS = 4  # that open and remove files
 
 
@@ -182,7 +183,7 @@ class Jobs:
         """Let results go when their time is over, and rows after as long again."""
         kept_s = self._settings.job_seconds
         while True:
-            await asyncio.sleep(min(max(kept_s / 4, 0.05), 10.0))
+            await asyncio.sleep(min(kept_s / 4, TIDY_S))
             try:
                 for job in await self.rows.do(self.rows.store.due, time.time() - kept_s):
                     await self.expire(job)

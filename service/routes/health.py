@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 from fastapi import APIRouter, Response
 
-from service.context import Shared
+from service.context import Context, Shared
 from service.schemas import Health
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -23,9 +23,14 @@ async def ready(context: Shared, response: Response) -> Health:
     """200 once the default models are loaded and warm; 503 before that, while a worker that died is replaced, and from the moment the
     service is told to stop.
     """
-    status: str = context.lifecycle.phase
-    if status == "ready" and not context.device.up:
-        status = "recovering"
+    status = phase_of(context)
     if status != "ready":
         response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
     return Health(status=status)
+
+
+def phase_of(context: Context) -> str:
+    """`ready`, or why it is not."""
+    if context.lifecycle.phase == "ready" and not context.device.up:
+        return "recovering"
+    return context.lifecycle.phase

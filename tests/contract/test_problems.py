@@ -45,6 +45,10 @@ EXPECTED = {
     errors.AliasConflict: 409,
     errors.RegistryUnavailable: 503,
     problems.BodyTooLarge: 413,
+    problems.BadInference: 400,
+    problems.BadTensor: 400,
+    problems.UnsupportedExtension: 400,
+    problems.AnswerTooLarge: 413,
     problems.BadMultipart: 400,
     problems.UnsupportedEncoding: 415,
     problems.SpoolFull: 507,
@@ -87,6 +91,14 @@ def test_document_of_an_error() -> None:
         "where": "model",
         "known": ["chair"],
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("/v2", True), ("/v2/models/chair", True), ("/v1/classify", False), ("/v2x", False), ("", False)]
+)
+def test_clients_of_the_open_inference_protocol_find_the_error(path: str, said: bool) -> None:
+    document = json.loads(bytes(problems.from_error(errors.UnknownModel("no model 'chiar'", where="model"), path).body))
+    assert document.get("error") == ("model: no model 'chiar'" if said else None)
 
 
 def test_failures_of_the_service_keep_their_details_to_the_log() -> None:

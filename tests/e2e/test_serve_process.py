@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -37,8 +38,8 @@ def start(tiny_registry: Path) -> Iterator[Start]:
     """Start `fip serve` with the test model on a free port; the process and its address."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(**settings: str) -> tuple[subprocess.Popen[str], str]:
-        command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), "--model", "tiny"]
+    def run(*options: str, **settings: str) -> tuple[subprocess.Popen[str], str]:
+        command = [str(FIP), "serve", "--port", "0", "--registry", str(tiny_registry), "--model", "tiny", *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment() | settings)
         started.append(process)
         assert process.stdout is not None
@@ -54,6 +55,12 @@ def start(tiny_registry: Path) -> Iterator[Start]:
 
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("FIP_")}
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
 
 
 def test_serve_answer_and_stop(start: Start) -> None:
@@ -127,12 +134,32 @@ def test_two_services_on_one_folder(start: Start, tiny_registry: Path, tmp_path:
     assert "another service keeps its jobs in" in done.stderr
 
 
-def test_where_jobs_are_kept_if_nothing_is_said(start: Start) -> None:
-    process, address = start()
+def test_where_jobs_are_kept_if_nothing_is_said(start: Start, tmp_path: Path) -> None:
+    port = free_port()
+    process, address = start("--port", port, FIP_CACHE=str(tmp_path))
     with httpx.Client(base_url=address) as client:
         assert client.get("/v1/jobs").json() == {"jobs": []}
+    assert (tmp_path / "jobs" / port / "jobs.sqlite3").is_file()
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
+    process, address = start(TMPDIR=str(tmp_path))  # on any free port
+    with httpx.Client(base_url=address) as client:
+        assert client.get("/v1/jobs").json() == {"jobs": []}
+    assert len(list(tmp_path.glob("fip-jobs-*"))) == 1
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert len(list(tmp_path.glob("fip-jobs-*"))) == 0
+
+
+def test_no_folder_for_jobs_ends_nothing(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()  # no folder can be made in it
+    process, address = start("--port", free_port(), FIP_CACHE=str(tmp_path / "cache"))
+    with httpx.Client(base_url=address) as client:
+        assert client.get("/v1/jobs").json()["code"] == "jobs_off"
+        assert client.post("/v1/classify", content=PLY).status_code == 200
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert "there is no folder to keep them in" in log
 
 
 def test_requests_in_flight_are_answered_before_the_end(start: Start) -> None:

