@@ -2,7 +2,7 @@
 
     python -m tests.sbom [FOLDER]
 
-FOLDER (build) gets serve-requirements.txt, sbom.json and audit.json.
+FOLDER (build) gets sbom.json and audit.json.
 """
 
 import importlib.metadata
@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 DISTRIBUTION, EXTRA = "fip-server", "serve"
 VULNERABLE, NOT_ASKED = 1, 2
-PIN = "{}=={}"
 
 
 def packages() -> dict[str, str]:
@@ -49,35 +48,62 @@ def _needed(distribution: importlib.metadata.Distribution, extra: str) -> Iterat
 
 
 def write_sbom(folder: Path) -> Path:
-    """CycloneDX 1.6 in JSON, the same for the same packages. Raises: CalledProcessError."""
+    """CycloneDX 1.6 in JSON, with licences and who needs what; the same for the same packages. Raises: CalledProcessError."""
     folder.mkdir(parents=True, exist_ok=True)
-    requirements, sbom = folder / "serve-requirements.txt", folder / "sbom.json"
-    requirements.write_text("".join(f"{PIN.format(*each)}\n" for each in packages().items()))
+    sbom = folder / "sbom.json"
     options = ["--spec-version", "1.6", "--output-format", "JSON", "--output-reproducible", "--output-file", str(sbom)]
     described = ["--pyproject", str(ROOT / "pyproject.toml"), "--mc-type", "application"]
-    command = [str(BIN / "cyclonedx-py"), "requirements", *options, *described, str(requirements)]
-    subprocess.run(command, check=True)
+    subprocess.run([str(BIN / "cyclonedx-py"), "environment", *options, *described, sys.executable], check=True)
+    document = json.loads(sbom.read_text())
+    _keep(document, set(packages()))
+    sbom.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     return sbom
+
+
+def _keep(document: dict, names: set[str]) -> None:
+    """Of everything that is installed here, what the service needs."""
+    document["components"] = [each for each in document["components"] if canonicalize_name(each["name"]) in names]
+    kept = {each["bom-ref"] for each in document["components"]}
+    root = document["metadata"]["component"]["bom-ref"]
+    graph = [each for each in document["dependencies"] if each["ref"] in kept | {root}]
+    for each in graph:
+        each["dependsOn"] = [ref for ref in each.get("dependsOn", ()) if ref in kept]
+        if each["ref"] == root:
+            each["dependsOn"] = [ref for ref in each["dependsOn"] if canonicalize_name(ref.partition("==")[0]) in _direct()]
+    document["dependencies"] = graph
+
+
+def _direct() -> set[str]:
+    return {canonicalize_name(each.name) for each in _needed(importlib.metadata.distribution(DISTRIBUTION), EXTRA)}
 
 
 def audit(folder: Path) -> int:
     """Ask the vulnerability service about these packages; what the command ends with. Builds of a version count as that version."""
     public, answer = folder / "audit-requirements.txt", folder / "audit.json"
-    public.write_text("".join(f"{PIN.format(name, Version(version).public)}\n" for name, version in packages().items()))
+    public.write_text("".join(f"{name}=={Version(version).public}\n" for name, version in packages().items()))
     answer.unlink(missing_ok=True)
     options = ["--disable-pip", "--no-deps", "--progress-spinner", "off", "--format", "json", "--output", str(answer)]
-    asked = subprocess.run([str(BIN / "pip-audit"), *options, "--requirement", str(public)], stderr=subprocess.PIPE, text=True, check=False)
+    command = [str(BIN / "pip-audit"), *options, "--requirement", str(public)]
+    asked = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if not answer.exists():
         print(asked.stderr[-2000:], file=sys.stderr)
-        print("not audited: the vulnerability service could not be asked. The SBOM stands.", file=sys.stderr)
-        return NOT_ASKED
-    checked = json.loads(answer.read_text())["dependencies"]
-    skipped = [f"{each['name']} ({each['skip_reason']})" for each in checked if "skip_reason" in each]
+        return _not_asked("the vulnerability service could not be reached")
+    return judge(json.loads(answer.read_text())["dependencies"])
+
+
+def judge(checked: list[dict]) -> int:
+    """checked: an entry for each package. One that the service does not know is not one without flaws: a mirror of PyPI knows none."""
+    skipped = [each["name"] for each in checked if "skip_reason" in each]
     wrong = [f"{each['name']} {each['version']}: {flaw['id']}" for each in checked for flaw in each.get("vulns", ())]
-    print(f"audited {len(checked) - len(skipped)} packages: {len(wrong)} known vulnerabilities", *wrong, sep="\n")
-    if skipped:
-        print("not known to the service:", ", ".join(skipped))
-    return VULNERABLE if wrong else 0
+    print(f"audited {len(checked) - len(skipped)} of {len(checked)} packages: {len(wrong)} known vulnerabilities", *wrong, sep="\n")
+    if wrong:
+        return VULNERABLE
+    return _not_asked(f"the vulnerability service does not know {', '.join(skipped)}") if skipped else 0
+
+
+def _not_asked(why: str) -> int:
+    print(f"not audited: {why}. The SBOM stands.", file=sys.stderr)
+    return NOT_ASKED
 
 
 def main(folder: Path) -> int:

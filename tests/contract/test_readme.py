@@ -19,6 +19,7 @@ SERVICE_ONLY = (
     problems.SpoolFull,
     problems.Overloaded,
     problems.RateLimited,
+    problems.TooManyJobs,
     problems.Unauthorized,
     problems.Forbidden,
     problems.ForeignOrigin,
