@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import get_args
 
 from models.artefact import read_manifest
-from models.errors import BadCheckpoint, BadOption, ModelError, RegistryUnavailable, UnknownModel, WrongTask
+from models.errors import AliasConflict, BadCheckpoint, FipError, ModelError, RegistryUnavailable, UnknownModel, WrongTask
 from models.manifest import Task
 from models.processor import Processor
 from models.registry import CHAMPION, Catalogue, Entry, ModelVersion, Reference, parse_reference
@@ -161,14 +161,14 @@ class Pool:
                 self._follow(written, followed)
             except UnknownModel:  # removed: whoever asks next is told so
                 self._followed.pop(written, None)
-            except ModelError:  # told where it happened; what was answered is answered on
-                continue
+            except FipError as error:  # what was answered is answered on
+                LOG.warning("not followed", extra={"fields": {"reference": written, "error": error.detail}})
 
     def move(self, name: str, alias: str, to: int | None, expected: int | None = None) -> tuple[int, int | None]:
         """Point an alias at a version that loads, or (None) back at the one before, and have it answer; where it points, and pointed.
 
         expected: where it has to point now, 0 for nowhere, None for anywhere. Raises: UnknownModel, BadCheckpoint (it does not load:
-        nothing moves), AliasConflict, BadModelName, BadOption (a bundled model), RegistryUnavailable (also when it cannot be written).
+        nothing moves), AliasConflict (also of a bundled model), BadModelName, RegistryUnavailable (also when it cannot be written).
         """
         with self.inquiry.asking(name):
             versions = self.inquiry.models.versions(name)
@@ -177,7 +177,7 @@ class Pool:
             registry = versions[0].registry
             registry.check_alias(alias)
             if self.inquiry.models.is_bundled(versions[0]):
-                raise BadOption("a bundled model: only what is published in a registry has aliases", where=name)
+                raise AliasConflict("a bundled model: only those that are published in a registry have aliases that move", where=name)
             before = next((entry.model.version for entry in versions if alias in entry.model.aliases), None)
         if to is not None:
             self._load(self.inquiry.resolve(Reference(name, version=to)), None, True)

@@ -115,7 +115,7 @@ def test_the_service_moves_and_rolls_back_by_one_call(client: httpx.Client, regi
         ("parts/aliases/champion", {}, 422, "bad_option"),
         ("parts/aliases/champion", {"version": 0}, 422, "bad_option"),
         ("nobody/aliases/champion", {"version": 1}, 404, "unknown_model"),
-        ("modelnet40/aliases/champion", {"version": 1}, 422, "bad_option"),
+        ("modelnet40/aliases/champion", {"version": 1}, 409, "alias_conflict"),
         ("..%2Fparts/aliases/champion", {"version": 1}, 404, "not_found"),
     ],
 )

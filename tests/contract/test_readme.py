@@ -9,6 +9,7 @@ from pathlib import Path
 from models import errors
 from models.cli import exit_code
 from service import problems
+from service.jobs import records
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| (`[^|]+) \| (\d*) ?\| (\d*) ?\|$", re.MULTILINE)
@@ -29,6 +30,18 @@ SERVICE_ONLY = (
     problems.OutOfMemory,
     problems.WorkerFailed,
     problems.NotReady,
+    problems.BadInference,
+    problems.BadTensor,
+    problems.UnsupportedExtension,
+    problems.AnswerTooLarge,
+    problems.UnknownJob,
+    problems.NotDone,
+    problems.Expired,
+    problems.KeyInUse,
+    problems.KeyReused,
+    problems.TooManyJobs,
+    problems.JobsOff,
+    *(records.JobFailure, records.GaveUp, records.InputLost, records.ModelChanged),
 )
 # Families, never raised themselves.
 FAMILIES = {errors.FipError, errors.InputError, errors.CloudError, errors.ModelError, errors.TrainingError}
