@@ -25,7 +25,18 @@ PREFIX = "FIP_"
 CLOSE = 0.75  # share of letters in common from which a name passes for a mistyped one
 # Read elsewhere, or by docker-compose.yml and the tests: not settings of the service.
 OTHERS = (
-    *("FIP_BIND", "FIP_CACHE", "FIP_DATA", "FIP_FILES", "FIP_GEMM", "FIP_KILLS", "FIP_MANY_FILES", "FIP_NATIVE_ISA", "FIP_NATIVE_LIBRARY"),
+    *(
+        "FIP_BIND",
+        "FIP_CACHE",
+        "FIP_DATA",
+        "FIP_FILES",
+        "FIP_GEMM",
+        "FIP_KEY",
+        "FIP_KILLS",
+        "FIP_MANY_FILES",
+        "FIP_NATIVE_ISA",
+        "FIP_NATIVE_LIBRARY",
+    ),
     *("FIP_REQUIRE_DATA", "FIP_TRAIN_DATA"),
 )
 

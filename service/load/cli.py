@@ -82,6 +82,9 @@ TO_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--disconnect", type=SHARE, default=0, metavar="SHARE", help="Clients that leave before the answer.")
 @click.option("--malformed", type=SHARE, default=0, metavar="SHARE", help="Bodies that are damaged; 4xx is then the right answer.")
 @click.option("--timeout", "timeout_s", type=ABOVE_0, metavar="SECONDS", help="Sent as X-Request-Timeout.")
+@click.option(
+    "--key", envvar="FIP_KEY", help="API key, where the service asks for one; other users see options, so better: FIP_KEY.  [FIP_KEY]"
+)
 @click.option("--patience", "patience_s", type=ABOVE_0, default=60, show_default=True, help="Seconds after which a client gives up.")
 @click.option("--connections", type=click.IntRange(1), default=512, show_default=True, help="Open at once, at most.")
 @click.option("--json", "json_file", type=TO_FILE, metavar="FILE", help="Write all numbers here.")
@@ -106,6 +109,7 @@ def bench(
     disconnect: float,
     malformed: float,
     timeout_s: float | None,
+    key: str | None,
     patience_s: float,
     connections: int,
     json_file: Path | None,
@@ -148,6 +152,7 @@ def bench(
         disconnect=disconnect,
         malformed=malformed,
         timeout_s=timeout_s,
+        key=key,
         connections=connections,
         clients=clients,
         patience_s=patience_s,

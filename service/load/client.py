@@ -105,6 +105,7 @@ class Clients:
         self._slots = asyncio.Semaphore(plan.connections)
         self._run_id = secrets.token_hex(4)
         self._headers = {"X-Request-Timeout": f"{plan.timeout_s:g}"} if plan.timeout_s else {}
+        self._headers |= {"Authorization": f"Bearer {plan.key}"} if plan.key else {}
         self._names = tuple(header_name(body.name) for body in plan.bodies)
         self._expected_s = [FIRST_GUESS_S] * len(plan.bodies)
         self._clock = asyncio.get_running_loop().time

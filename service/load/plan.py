@@ -28,7 +28,8 @@ class LoadPlan:
 
     malformed, disconnect: shares of requests whose body is damaged, and whose client leaves before the answer.
     timeout_s: sent as X-Request-Timeout. connections: most that are open at once; a request that finds none waits, and is late.
-    patience_s: how long after it was due a request is given up. Raises: BadOption, where = the name of the field.
+    patience_s: how long after it was due a request is given up. key: sent as a Bearer token; it stands in no report.
+    Raises: BadOption, where = the name of the field.
     """
 
     url: str
@@ -46,6 +47,7 @@ class LoadPlan:
     connections: int = 512
     clients: int | None = None
     patience_s: float = 60.0
+    key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _require(self.url.startswith(("http://", "https://")), "url", f"{self.url!r} does not begin with http:// or https://")

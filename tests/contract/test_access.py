@@ -15,6 +15,8 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.auth.keys import Scope, add_key, new_key, remove_key
+from service.load.client import load
+from service.load.plan import Body, LoadPlan
 from service.logs import JsonLines
 from service.settings import Settings
 from tests.contract.conftest import Serve
@@ -133,6 +135,17 @@ def test_a_key_that_has_expired(locked: FastAPI, serve: Serve, make: Make) -> No
     with serve(locked) as client:
         assert client.get(READY, headers=soon).status_code == 200
         until(lambda: client.get(READY, headers=soon).status_code == 401, "it expires")
+
+
+def test_load_is_sent_with_a_key_that_no_report_has(locked: FastAPI, serve: Serve, make: Make, ball: Callable[[int], bytes]) -> None:
+    key = make()["Authorization"].removeprefix("Bearer ")
+    with serve(locked) as client:
+        sent = {"url": str(client.base_url).rstrip("/"), "bodies": (Body("ball.ply", ball(64)),), "clients": 1, "duration_s": 0.5}
+        for given, expected in ((key, 200), (None, 401)):
+            plan = LoadPlan(**sent, key=given)  # type: ignore[arg-type]
+            result = load(plan)
+            assert {record.status for record in result.records} == {expected}
+            assert key not in repr(plan) + repr(result.summary(500))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from service.settings import LONGEST_S, OTHERS, Settings, mistyped
 
 ROOT = Path(__file__).parents[2]
-READ = re.compile(r"environ(\.get\(|\[).FIP_|\$\{FIP_|^ENV .*FIP_")
+READ = re.compile(r"environ(\.get\(|\[).FIP_|\$\{FIP_|^ENV .*FIP_|envvar=")
 
 
 def timed() -> Iterator[str]:
