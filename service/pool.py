@@ -75,7 +75,7 @@ class Pool:
         """models: what can be asked for; None opens the registry of the settings at the first use."""
         self._settings, self._telemetry = settings, telemetry
         self.inquiry, self.residents = Inquiry(settings, models), Residents(settings, telemetry, device)
-        self._lock = threading.Lock()
+        self._lock, self._following, self._keeping = threading.Lock(), threading.Lock(), threading.Lock()
         self._failed: dict[Key, Failure] = {}
         self._followed: dict[str, Followed] = {}  # by the reference as it was written
         self._served: dict[tuple[str, str | None], Entry] = {}  # by name and the alias that was gone through
@@ -151,18 +151,17 @@ class Pool:
 
         name: only references of that model.
         """
-        for written, followed in list(self._followed.items()):
-            if name is not None and name != followed.wanted.name:
-                continue
-            if time.monotonic() > followed.asked_s + FOLLOWED_S:
-                self._followed.pop(written, None)
-                continue
-            try:
-                self._follow(written, followed)
-            except UnknownModel:  # removed: whoever asks next is told so
-                self._followed.pop(written, None)
-            except FipError as error:  # what was answered is answered on
-                LOG.warning("not followed", extra={"fields": {"reference": written, "error": error.detail}})
+        with self._following:  # what was asked before somebody moved an alias does not come after it
+            for written, followed in list(self._followed.items()):
+                if name is not None and name != followed.wanted.name:
+                    continue
+                try:
+                    self._follow(written, followed)
+                except UnknownModel:  # removed: whoever asks next is told so
+                    self._followed.pop(written, None)
+                except FipError as error:  # what was answered is answered on
+                    LOG.warning("not followed", extra={"fields": {"reference": written, "error": error.detail}})
+        self.residents.let_go([followed.entry for followed in list(self._followed.values())])
 
     def move(self, name: str, alias: str, to: int | None, expected: int | None = None) -> tuple[int, int | None]:
         """Point an alias at a version that loads, or (None) back at the one before, and have it answer; where it points, and pointed.
@@ -195,7 +194,10 @@ class Pool:
         return failure if failure is not None and time.monotonic() < failure.at_s + LOAD_AGAIN_S else None
 
     def _follow(self, written: str, followed: Followed) -> None:
-        """Raises: ModelError (nothing changes)."""
+        """Raises: FipError (nothing changes)."""
+        if time.monotonic() > followed.asked_s + FOLLOWED_S and written not in self._defaults.values():
+            self._followed.pop(written, None)
+            return
         entry = self.inquiry.resolve(followed.wanted)
         moved = key_of(entry) != key_of(followed.entry)
         if self.residents.find_quietly(followed.entry) is None:
@@ -203,20 +205,23 @@ class Pool:
                 self._followed.pop(written, None)
             return
         loaded = self._load(entry, None, True)
-        self._keep(written, followed.wanted, entry, loaded, followed.asked_s)
+        self._keep(written, followed.wanted, entry, loaded, followed)
         if moved:
             self._telemetry.model_swaps.labels(entry.model.name).inc()
             said = {"reference": written, "before": str(followed.entry), "model": str(entry), "digest": loaded.digest}
             LOG.info("model swapped", extra={"fields": said})
 
-    def _keep(self, written: str, wanted: Reference, entry: Entry, loaded: Loaded, asked_s: float) -> Live:
-        """It answers under this reference from now on."""
+    def _keep(self, written: str, wanted: Reference, entry: Entry, loaded: Loaded, before: Followed | None) -> Live:
+        """It answers under this reference from now on, unless somebody found another one since it was `before` that did."""
         ref = model_ref(entry.model, loaded.digest, wanted)
-        if written not in self._followed and len(self._followed) >= MOST_FOLLOWED:
-            self._followed.pop(min(list(self._followed), key=lambda each: self._followed[each].asked_s), None)
-        self._followed[written] = Followed(wanted, entry, ref, asked_s)
-        if wanted.version is None:
-            self._served[wanted.name, ref.alias] = entry
+        asked_s = time.monotonic() if before is None else before.asked_s
+        with self._keeping:
+            if self._followed.get(written) is before:
+                if before is None and len(self._followed) >= MOST_FOLLOWED:
+                    self._followed.pop(min(self._followed, key=lambda each: self._followed[each].asked_s))
+                self._followed[written] = Followed(wanted, entry, ref, asked_s)
+                if wanted.version is None:
+                    self._served[wanted.name, ref.alias] = entry
         return _live(ref, loaded)
 
     def _live(self, written: str, task: Task | None, may_load: bool = True) -> Live:
@@ -234,8 +239,9 @@ class Pool:
         return error
 
     def _found(self, written: str, wanted: Reference, task: Task | None, may_load: bool) -> Live:
+        followed = self._followed.get(written)
         try:
-            entry = self._stands_for(written, wanted)
+            entry = self._stands_for(followed, wanted)
         except (BadCheckpoint, RegistryUnavailable) as error:
             if (before := self._before(wanted, error, task, may_load)) is None:
                 raise
@@ -247,14 +253,15 @@ class Pool:
             if before is None:
                 raise
             return before
-        return self._keep(written, wanted, entry, loaded, time.monotonic())
+        return self._keep(written, wanted, entry, loaded, followed)
 
-    def _stands_for(self, written: str, wanted: Reference) -> Entry:
+    def _stands_for(self, followed: Followed | None, wanted: Reference) -> Entry:
         """The version of a reference; of one that is followed it is known. Raises: UnknownModel, BadCheckpoint, RegistryUnavailable."""
-        followed = self._followed.get(written) if self._settings.lookup_seconds else None
-        if followed is not None and time.monotonic() < followed.asked_s + FOLLOWED_S:
-            return followed.entry
-        return self.inquiry.resolve(wanted)
+        if followed is None:
+            return self.inquiry.resolve(wanted)
+        was_s, followed.asked_s = followed.asked_s, time.monotonic()
+        current = self._settings.lookup_seconds and followed.asked_s < was_s + FOLLOWED_S
+        return followed.entry if current else self.inquiry.resolve(wanted)
 
     def _before(self, wanted: Reference, error: ModelError, task: Task | None, may_load: bool) -> Live | None:
         """What was answered under this name and alias, whichever way they were spelt; under a version only if it is out of reach."""

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from models.checkpoint import loading_bytes
@@ -19,6 +20,7 @@ from service.worker.device import Device
 
 LOG = logging.getLogger("fip.service")
 ROOM_S = 30.0  # how long a model waits for others that are still at work to end, for their room
+IDLE_S = 600.0  # how long a model stays that nothing in use stands for, such as the version before, to which somebody may go back
 LOOK_S, COLLECT_S = 0.05, 0.5  # while it waits: how often it looks, and when what was thrown away unseen is looked for
 
 Key = tuple[str, str, int]  # registry, name, version
@@ -61,6 +63,15 @@ class Residents:
     def find_quietly(self, entry: Entry) -> Loaded | None:
         """The same, by somebody who does not ask for it."""
         return self._here.get(key_of(entry))
+
+    def let_go(self, kept: Iterable[Entry]) -> None:
+        """Of all but these, those that nobody has asked for for a while."""
+        keys, now = {key_of(entry) for entry in kept}, time.monotonic()
+        for key, loaded in list(self._here.items()):
+            if key not in keys and now > loaded.asked_s + IDLE_S:
+                self._forget(key)
+        with self._loading:
+            self._device.drop_released()
 
     def all(self) -> list[Loaded]:
         return list(self._here.values())

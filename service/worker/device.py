@@ -189,7 +189,13 @@ class Device:
     def _load_all(self, worker: Worker) -> None:
         """Raises: WorkerLost."""
         loaded = set[str]()
-        while missing := self._hand_over(worker, loaded):
+        while True:
+            missing, surplus = self._hand_over(worker, loaded)
+            if not missing and not surplus:
+                return
+            for key in surplus:  # released since
+                loaded.discard(key)
+                worker.drop(key)
             for source in missing:
                 loaded.add(source.key)
                 try:
@@ -199,12 +205,13 @@ class Device:
                     self._bytes.pop(source.key, None)
                     LOG.error("model does not load again", extra={"fields": {"model": source.key, "error": str(error)}})
 
-    def _hand_over(self, worker: Worker, loaded: set[str]) -> list[Source]:
-        """The nets that it still lacks; if there are none, it is the worker from now on."""
+    def _hand_over(self, worker: Worker, loaded: set[str]) -> tuple[list[Source], list[str]]:
+        """The nets that it still lacks, and those that it has and nobody wants; if there are none, it is the worker from now on."""
         with self._changed:
             missing = [source for key, source in self._sources.items() if key not in loaded]
-            if not missing and not self._ending.is_set():
+            surplus = [key for key in loaded if key not in self._sources]
+            if not missing and not surplus and not self._ending.is_set():
                 self._worker = worker
                 self._telemetry.worker_up.set(1)
                 self._changed.notify_all()
-        return missing
+        return missing, surplus

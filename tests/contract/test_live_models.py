@@ -16,6 +16,7 @@ from models.registry import Registry, publish_as
 from models.registry.catalogue import BUNDLED
 from models.registry.local import LocalRegistry
 from models.registry.publish import rollback
+from service import residents
 from service.app import create_app
 from service.settings import Settings
 from tests.contract.test_served_registry import flip, passage
@@ -53,6 +54,12 @@ def client(registry: LocalRegistry, version: Shifted, serve: Serve) -> Iterator[
 def answers(client: httpx.Client, body: bytes, model: str | None = None) -> str:
     answer = client.post("/v1/classify", params={"model": model} if model else {}, content=body)
     return f"{answer.json()['model']['name']}:{answer.json()['model']['version']}" if answer.is_success else str(answer.json()["code"])
+
+
+def loaded(client: httpx.Client, model: str) -> bool:
+    name, version = model.split(":")
+    rows = [line for line in client.get("/metrics").text.splitlines() if line.startswith("fip_model_info{")]
+    return any(f'name="{name}"' in row and f'version="{version}"' in row for row in rows)
 
 
 def test_an_alias_that_moves_under_load_fails_nobody(
@@ -209,3 +216,17 @@ def test_a_service_starts_without_its_mlflow_server(
             assert answers(client, ball(9), "away") == "away:1"
             assert answers(client, ball(9), "away@candidate") == "registry_unavailable"
             assert ("away", "1") in [(model["name"], model["version"]) for model in client.get("/v1/models").json()["models"]]
+
+
+def test_a_version_that_nobody_asks_for_any_more_goes(
+    client: httpx.Client, registry: LocalRegistry, ball: Ball, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residents, "IDLE_S", 0.3)
+    assert answers(client, ball(9), "parts:2") == "parts:2"
+    client.put("/v1/models/parts/aliases/champion", params={"version": 2})
+    assert answers(client, ball(9)) == "parts:2"
+    until(lambda: not loaded(client, "parts:1"), "the version before has gone")
+    assert loaded(client, "parts:2")
+    assert loaded(client, "lidar19:1")  # the default of the other task, which nobody ever asked for
+    assert client.post("/v1/models/parts/aliases/champion/rollback").status_code == 200
+    assert answers(client, ball(9)) == "parts:1"
