@@ -38,7 +38,7 @@ class Remembered:
         return self._registry.address
 
     def names(self) -> tuple[str, ...]:
-        return self._ask(self._registry.names, self._keep_names, lambda: self._names)
+        return self._ask(self._registry.names, self._keep_names, lambda: self._names or tuple(sorted(self._versions)) or None)
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         return self._ask(
