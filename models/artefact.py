@@ -20,6 +20,7 @@ from models.manifest import Manifest
 WEIGHTS, MANIFEST, CARD = "model.safetensors", "manifest.json", "README.md"
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_TEXT = 16 << 20  # bytes of a manifest, a card, a table of metrics
+LARGEST_YAML = 64 << 10  # of a recipe: Python reads some ten thousand a second
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -111,13 +112,15 @@ def _is_json(path: Path, head: bytes) -> bool:
 
 
 def _is_yaml(path: Path, head: bytes) -> bool:
+    if path.stat().st_size > LARGEST_YAML:
+        raise BadCheckpoint(f"larger than {LARGEST_YAML >> 10} KiB", where=str(path))
     try:
         return _is_plain_mapping(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, yaml.YAMLError):
         return False
 
 
-@lru_cache(maxsize=256)  # models are loaded again and again where memory is short, and Python's YAML is slow
+@lru_cache(maxsize=64)  # models are loaded again and again where memory is short, and Python's YAML is slow
 def _is_plain_mapping(text: str) -> bool:
     """A mapping of plain values: no tags, which name types, no aliases, with which a few bytes become any amount of memory, and not nested
     for ever, which takes as long. Raises: ValueError, RecursionError, yaml.YAMLError.

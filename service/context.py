@@ -12,7 +12,8 @@ from service.admission import LARGE_BYTES, Admission, Ticket
 from service.auth.key_ring import KeyRing
 from service.jobs.jobs import Jobs
 from service.listing import Listing
-from service.pool import Live, NotLoaded, Pool
+from service.loader import NotLoaded
+from service.pool import Live, Pool
 from service.problems import NotReady
 from service.scheduler import Scheduler
 from service.settings import Settings

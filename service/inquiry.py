@@ -28,13 +28,24 @@ class Inquiry:
     def models(self) -> Catalogue:
         return self._given or open_catalogue(self._settings.registry, remembered=True)
 
-    def resolve(self, wanted: Reference) -> Entry:
-        """The version that a reference means. Raises: UnknownModel, BadCheckpoint (damaged aliases), RegistryUnavailable."""
+    def versions(self, name: str) -> tuple[Entry, ...]:
+        """Of a model, oldest first; none of one that there is not. Raises: BadCheckpoint (damaged aliases), RegistryUnavailable."""
+        with self.asking(name):
+            found = self.models.versions(name)
+        if not found and self.models.away:  # what is remembered of it is not all that there is
+            raise RegistryUnavailable(AWAY)
+        return found
+
+    def resolve(self, wanted: Reference, versions: tuple[Entry, ...] | None = None) -> Entry:
+        """The version that a reference means. versions: of the model, where they are known already.
+
+        Raises: UnknownModel, BadCheckpoint (damaged aliases), RegistryUnavailable.
+        """
         with self.asking(wanted.name):
             try:
-                return self.models.resolve(wanted)
+                return self.models.resolve(wanted, versions)
             except UnknownModel:
-                if self.models.away:  # what is remembered of it is not all that there is
+                if self.models.away:
                     raise RegistryUnavailable(AWAY) from None
                 raise
 
@@ -51,7 +62,22 @@ class Inquiry:
             LOG.error("registry unavailable", extra={"fields": {"error": str(error)}})
             raise RegistryUnavailable(AWAY) from error
         except BadCheckpoint as error:
-            raise BadCheckpoint(f"{about} is damaged: {_file(error)}{error.detail}", where=str(about)) from error
+            raise _named(error, about) from error
+
+    @contextmanager
+    def fetching(self, model: ModelVersion) -> Iterator[None]:
+        """Around what needs the files of one version: that they cannot be had says nothing of the others. Raises: as `asking`."""
+        try:
+            yield
+        except RegistryUnavailable as error:
+            LOG.error("files cannot be fetched", extra={"fields": {"model": str(model), "error": str(error)}})
+            raise RegistryUnavailable(AWAY) from error
+        except BadCheckpoint as error:
+            raise _named(error, model) from error
+
+
+def _named(error: BadCheckpoint, about: ModelVersion | str) -> BadCheckpoint:
+    return BadCheckpoint(f"{about} is damaged: {_file(error)}{error.detail}", where=str(about))
 
 
 def _file(error: BadCheckpoint) -> str:

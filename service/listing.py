@@ -5,10 +5,10 @@ import logging
 
 from models.artefact import read_manifest
 from models.errors import BadCheckpoint, ModelError, RegistryUnavailable
-from models.registry import CHAMPION, Entry, parse_reference
+from models.registry import CHAMPION, Entry, ModelVersion, parse_reference
 from service.model_rows import alias_of, model_info, read_card
 from service.pool import TASKS, Pool
-from service.schemas import DamagedModel, ModelDetails, ModelInfo, ModelList, ModelRef
+from service.schemas import DamagedModel, ModelDetails, ModelInfo, ModelList
 
 LOG = logging.getLogger("fip.service")
 
@@ -21,7 +21,7 @@ class Listing:
 
     def catalogue(self) -> ModelList:
         """Every version that can be asked for, and apart from them those that are damaged. Raises: RegistryUnavailable."""
-        defaults = self._default_refs()
+        defaults = self._defaults()
         with self._inquiry.asking():
             rows = [row for name in self._inquiry.models.names() for row in self._listed(name, defaults)]
         return ModelList(
@@ -38,16 +38,16 @@ class Listing:
         """One model with its card, without loading it. Raises: BadModelName, UnknownModel, BadCheckpoint, RegistryUnavailable."""
         wanted = parse_reference(reference)
         entry = self._inquiry.resolve(wanted)
-        if failure := self._pool.failure(entry):  # what does not load is not described as if it did
-            raise BadCheckpoint(failure.reason, where=str(entry.model))
-        with self._inquiry.asking(entry.model):
+        if error := self._pool.loader.failure(entry):  # what does not load is not described as if it did
+            raise error
+        with self._inquiry.fetching(entry.model):
             folder = entry.folder()
             manifest, digest = read_manifest(folder)
             card = read_card(folder, manifest)
-        info = model_info(entry.model, manifest, digest, alias_of(entry.model, wanted), self._default_refs())
+        info = model_info(entry.model, manifest, digest, alias_of(entry.model, wanted), self._defaults())
         return ModelDetails(**dict(info), card=card, provenance=manifest.provenance)
 
-    def _listed(self, name: str, defaults: list[ModelRef]) -> list[ModelInfo | DamagedModel | None]:
+    def _listed(self, name: str, defaults: list[ModelVersion]) -> list[ModelInfo | DamagedModel | None]:
         """A row for every version of a model; one for all of them if its aliases are damaged."""
         try:
             with self._inquiry.asking(name):
@@ -55,13 +55,13 @@ class Listing:
         except BadCheckpoint as error:
             return [DamagedModel(name=name, version=None, aliases=(), reason=error.detail)]
 
-    def _row(self, entry: Entry, defaults: list[ModelRef]) -> ModelInfo | DamagedModel | None:
+    def _row(self, entry: Entry, defaults: list[ModelVersion]) -> ModelInfo | DamagedModel | None:
         """None of what is on a server that is away, and not here."""
         model = entry.model
-        if failure := self._pool.failure(entry):
-            return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=failure.reason)
+        if error := self._pool.loader.failure(entry):
+            return DamagedModel(name=model.name, version=str(model.version), aliases=model.aliases, reason=error.detail)
         try:
-            with self._inquiry.asking(model):
+            with self._inquiry.fetching(model):
                 manifest, digest = entry.manifest()
         except BadCheckpoint as error:
             LOG.warning("model is damaged", extra={"fields": {"model": str(model), "error": str(error.__cause__)}})
@@ -72,10 +72,10 @@ class Listing:
             raise
         return model_info(model, manifest, digest, CHAMPION if CHAMPION in model.aliases else None, defaults)
 
-    def _default_refs(self) -> list[ModelRef]:
+    def _defaults(self) -> list[ModelVersion]:
         """What answers requests that name no model, of each task that something answers."""
         found = []
         for task in TASKS:
             with contextlib.suppress(ModelError):
-                found.append(self._pool.get(None, task).ref)
+                found.append(self._pool.default_version(task))
         return found

@@ -5,7 +5,7 @@ import sys
 from functools import cache
 
 M_ARENA_MAX = -8  # of mallopt(3)
-EVERY_S = 10.0
+EVERY_S = 2.0
 
 
 @cache

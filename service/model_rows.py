@@ -39,7 +39,7 @@ def alias_of(model: ModelVersion, wanted: Reference) -> str | None:
     return wanted.alias or (CHAMPION if CHAMPION in model.aliases else None)
 
 
-def model_info(model: ModelVersion, manifest: Manifest, digest: str, alias: str | None, defaults: Collection[ModelRef]) -> ModelInfo:
+def model_info(model: ModelVersion, manifest: Manifest, digest: str, alias: str | None, defaults: Collection[ModelVersion]) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         version=str(model.version),
@@ -47,7 +47,7 @@ def model_info(model: ModelVersion, manifest: Manifest, digest: str, alias: str 
         alias=alias,
         aliases=model.aliases,
         task=manifest.task,
-        default=any((ref.name, ref.version) == (model.name, str(model.version)) for ref in defaults),
+        default=any((each.name, each.version) == (model.name, model.version) for each in defaults),
         labels=manifest.labels,
         label_map=manifest.label_map,
         input=manifest.input,

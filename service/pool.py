@@ -1,9 +1,9 @@
 """Names to live models: the bundled ones, and those of a registry, which win.
 
 What a reference stands for is looked up at its first use. From then on it is followed: every `lookup_seconds` the registry is asked in
-the background, a version that is new there is loaded and run once, and then answers in the place of the old one, which ends when its
-last request does. So no request waits for the registry or for a new version, and a registry that cannot be reached, or a version that
-does not load, changes nothing: what was answered goes on being answered. Weights are in memory within a budget (service.residents).
+the background, a version that is new there is loaded and run once, and then answers in the place of the old one. So no request waits for
+the registry or for a new version, and a registry that cannot be reached, or a version that does not load, changes nothing: what was
+answered goes on being answered. Weights are in memory within a budget (service.residents).
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
 
-from models.artefact import read_manifest
 from models.errors import AliasConflict, BadCheckpoint, FipError, ModelError, RegistryUnavailable, UnknownModel, WrongTask
 from models.manifest import Task
 from models.processor import Processor
 from models.registry import CHAMPION, Catalogue, Entry, ModelVersion, Reference, parse_reference
-from models.registry.publish import promote, rollback
+from models.registry.publish import promote, went_before
 from service.inquiry import Inquiry
+from service.loader import Loader
 from service.model_rows import alias_of, check_task, model_ref
-from service.problems import ModelTooLarge
-from service.residents import Key, Loaded, Residents, key_of
+from service.problems import ModelTooLarge, NotReady, OutOfMemory
+from service.residents import Loaded, Residents, key_of
 from service.schemas import ModelRef
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -31,9 +31,10 @@ from service.worker.device import Device
 
 LOG = logging.getLogger("fip.service")
 TASKS: tuple[Task, ...] = get_args(Task)
-LOAD_AGAIN_S = 10.0  # a version that did not load may have been repaired after so long
 FOLLOWED_S = 300.0  # how long after its last request a reference is followed
 MOST_FOLLOWED = 1000
+BROKEN = (BadCheckpoint, ModelTooLarge, OutOfMemory)  # a version is at fault, and the one before may not be
+PASSING = (RegistryUnavailable, NotReady)
 
 
 @dataclass(frozen=True)
@@ -48,35 +49,24 @@ class Live:
 
 @dataclass
 class Followed:
-    """What answers under a reference; asked_s: when it was asked for last (monotonic)."""
+    """What answers under a reference; asked_s: when it was asked for last (monotonic); complaint: why it is not what it should be."""
 
     wanted: Reference
     entry: Entry
     ref: ModelRef
     asked_s: float
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a version did not load, in words fit for an answer, and when that was (monotonic seconds)."""
-
-    reason: str
-    at_s: float
-
-
-class NotLoaded(Exception):
-    """The model is not in memory, and whoever asked did not want to wait for it."""
+    complaint: str = ""
 
 
 class Pool:
-    """Thread-safe. All but `now` and `failure` ask files and servers, and belong into threads."""
+    """Thread-safe. All but `now` ask files and servers, and belong into threads."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry, device: Device, models: Catalogue | None = None) -> None:
         """models: what can be asked for; None opens the registry of the settings at the first use."""
         self._settings, self._telemetry = settings, telemetry
         self.inquiry, self.residents = Inquiry(settings, models), Residents(settings, telemetry, device)
-        self._lock, self._following, self._keeping = threading.Lock(), threading.Lock(), threading.Lock()
-        self._failed: dict[Key, Failure] = {}
+        self.loader = Loader(telemetry, self.inquiry, self.residents)
+        self._following, self._keeping = threading.Lock(), threading.Lock()
         self._followed: dict[str, Followed] = {}  # by the reference as it was written
         self._served: dict[tuple[str, str | None], Entry] = {}  # by name and the alias that was gone through
         self._defaults: dict[Task, str] = {}
@@ -104,14 +94,14 @@ class Pool:
         """Load the default of every task that has a sound one; what each is called, and the engine of its convolutions. Requests for the
         other tasks are told why not.
 
-        Raises: BadModelName, UnknownModel, BadCheckpoint, ModelTooLarge, RegistryUnavailable (the model of the settings, or all of them,
-        cannot be had).
+        Raises: BadModelName, UnknownModel, BadCheckpoint, ModelTooLarge, OutOfMemory, RegistryUnavailable (the model of the settings, or
+        all of them, cannot be had).
         """
-        found, missing = dict[str, str](), list[ModelError]()
+        found, missing = dict[str, str](), list[FipError]()
         for task in TASKS:
             try:
                 found[self.default(task)] = self.get(None, task).engine
-            except (UnknownModel, BadCheckpoint, ModelTooLarge) as error:
+            except (UnknownModel, *BROKEN) as error:
                 if task == self._named_task:
                     raise
                 missing.append(error)
@@ -135,8 +125,8 @@ class Pool:
         """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does.
 
         Raises: NotLoaded (unless `may_load`: it would have to be loaded, or is being loaded), BadModelName, UnknownModel, WrongTask (says
-        what to ask instead), BadCheckpoint (a version was asked for, or nothing was answered before), RegistryUnavailable (nothing was
-        answered before), ModelTooLarge, NotReady.
+        what to ask instead); if a version was asked for, or nothing else can be answered: BadCheckpoint, ModelTooLarge, OutOfMemory,
+        RegistryUnavailable, NotReady.
         """
         if task is None:
             assert reference is not None  # no model is the default of all tasks
@@ -146,28 +136,29 @@ class Pool:
         except WrongTask as error:
             raise self._instead(error, reference, task) from error
 
+    def default_version(self, task: Task) -> ModelVersion:
+        """What answers requests that name no model, without loading it. Raises: as `default`, BadModelName, UnknownModel."""
+        reference = self.default(task)
+        followed = self._followed.get(reference)
+        return followed.entry.model if followed is not None else self.inquiry.resolve(parse_reference(reference)).model
+
     def follow(self, name: str | None = None) -> None:
         """Ask the registry again what the references that were asked for of late stand for, and have that answer from now on.
 
         name: only references of that model.
         """
         with self._following:  # what was asked before somebody moved an alias does not come after it
-            for written, followed in list(self._followed.items()):
-                if name is not None and name != followed.wanted.name:
-                    continue
-                try:
-                    self._follow(written, followed)
-                except UnknownModel:  # removed: whoever asks next is told so
-                    self._followed.pop(written, None)
-                except FipError as error:  # what was answered is answered on
-                    LOG.warning("not followed", extra={"fields": {"reference": written, "error": error.detail}})
-        self.residents.let_go([followed.entry for followed in list(self._followed.values())])
+            followed = [each for each in list(self._followed.items()) if name is None or name == each[1].wanted.name]
+            for model in {each.wanted.name for _, each in followed}:
+                self._follow_all(model, [each for each in followed if each[1].wanted.name == model])
+        self.residents.let_go([each.entry for each in list(self._followed.values())])
 
     def move(self, name: str, alias: str, to: int | None, expected: int | None = None) -> tuple[int, int | None]:
         """Point an alias at a version that loads, or (None) back at the one before, and have it answer; where it points, and pointed.
 
-        expected: where it has to point now, 0 for nowhere, None for anywhere. Raises: UnknownModel, BadCheckpoint (it does not load:
-        nothing moves), AliasConflict (also of a bundled model), BadModelName, RegistryUnavailable (also when it cannot be written).
+        expected: where it has to point now, 0 for nowhere, None for anywhere. Raises: UnknownModel, BadCheckpoint, ModelTooLarge,
+        OutOfMemory (it does not load: nothing moves), AliasConflict (also of a bundled model), BadModelName, RegistryUnavailable (also when
+        it cannot be written), NotReady.
         """
         with self.inquiry.asking(name):
             versions = self.inquiry.models.versions(name)
@@ -178,51 +169,71 @@ class Pool:
             if self.inquiry.models.is_bundled(versions[0]):
                 raise AliasConflict("a bundled model: only those that are published in a registry have aliases that move", where=name)
             before = next((entry.model.version for entry in versions if alias in entry.model.aliases), None)
-        if to is not None:
-            self._load(self.inquiry.resolve(Reference(name, version=to)), None, True)
-        with self.inquiry.asking(name):
             if to is None:
-                to = rollback(registry, name, alias)
-            else:
-                promote(registry, name, alias, to, expected=before if expected is None else expected or None)
+                to, expected = went_before(registry, name, alias), before or 0
+        self.loader.load(self.inquiry.resolve(Reference(name, version=to)), None)
+        with self.inquiry.asking(name):
+            promote(registry, name, alias, to, expected=before if expected is None else expected or None)
         self.follow(name)
         return to, before
 
-    def failure(self, entry: Entry) -> Failure | None:
-        """Why a version did not load a moment ago; what is longer ago may have been repaired."""
-        failure = self._failed.get(key_of(entry))
-        return failure if failure is not None and time.monotonic() < failure.at_s + LOAD_AGAIN_S else None
-
-    def _follow(self, written: str, followed: Followed) -> None:
-        """Raises: FipError (nothing changes)."""
-        if time.monotonic() > followed.asked_s + FOLLOWED_S and written not in self._defaults.values():
-            self._followed.pop(written, None)
+    def _follow_all(self, name: str, followed: list[tuple[str, Followed]]) -> None:
+        """The references of one model."""
+        recent = [(written, each) for written, each in followed if not self._is_forgotten(written, each)]
+        try:
+            versions = self.inquiry.versions(name) if recent else ()
+        except FipError as error:  # what was answered is answered on
+            for written, each in recent:
+                _complain(written, each, error)
             return
-        entry = self.inquiry.resolve(followed.wanted)
+        for written, each in recent:
+            try:
+                self._follow(written, each, versions)
+            except UnknownModel:  # removed: whoever asks next is told so
+                self._followed.pop(written, None)
+            except FipError as error:
+                _complain(written, each, error)
+
+    def _is_forgotten(self, written: str, followed: Followed) -> bool:
+        """Whether nobody has asked for it for so long that it is no longer followed."""
+        if time.monotonic() < followed.asked_s + FOLLOWED_S or written in self._defaults.values():
+            return False
+        self._followed.pop(written, None)
+        return True
+
+    def _follow(self, written: str, followed: Followed, versions: tuple[Entry, ...]) -> None:
+        """Raises: FipError (nothing changes)."""
+        entry = self.inquiry.resolve(followed.wanted, versions)
         moved = key_of(entry) != key_of(followed.entry)
-        if self.residents.find_quietly(followed.entry) is None:
+        if self.residents.find(followed.entry, asked=False) is None:
             if moved:  # whoever asks next has it loaded
                 self._followed.pop(written, None)
             return
-        loaded = self._load(entry, None, True)
+        loaded = self.loader.load(entry, None, asked=False)
         self._keep(written, followed.wanted, entry, loaded, followed)
-        if moved:
-            self._telemetry.model_swaps.labels(entry.model.name).inc()
-            said = {"reference": written, "before": str(followed.entry), "model": str(entry), "digest": loaded.digest}
-            LOG.info("model swapped", extra={"fields": said})
 
     def _keep(self, written: str, wanted: Reference, entry: Entry, loaded: Loaded, before: Followed | None) -> Live:
         """It answers under this reference from now on, unless somebody found another one since it was `before` that did."""
         ref = model_ref(entry.model, loaded.digest, wanted)
         asked_s = time.monotonic() if before is None else before.asked_s
+        complaint = "" if before is None else before.complaint
         with self._keeping:
-            if self._followed.get(written) is before:
-                if before is None and len(self._followed) >= MOST_FOLLOWED:
-                    self._followed.pop(min(self._followed, key=lambda each: self._followed[each].asked_s))
-                self._followed[written] = Followed(wanted, entry, ref, asked_s)
-                if wanted.version is None:
-                    self._served[wanted.name, ref.alias] = entry
+            if self._followed.get(written) is not before:
+                return _live(ref, loaded)
+            if before is None and len(self._followed) >= MOST_FOLLOWED:
+                self._followed.pop(min(list(self._followed.items()), key=lambda each: each[1].asked_s)[0], None)
+            self._followed[written] = Followed(wanted, entry, ref, asked_s, complaint)
+            if wanted.version is None:
+                self._serve(wanted.name, ref, entry)
         return _live(ref, loaded)
+
+    def _serve(self, name: str, ref: ModelRef, entry: Entry) -> None:
+        """What answers under a name and an alias, however they are spelt; another one than before is told."""
+        before = self._served.get((name, ref.alias))
+        self._served[name, ref.alias] = entry
+        if before is not None and key_of(before) != key_of(entry):
+            self._telemetry.model_swaps.labels(name).inc()
+            LOG.info("model swapped", extra={"fields": {"name": name, "alias": ref.alias, "before": str(before), "model": str(entry)}})
 
     def _live(self, written: str, task: Task | None, may_load: bool = True) -> Live:
         """As `get`, for a model of any task if None."""
@@ -239,20 +250,16 @@ class Pool:
         return error
 
     def _found(self, written: str, wanted: Reference, task: Task | None, may_load: bool) -> Live:
-        followed = self._followed.get(written)
+        followed, entry = self._followed.get(written), None
         try:
             entry = self._stands_for(followed, wanted)
-        except (BadCheckpoint, RegistryUnavailable) as error:
-            if (before := self._before(wanted, error, task, may_load)) is None:
+            loaded = self.loader.load(entry, task, may_load=may_load)
+        except (*BROKEN, *PASSING) as error:
+            found = self._before(wanted, error, task, may_load) or self._earlier(entry, error, wanted, task, may_load)
+            if found is None:
                 raise
-            return before
-        try:
-            loaded = self._load(entry, task, may_load)
-        except (BadCheckpoint, RegistryUnavailable) as error:
-            before = self._before(wanted, error, task, may_load) or self._earlier(entry, wanted, task, may_load)
-            if before is None:
-                raise
-            return before
+            entry, loaded = found
+            LOG.warning("another version answers", extra={"fields": {"reference": written, "model": str(entry), "error": error.detail}})
         return self._keep(written, wanted, entry, loaded, followed)
 
     def _stands_for(self, followed: Followed | None, wanted: Reference) -> Entry:
@@ -263,75 +270,46 @@ class Pool:
         current = self._settings.lookup_seconds and followed.asked_s < was_s + FOLLOWED_S
         return followed.entry if current else self.inquiry.resolve(wanted)
 
-    def _before(self, wanted: Reference, error: ModelError, task: Task | None, may_load: bool) -> Live | None:
+    def _before(self, wanted: Reference, error: FipError, task: Task | None, may_load: bool) -> tuple[Entry, Loaded] | None:
         """What was answered under this name and alias, whichever way they were spelt; under a version only if it is out of reach."""
         if wanted.version is None:
             found = (self._served.get((wanted.name, alias)) for alias in ((wanted.alias,) if wanted.alias else (CHAMPION, None)))
             entries = [entry for entry in found if entry is not None]
-        elif isinstance(error, BadCheckpoint):
+        elif isinstance(error, BROKEN):
             return None
         else:
             here = (loaded.entry for loaded in self.residents.all())
             entries = [entry for entry in here if (entry.model.name, entry.model.version) == (wanted.name, wanted.version)]
         for entry in entries:
-            with contextlib.suppress(ModelError):
-                loaded = self.residents.find(entry) or self._load(entry, task, may_load)
-                return _live(model_ref(entry.model, loaded.digest, wanted), loaded)
+            with contextlib.suppress(*BROKEN, *PASSING):
+                return entry, self.loader.load(entry, task, may_load=may_load)
         return None
 
-    def _earlier(self, entry: Entry, wanted: Reference, task: Task | None, may_load: bool) -> Live | None:
-        """The version that the alias pointed at before the one that does not load, for a service that has just started."""
-        alias = alias_of(entry.model, wanted)
-        if wanted.version is not None or alias is None:
+    def _earlier(
+        self, entry: Entry | None, error: FipError, wanted: Reference, task: Task | None, may_load: bool
+    ) -> tuple[Entry, Loaded] | None:
+        """The version that the alias pointed at before the one that is broken, for a service that has just started."""
+        alias = None if entry is None else alias_of(entry.model, wanted)
+        if entry is None or alias is None or wanted.version is not None or not isinstance(error, BROKEN):
             return None
-        for version in reversed(entry.registry.history(entry.model.name, alias)):
-            with contextlib.suppress(ModelError):
-                older = Entry(ModelVersion(entry.model.name, version, (alias,)), entry.registry)
-                loaded = self._load(older, task, may_load)
-                LOG.error("an older version answers", extra={"fields": {"alias": f"{wanted.name}@{alias}", "model": str(older)}})
-                return _live(model_ref(older.model, loaded.digest, wanted), loaded)
+        try:
+            with self.inquiry.asking(wanted.name):
+                history = entry.registry.history(entry.model.name, alias)
+        except (BadCheckpoint, RegistryUnavailable):
+            return None
+        for version in reversed(history):
+            older = Entry(ModelVersion(entry.model.name, version, (alias,)), entry.registry)
+            with contextlib.suppress(UnknownModel, *BROKEN, *PASSING):
+                return older, self.loader.load(older, task, may_load=may_load)
         return None
-
-    def _load(self, entry: Entry, task: Task | None, may_load: bool) -> Loaded:
-        """Raises: NotLoaded (unless may_load), BadCheckpoint, RegistryUnavailable, WrongTask (it is not loaded yet, and stays so),
-        ModelTooLarge, NotReady.
-        """
-        loaded = self.residents.find(entry)
-        if loaded is None or self._replaced(entry, loaded):  # one that is there does not wait for another that is being loaded
-            if not may_load and self.failure(entry) is None:
-                raise NotLoaded
-            with self._lock:
-                loaded = self.residents.find(entry)
-                if loaded is None or self._replaced(entry, loaded):
-                    del loaded  # its memory may be needed
-                    return self._read(entry, task)
-        return loaded
-
-    def _replaced(self, entry: Entry, loaded: Loaded) -> bool:
-        """Whether the registry has another model under this number, because somebody deleted the name there and published anew."""
-        try:
-            return entry.registry.digest(entry.model) != loaded.digest
-        except ModelError:  # damaged or out of reach: what is loaded is what was published
-            return False
-
-    def _read(self, entry: Entry, task: Task | None) -> Loaded:
-        """Load a version, unless that failed a moment ago. Raises: as `_load`."""
-        model, key = entry.model, key_of(entry)
-        if failure := self.failure(entry):
-            raise BadCheckpoint(failure.reason, where=str(model))
-        try:
-            with self.inquiry.asking(model):
-                manifest, digest = read_manifest(entry.folder())
-                check_task(model.name, manifest, task)
-                loaded = self.residents.load(entry, manifest, digest)
-        except BadCheckpoint as error:
-            self._failed[key] = Failure(error.detail, time.monotonic())
-            self._telemetry.load_failures.labels(model.name, str(model.version)).inc()
-            LOG.error("model does not load", extra={"fields": {"model": str(model), "error": str(error.__cause__)}})
-            raise
-        self._failed.pop(key, None)
-        return loaded
 
 
 def _live(ref: ModelRef, loaded: Loaded) -> Live:
     return Live(ref, loaded.processor, loaded.net, loaded.engine)
+
+
+def _complain(written: str, followed: Followed, error: FipError) -> None:
+    """Once for each reason."""
+    if followed.complaint != error.detail:
+        followed.complaint = error.detail
+        LOG.warning("not followed", extra={"fields": {"reference": written, "model": str(followed.entry), "error": error.detail}})

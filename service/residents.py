@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from models.checkpoint import loading_bytes
 from models.manifest import Manifest
@@ -52,39 +53,37 @@ class Residents:
         telemetry.model_memory.set_function(lambda: device.bytes)
         telemetry.model_memory_peak.set_function(lambda: self._peak_bytes)
 
-    def find(self, entry: Entry) -> Loaded | None:
-        """The version, if it is in memory; it was asked for just now."""
+    def find(self, entry: Entry, *, asked: bool = True) -> Loaded | None:
+        """The version, if it is in memory. asked: by a request, so that others go first when there is no room."""
         loaded = self._here.get(key_of(entry))
         if loaded is None or not self._device.has(loaded.net):  # the device could not load it again after a worker died
             return None
-        loaded.asked_s = time.monotonic()
+        if asked:
+            loaded.asked_s = time.monotonic()
         return loaded
-
-    def find_quietly(self, entry: Entry) -> Loaded | None:
-        """The same, by somebody who does not ask for it."""
-        return self._here.get(key_of(entry))
 
     def let_go(self, kept: Iterable[Entry]) -> None:
         """Of all but these, those that nobody has asked for for a while."""
         keys, now = {key_of(entry) for entry in kept}, time.monotonic()
-        for key, loaded in list(self._here.items()):
-            if key not in keys and now > loaded.asked_s + IDLE_S:
-                self._forget(key)
-        with self._loading:
-            self._device.drop_released()
+        for key in [key for key, loaded in list(self._here.items()) if key not in keys and now > loaded.asked_s + IDLE_S]:
+            self._forget(key)
+        if self._loading.acquire(blocking=False):  # whoever loads does it too
+            try:
+                self._device.drop_released()
+            finally:
+                self._loading.release()
 
     def all(self) -> list[Loaded]:
         return list(self._here.values())
 
-    def load(self, entry: Entry, manifest: Manifest, digest: str) -> Loaded:
+    def load(self, entry: Entry, folder: Path, manifest: Manifest, digest: str) -> Loaded:
         """Load a version in the place of whatever was here under its number. One after the other: the device loads no two at once.
 
-        Raises: BadCheckpoint, ModelTooLarge, NotReady (all memory is taken by models at work), OutOfMemory.
+        Raises: BadCheckpoint, WorkerFailed (it does not run), ModelTooLarge, NotReady (all memory is taken by models at work), OutOfMemory.
         """
         key, how = key_of(entry), self._settings
         with self._loading:
             self._forget(key)
-            folder = entry.folder()
             need = loading_bytes(folder)
             self._make_room(entry, need)
             self._peak_bytes = max(self._peak_bytes, self._device.bytes + need)
@@ -94,8 +93,8 @@ class Residents:
             loaded = Loaded(entry, digest, Processor(manifest, net.reach), source.key, net.engine, net.bytes)
             weakref.finalize(loaded.processor, self._device.release, source.key)  # when the last request is through with it
             self._here[key] = loaded
+            self._telemetry.model_info.labels(entry.model.name, str(entry.model.version), digest, manifest.task).set(1)
         self._telemetry.model_loads.inc()
-        self._telemetry.model_info.labels(entry.model.name, str(entry.model.version), digest, manifest.task).set(1)
         return loaded
 
     def _make_room(self, entry: Entry, need: int) -> None:

@@ -6,6 +6,7 @@ It never makes anybody wait: it runs when the device has nothing else to do, one
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Literal, Protocol, cast
@@ -28,10 +29,15 @@ from service.segmentation import through_the_net
 from service.telemetry import Timings
 
 LOG = logging.getLogger("fip.service")
+REST_S = 10.0  # after a failure: there may be no candidate at the moment
 PATIENCE_S, LOOK_S = 5.0, 0.005  # how long it waits for the device to be free, and how often it looks
 
 Outcome = Literal["compared", "busy", "failed"]
 Answers = npt.NDArray[np.integer]
+
+
+class NoTime(Exception):
+    """The device has other things to do."""
 
 
 class Said(Protocol):
@@ -54,45 +60,54 @@ class Shadow:
         self._share = context.settings.shadow_share
         self._chance = random.Random()
         self._running: asyncio.Task[None] | None = None
+        self._rests_until_s = 0.0
 
     def chosen(self, champion: Live) -> bool:
         """Whether what this model answers now is one for the candidate too."""
         if champion.ref.name != self._name or self._chance.random() >= self._share:
             return False
-        if self._running is not None and not self._running.done():
-            self._count(champion, "busy")
+        if time.monotonic() < self._rests_until_s:
             return False
-        return True
+        return self._has_time(champion)
 
     def classify(self, champion: Live, cloud: PointCloud, said: Said, index: int) -> None:
         """Compare the class that the champion gave a cloud. Returns at once."""
-        self._start(champion, "classify", partial(self._classified, cloud, said), np.array([index]))
+        self._start(champion, "classify", len(cloud), partial(self._classified, cloud, said), np.array([index]))
 
     def segment(self, champion: Live, cloud: PointCloud, said: Said, labels: Answers) -> None:
         """The same with the classes (N,) of its points."""
-        self._start(champion, "segment", partial(self._segmented, cloud, said), labels)
+        self._start(champion, "segment", len(cloud), partial(self._segmented, cloud, said), labels)
 
     async def close(self) -> None:
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait({self._running})
 
-    def _start(self, champion: Live, task: Task, answer: Callable[[Live], Awaitable[Answers]], answers: Answers) -> None:
-        self._running = asyncio.create_task(self._compare(champion, task, answer, answers))
+    def _has_time(self, champion: Live) -> bool:
+        if self._running is not None and not self._running.done():
+            self._count(champion, "busy")
+            return False
+        return True
 
-    async def _compare(self, champion: Live, task: Task, answer: Callable[[Live], Awaitable[Answers]], answers: Answers) -> None:
+    def _start(self, champion: Live, task: Task, points: int, answer: Callable[[Live], Awaitable[Answers]], answers: Answers) -> None:
+        if self._has_time(champion):  # it may have begun with another since this one was chosen
+            self._running = asyncio.create_task(self._compare(champion, task, points, answer, answers))
+
+    async def _compare(
+        self, champion: Live, task: Task, points: int, answer: Callable[[Live], Awaitable[Answers]], answers: Answers
+    ) -> None:
         assert self._wanted is not None
         try:
-            candidate = await self._context.model(self._wanted, task)
-            if candidate.ref.digest == champion.ref.digest:  # promoted already, or never different
-                return
-            if not await self._device_is_free():
-                self._count(champion, "busy", candidate)
-                return
-            with self._context.admission.hold_points(len(answers)):
+            with self._context.admission.hold_points(points):
+                candidate = await self._context.model(self._wanted, task)
+                if candidate.ref.digest == champion.ref.digest:  # promoted already, or never different
+                    return
+                if not await self._device_is_free():
+                    raise NoTime
                 found = await answer(candidate)
-            agreed = same_classes(candidate.processor.manifest.labels, found, champion.processor.manifest.labels, answers)
-        except Overloaded:
+                names, known = candidate.processor.manifest.labels, champion.processor.manifest.labels
+                agreed = await to_thread.run_sync(same_classes, names, found, known, answers, limiter=self._context.encoders)
+        except (Overloaded, NoTime):
             self._count(champion, "busy")
         except FipError as error:
             self._failed(champion, error)
@@ -106,7 +121,8 @@ class Shadow:
             self._context.telemetry.shadow_agreed.labels(*labels).inc(agreed)
 
     def _failed(self, champion: Live, error: Exception) -> None:
-        LOG.warning("shadow failed", extra={"fields": {"shadow": self._wanted, "error": str(error)}})
+        self._rests_until_s = time.monotonic() + REST_S
+        LOG.warning("shadow failed", extra={"fields": {"shadow": self._wanted, "error": str(error), "again_s": REST_S}})
         self._count(champion, "failed")
 
     def _count(self, champion: Live, outcome: Outcome, candidate: Live | None = None) -> None:
@@ -129,11 +145,13 @@ class Shadow:
         return np.array([candidate.processor.answer_of_cloud(voxels, logits).index])
 
     async def _segmented(self, cloud: PointCloud, said: Said, candidate: Live) -> Answers:
+        """Raises: NoTime (it would be several passes, and others would wait for them)."""
         settings = self._context.settings
         cut = partial(segmenting, candidate.processor, cloud, up=cast(Axis | None, said.up), unit=said.unit)
-        work = await to_thread.run_sync(
-            partial(cut, tile=TileSize(settings.tile_voxels, settings.tile_halo)), limiter=self._context.readers_of(cloud.xyz.nbytes)
-        )
+        tile = TileSize(settings.tile_voxels, settings.tile_halo)
+        work = await to_thread.run_sync(partial(cut, tile=tile), limiter=self._context.tilers)
+        if work.parts > 1:
+            raise NoTime
         return (await through_the_net(work, candidate, self._context, Timings(self._context.telemetry), [])).labels
 
 

@@ -63,13 +63,13 @@ class Catalogue:
                 return tuple(Entry(model, registry) for model in found)
         return ()
 
-    def resolve(self, reference: str | Reference) -> Entry:
-        """The version that a reference means; a bare name means its champion, else the newest.
+    def resolve(self, reference: str | Reference, versions: tuple[Entry, ...] | None = None) -> Entry:
+        """The version that a reference means; a bare name means its champion, else the newest. versions: of the model, if they are known.
 
         Raises: BadModelName (nothing is looked up), UnknownModel (lists the known ones), BadCheckpoint (damaged aliases).
         """
         wanted = parse_reference(reference) if isinstance(reference, str) else reference
-        found = self.versions(wanted.name)
+        found = self.versions(wanted.name) if versions is None else versions
         if not found:
             names = self.names()
             raise UnknownModel(f"no model is called {wanted.name!r}{nearest(wanted.name, names)}", where="model", known=names)

@@ -49,8 +49,18 @@ def promote(registry: Registry, name: str, alias: str, to: int, *, expected: int
 def rollback(registry: Registry, name: str, alias: str) -> int:
     """Point an alias at the version it pointed at before, and return that. Rolling back again goes one further back.
 
-    Going to the version before is going back, whichever command does it; removed versions are passed over.
-    Raises: UnknownModel (it pointed at nothing before), AliasConflict (somebody moves it now), BadCheckpoint (damaged: nothing moves).
+    Raises: as `went_before`, AliasConflict (somebody moves it now), BadCheckpoint (damaged: nothing moves).
+    """
+    current = pointed_at(registry, name, alias)
+    before = went_before(registry, name, alias)
+    promote(registry, name, alias, before, expected=current)
+    return before
+
+
+def went_before(registry: Registry, name: str, alias: str) -> int:
+    """Where a rollback goes. Going to the version before is going back, whichever command does it; removed versions are passed over.
+
+    Raises: UnknownModel (no such model; it pointed at nothing before).
     """
     existing = {model.version for model in registry.versions(name)}
     if not existing:
@@ -59,7 +69,6 @@ def rollback(registry: Registry, name: str, alias: str) -> int:
     before = _before([version for version in registry.history(name, alias) if version in existing], current)
     if before is None:
         raise UnknownModel("it pointed at no other version before", where=f"{name}@{alias}")
-    promote(registry, name, alias, before, expected=current)
     return before
 
 

@@ -30,6 +30,7 @@ class Remembered:
         self._registry, self._file = registry, file
         self._lock = threading.Lock()
         self._names, self._versions = _read(file)
+        self._reached = file.exists()
         self._again_s = 0.0
         self.away = False
 
@@ -38,7 +39,7 @@ class Remembered:
         return self._registry.address
 
     def names(self) -> tuple[str, ...]:
-        return self._ask(self._registry.names, self._keep_names, lambda: self._names or tuple(sorted(self._versions)) or None)
+        return self._ask(self._registry.names, self._keep_names, self._remembered_names)
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         return self._ask(
@@ -88,9 +89,14 @@ class Remembered:
             keep(found)
         return found
 
+    def _remembered_names(self) -> tuple[str, ...] | None:
+        if self._names is None and not self._reached:
+            return None
+        return tuple(sorted({*(self._names or ()), *self._versions}))
+
     def _remembered(self, name: str) -> tuple[ModelVersion, ...] | None:
-        """Versions of a model; none of one that was never heard of. None where nothing was heard of any."""
-        return self._versions.get(name, ()) if self._versions else None
+        """Versions of a model; none of one that was never heard of. None if the server never answered."""
+        return self._versions.get(name, ()) if self._reached else None
 
     def _my_turn(self) -> bool:
         """Whether to ask: of a server that was away only one at a time finds out whether it is there again."""
@@ -115,11 +121,12 @@ class Remembered:
 
     def _write(self) -> None:
         """Raises nothing: without the file the next start has to find the server."""
-        versions = {name: [[model.version, *model.aliases] for model in found] for name, found in self._versions.items()}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with locked(self._file.with_name(f".{self._file.name}.lock")):  # other services may have the same cache
-                write_whole(self._file, (json.dumps({"names": self._names, "versions": versions}, sort_keys=True) + "\n").encode())
+                versions = _read(self._file)[1] | self._versions
+                told = {name: [[model.version, *model.aliases] for model in found] for name, found in versions.items()}
+                write_whole(self._file, (json.dumps({"names": self._names, "versions": told}, sort_keys=True) + "\n").encode())
         except OSError as error:
             LOG.warning("what the registry says cannot be kept", extra={"fields": {"error": str(error)}})
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from models.errors import FipError
 from models.voxelize import Voxels
-from service.problems import NotReady
+from service.problems import NotReady, WorkerFailed
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.worker.client import Lane, Net, Source, Worker, WorkerLost
@@ -22,7 +22,7 @@ LOG = logging.getLogger("fip.service")
 PATIENCE_S = 60.0  # how long what needs a worker waits for one
 YOUNG_S, PATIENT_DEATHS = 2.0, 3  # after so many workers in a row that died that soon, the next one is waited for
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-LOAD_TRIES = 3
+LOAD_TRIES = 2  # one may have been lost over something else
 CLOSE_S = 5.0  # for the watching thread to notice
 
 
@@ -57,7 +57,7 @@ class Device:
             return self._worker
 
     def load(self, source: Source) -> Net:
-        """Load a net, for this worker and those to come. Raises: BadCheckpoint, BadOption, OutOfMemory, NotReady."""
+        """Load a net, for this worker and those to come. Raises: BadCheckpoint, BadOption, OutOfMemory, WorkerFailed, NotReady."""
         for _ in range(LOAD_TRIES):
             worker = self.wait()
             try:
@@ -69,7 +69,7 @@ class Device:
                 if self._worker is worker:
                     self._sources[source.key], self._bytes[source.key] = source, net.bytes
                     return net
-        raise NotReady("the workers for the device died while a model was loaded")
+        raise WorkerFailed(f"{LOAD_TRIES} workers in a row were lost while they loaded it")
 
     def has(self, key: str) -> bool:
         """Whether the net is there, or will be as soon as there is a worker."""

@@ -65,7 +65,12 @@ def rows_of(kind: str, registry: Registry, folder: Path) -> list[Row]:
         exactly(
             f"alias_move_failures_{kind}", len(failed), 0, statuses=sorted(set(failed)), requests=len(answers), moves=len(moves + backs)
         ),
-        exactly(f"alias_move_mixed_{kind}", len(mixed), 0, answers_by_version=dict(Counter(answer.model for answer in answers))),
+        exactly(
+            f"alias_move_mixed_{kind}",
+            len(mixed) if len({a.model for a in answers}) == 2 else math.nan,
+            0,
+            answers_by_version=dict(Counter(answer.model for answer in answers)),
+        ),
         at_most(f"alias_move_new_s_{kind}", max(there), NEW_S, "s", each=there),
         at_most(f"alias_rollback_s_{kind}", max(back), BACK_S, "s", each=back),
     ]
@@ -97,9 +102,12 @@ async def made(move: Callable[[], object], version: str) -> Move:
 
 
 def took(answers: list[Answer], moves: list[Move]) -> list[float]:
-    """Seconds from each move to the end of the last answer by another version before the next one."""
+    """Seconds from each move to the end of the last answer by another version; infinite if that went on until the next one."""
     late = []
     for at, model in moves:
-        others = [a.ended_s - at for a in answers if at < a.ended_s < at + BETWEEN_S - 0.5 and a.status == 200 and a.model != model]
-        late.append(round(max(others, default=0.0), 3))
+        window = [answer for answer in answers if at < answer.ended_s < at + BETWEEN_S - 0.5 and answer.status == 200]
+        others = [answer.ended_s - at for answer in window if answer.model != model]
+        arrived = [answer.ended_s - at for answer in window if answer.model == model]
+        last = max(others, default=0.0)
+        late.append(round(last, 3) if arrived and max(arrived) > last else math.inf)
     return late
