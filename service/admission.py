@@ -25,6 +25,7 @@ PLENTY = 128 << 20  # bytes of all files, up to which a small one is written as 
 PIECE, SMALL_PIECE = 1 << 20, 64 << 10
 REMEMBERED = 0.95  # weight of the past in the mean time between two requests that leave
 LONGEST_RETRY_S = 60.0
+POINT_BYTES = 12  # three float32
 
 
 class Ticket:
@@ -34,7 +35,7 @@ class Ticket:
         """allowance: pays for its points."""
         self._house, self._allowance = house, allowance
         self.bytes, self.points, self.inside, self.arrived, self.small, self.in_line = 0, 0, False, False, True, False
-        self.announced = False
+        self.announced = self._read = self._paid = False
         self.came_s = time.monotonic()
 
     @property
@@ -67,14 +68,28 @@ class Ticket:
             self._house.check_places()
             self._house.let_in(self)
         self._house.line_up(self)
+        self._read = True
 
     def hold_points(self, count: int) -> None:
         """Its cloud has so many. Raises: Overloaded."""
+        self._pay(count)
         self._house.check_points(count, large=self.bytes > LARGE_BYTES)
         self._house.points += count
         self.points = count
+
+    def is_paid_later(self) -> None:
+        """Its points are those of a job, which pays for them when it runs."""
+        self._paid = True
+
+    def pay_for_trouble(self) -> None:
+        """It is over. What was read and turned out to be no cloud costs as many points as would have had room in it."""
+        if self._read and not self._paid:
+            self._pay(self.bytes // POINT_BYTES)
+
+    def _pay(self, points: int) -> None:
+        self._paid = True
         if self._allowance is not None:
-            self._allowance.take(count)
+            self._allowance.take(points)
 
 
 class Admission:
@@ -120,6 +135,7 @@ class Admission:
         try:
             yield ticket
         finally:
+            ticket.pay_for_trouble()
             self.bytes -= ticket.bytes
             self.points -= ticket.points
             ticket.arrived = True  # nothing is kept for it any more

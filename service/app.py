@@ -18,7 +18,7 @@ from models.errors import FipError
 from service.admission import Admission
 from service.auth.access import AccessMiddleware
 from service.auth.describe import describe_keys
-from service.auth.doors import Doors
+from service.auth.doors import Doors, listed_hosts
 from service.auth.key_ring import KeyRing
 from service.context import Context, Lifecycle
 from service.doorman import Doorman
@@ -112,6 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPIOffline(  # FastAPI whose /docs needs no other server
         docs_url=None,  # service.routes.docs has the page itself
         redoc_url=None,
+        redirect_slashes=False,  # to wherever the caller's Host says
         title="fip-server",
         summary="Point clouds in, classes of objects and of points out",
         version=version("fip-server"),
@@ -119,7 +120,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context, app.state.shadow = context, shadow
     app.state.doorman = Doorman(admission, telemetry, tracing, UPLOADS)
-    app.add_middleware(AccessMiddleware, ring=ring, doors=Doors(settings), strangers=settings.allow_anonymous)
+    app.add_middleware(
+        AccessMiddleware, ring=ring, doors=Doors(settings), strangers=settings.allow_anonymous or bool(listed_hosts(settings.hosts))
+    )
     app.add_middleware(
         RequestMiddleware,
         telemetry=telemetry,

@@ -48,7 +48,7 @@ class RequestMiddleware:
         scope.setdefault("state", {}).update(request_id=request_id, timings=timings)
         exchange = Exchange(scope, receive, send, request_id)
         scope["state"]["limit"] = exchange.limit
-        tracing = Tracing() if scope["path"].startswith(QUIET) else self._tracing
+        tracing = Tracing() if scope["path"] in QUIET else self._tracing
         trace = tracing.start(scope["method"], headers, {"http.request.method": scope["method"], "url.path": scope["path"]})
         try:
             with self._telemetry.in_flight.track_inprogress():

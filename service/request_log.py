@@ -14,7 +14,7 @@ from service.tracing import RequestTrace
 LOG = logging.getLogger("fip.service")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 UNMATCHED = "unmatched"
-QUIET = ("/health/", "/v2/health/", "/metrics")  # asked every few seconds by machines
+QUIET = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})  # asked all the time by machines
 
 
 @dataclass(frozen=True)
@@ -67,4 +67,5 @@ def tell(outcome: Outcome, telemetry: Telemetry, trace: RequestTrace) -> None:
         "trace_id": trace.trace_id,
         **outcome.facts,
     }
-    LOG.log(logging.DEBUG if outcome.path.startswith(QUIET) else logging.INFO, "request", extra={"fields": fields})
+    quiet = outcome.path in QUIET and outcome.code is None  # who is refused is told of
+    LOG.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})

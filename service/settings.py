@@ -31,7 +31,7 @@ OTHERS = (
         "FIP_DATA",
         "FIP_FILES",
         "FIP_GEMM",
-        "FIP_KEY",
+        "FIP_BENCH_KEY",
         "FIP_KILLS",
         "FIP_MANY_FILES",
         "FIP_NATIVE_ISA",

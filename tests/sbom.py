@@ -18,15 +18,16 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
-DISTRIBUTION, EXTRA = "fip-server", "serve"
+DISTRIBUTION = "fip-server"
+EXTRAS = ("serve", "otel")  # what the image of docker-compose.yml has
 VULNERABLE, NOT_ASKED = 1, 2
 
 
 def packages() -> dict[str, str]:
-    """Name and version of all that is installed because of fip-server[serve], and nothing else."""
+    """Name and version of all that is installed because of fip-server[serve,otel], and nothing else."""
     found: dict[str, str] = {}
     asked: set[tuple[str, str]] = set()
-    to_ask = [(DISTRIBUTION, EXTRA), (DISTRIBUTION, "")]
+    to_ask = [(DISTRIBUTION, extra) for extra in (*EXTRAS, "")]
     while to_ask:
         name, extra = each = to_ask.pop()
         if each in asked:
@@ -74,7 +75,8 @@ def _keep(document: dict, names: set[str]) -> None:
 
 
 def _direct() -> set[str]:
-    return {canonicalize_name(each.name) for each in _needed(importlib.metadata.distribution(DISTRIBUTION), EXTRA)}
+    distribution = importlib.metadata.distribution(DISTRIBUTION)
+    return {canonicalize_name(each.name) for extra in EXTRAS for each in _needed(distribution, extra)}
 
 
 def audit(folder: Path) -> int:

@@ -23,9 +23,9 @@ class Doors:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._listed = frozenset(listed_hosts(settings.hosts))
-        self._own = self._listed | {settings.host.lower()}
-        self._check_hosts = bool(self._listed) or (settings.keys is None and not _is_public(settings.host))
+        self._sites = frozenset(name.encode() for name in listed_hosts(settings.hosts))
+        self._own = {_name_of(site) for site in self._sites} | {settings.host.lower()}
+        self._check_hosts = bool(self._sites) or (settings.keys is None and not _is_public(settings.host))
 
     def check(self, method: str, path: str, hosts: list[bytes], origins: list[bytes]) -> None:
         """hosts, origins: the values of these headers. Raises: ForeignHost, ForeignOrigin."""
@@ -44,12 +44,12 @@ class Doors:
     def _check_origin(self, origin: bytes, hosts: list[bytes]) -> None:
         """A proxy may have put another Host in the place of the one that the browser used: that one has to be listed."""
         _, separator, site = origin.lower().partition(b"://")
-        if not separator or ([site] != [host.lower() for host in hosts] and _name_of(site) not in self._listed):
+        if not separator or ([site] != [host.lower() for host in hosts] and site not in self._sites):
             raise ForeignOrigin("a page of another site asked for this; only what it may see anyway is answered", where="Origin")
 
 
 def listed_hosts(text: str | None) -> list[str]:
-    """The names of FIP_HOSTS, in lower case."""
+    """The names of FIP_HOSTS, in lower case, each with its port if that is said."""
     return [name.strip().lower() for name in (text or "").split(",") if name.strip()]
 
 

@@ -67,8 +67,14 @@ class KeyRing:
         stamp = _stamp(path)
         if stamp == self._seen:
             return None
+        try:
+            kept = read_keys(path)
+        except BadKeyFile as error:
+            if stamp is None or not isinstance(error.__cause__, OSError):  # what cannot be read now is looked at again
+                self._seen = stamp
+            raise
         self._seen = stamp
-        return read_keys(path)
+        return kept
 
     def _use(self, kept: KeyFile) -> None:
         self._keys = Keys(kept.keys)

@@ -42,7 +42,7 @@ class Key(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
-    points_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    points_per_second: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     created: AwareDatetime
     expires: AwareDatetime | None = None
 

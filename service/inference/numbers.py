@@ -17,6 +17,7 @@ LONG = 64 << 10  # bytes of an array that is taken out
 PIECE = 128 << 10  # bytes that are parsed at once
 LONGEST_PIECE = 4 * PIECE
 OTHER_BYTES = 1 << 20  # of JSON that is not in long arrays of numbers
+DATA = re.compile(rb'"data"\s{0,8}:\s{0,8}\Z')  # the only place where a long array may be
 NEXT = re.compile(rb'["\[]')
 STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 NUMBERS = re.compile(rb"[-+0-9eE.,\s\[\]]{1,%d}" % PIECE)
@@ -82,7 +83,11 @@ def without_long_arrays(text: bytes) -> tuple[bytes, dict[str, LongArray]]:
             continue
         stop = _numbers_end(text, at)
         close = text.rfind(b"]", at, stop) + 1
-        if close - at < LONG or text.count(b"[", at, close) != text.count(b"]", at, close):
+        if (
+            close - at < LONG
+            or DATA.search(text, max(at - 32, 0), at) is None
+            or text.count(b"[", at, close) != text.count(b"]", at, close)
+        ):
             at = stop
             continue
         name = f"{nonce} {len(taken)}"

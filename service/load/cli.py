@@ -83,7 +83,9 @@ TO_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--malformed", type=SHARE, default=0, metavar="SHARE", help="Bodies that are damaged; 4xx is then the right answer.")
 @click.option("--timeout", "timeout_s", type=ABOVE_0, metavar="SECONDS", help="Sent as X-Request-Timeout.")
 @click.option(
-    "--key", envvar="FIP_KEY", help="API key, where the service asks for one; other users see options, so better: FIP_KEY.  [FIP_KEY]"
+    "--key",
+    envvar="FIP_BENCH_KEY",
+    help="API key; other users of the machine see options, so better: FIP_BENCH_KEY.  [FIP_BENCH_KEY]",
 )
 @click.option("--patience", "patience_s", type=ABOVE_0, default=60, show_default=True, help="Seconds after which a client gives up.")
 @click.option("--connections", type=click.IntRange(1), default=512, show_default=True, help="Open at once, at most.")

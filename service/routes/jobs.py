@@ -14,7 +14,7 @@ from service.context import Context, Loaded
 from service.jobs.files import Kept, read_through
 from service.jobs.records import ID, Asked
 from service.pool import Live
-from service.problems import KeyReused, documented
+from service.problems import Forbidden, KeyReused, documented
 from service.request_log import REQUEST_ID
 from service.routes.file_route import FileRoute
 from service.routes.segment import BINARIES, HEADERS, accepted
@@ -79,6 +79,7 @@ async def submit(request: Request, context: Loaded, options: Annotated[SegmentOp
                 job = before
                 if asks(await to_thread.run_sync(_received, upload, limiter=limiter)) != before.asked:
                     raise KeyReused("this key was sent with another file, or other options, before", where=KEY_HEADER)
+        ticket.is_paid_later()
         info = await context.jobs.info_of(job)
     return Response(info.model_dump_json(), 202 if before is None else 200, {"Location": info.links.job}, "application/json")
 
@@ -99,9 +100,11 @@ def _received(upload: Upload) -> Kept:
     return read_through(upload.file())
 
 
-@others.get("", responses=documented(422, 503))
+@others.get("", responses=documented(403, 422, 503))
 async def list_jobs(request: Request, context: Loaded, options: Annotated[JobListOptions, Query()]) -> JobList:
-    """The caller's jobs, the newest first."""
+    """The caller's jobs, the newest first. Where strangers may ask without a key there is no list: who has the id of a job has the job."""
+    if context.settings.allow_anonymous and not context.keys.required:
+        raise Forbidden("without keys nobody is told of the jobs of others; 202 named the id of yours", where="scope")
     return JobList(jobs=tuple(await context.jobs.newest(owner_of(request), options.limit)))
 
 

@@ -1,8 +1,10 @@
 """A service with keys: who gets in, what for, how much of it, and what becomes of keys while it runs."""
 
+import contextlib
 import io
 import json
 import logging
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,7 +16,8 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.auth.keys import Scope, add_key, new_key, remove_key
+from service.auth.key_ring import KeyRing
+from service.auth.keys import BadKeyFile, Scope, add_key, new_key, remove_key
 from service.load.client import load
 from service.load.plan import Body, LoadPlan
 from service.logs import JsonLines
@@ -231,6 +234,60 @@ def test_who_has_no_key_moves_nothing_where_others_can_reach(tiny_settings: Sett
         with serve(create_app(tiny_settings.model_copy(update={"allow_anonymous": anonymous}))) as client:
             refused = client.put("/v1/models/none/aliases/champion?version=1")
             assert (refused.status_code, client.get(READY).status_code) == (expected, 200)
+
+
+def test_who_comes_through_a_proxy_without_a_key_moves_nothing(tiny_settings: Settings, serve: Serve) -> None:
+    with serve(create_app(tiny_settings.model_copy(update={"hosts": "fip.example"}))) as client:
+        refused = client.put("/v1/models/tiny/aliases/champion", params={"version": 1}, headers={"Host": "fip.example"})
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+
+
+def test_strangers_are_told_of_nobody_s_jobs(segment_settings: Settings, serve: Serve, scan: bytes, tmp_path: Path) -> None:
+    told = {"allow_anonymous": True, "jobs_dir": tmp_path / "jobs"}
+    with serve(create_app(segment_settings.model_copy(update=told))) as client:
+        job = client.post("/v1/jobs?input_format=bin", content=scan).json()["id"]
+        refused = client.get("/v1/jobs")
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+        assert client.get(f"/v1/jobs/{job}").json()["id"] == job
+
+
+def test_what_turns_out_to_be_no_cloud_is_paid_for(locked: FastAPI, serve: Serve, make: Make, ball: Ball) -> None:
+    slow = make(rate=1000)
+    broken = b"1 2 3\n" * 40_000 + b"1 2 x\n"
+    with serve(locked) as client:
+        first = client.post("/v1/classify?input_format=xyz", content=broken, headers=slow)
+        assert (first.status_code, first.json()["code"]) == (400, "bad_body")
+        assert client.post("/v1/classify?input_format=xyz", content=broken, headers=slow).status_code == 429  # 10,000 points are its burst
+
+
+def test_who_is_refused_is_told_of_in_the_log(locked: FastAPI, serve: Serve, log: io.StringIO) -> None:
+    with serve(locked) as client:
+        request_id = client.get("/metrics", headers={"X-API-Key": "guess"}).headers["X-Request-ID"]
+        until(lambda: request_id in log.getvalue(), "the guess is in the log")
+        quiet = client.get("/health/live").headers["X-Request-ID"]
+        assert quiet not in log.getvalue()
+
+
+def test_a_file_that_could_not_be_read_is_read_again(key_file: Path) -> None:
+    ring = KeyRing(key_file)
+    ring.load()
+    _, key = new_key("test", ("infer",), None, None)
+    add_key(key_file, key)
+    with limited_descriptors(), pytest.raises(BadKeyFile):
+        ring._look(key_file)
+    assert ring._look(key_file) is not None
+    assert ring._look(key_file) is None
+
+
+@contextlib.contextmanager
+def limited_descriptors() -> Iterator[None]:
+    """No file can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_state_of_a_request_says_whose_it_is(locked: FastAPI, app: FastAPI, serve: Serve, make: Make) -> None:

@@ -91,6 +91,11 @@ def test_a_name_that_was_made_to_point_here(client: httpx.Client) -> None:
     assert client.get("/v1/models", headers={"Host": "localhost"}).status_code == 200
 
 
+def test_nobody_is_sent_to_the_name_that_they_gave(client: httpx.Client) -> None:
+    for path in ("/v1/models/", "/docs/", "/metrics/"):
+        assert client.get(path).status_code == 404
+
+
 def test_with_keys_any_name_does(tiny_settings: Settings, serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text('{"keys": []}')
     with serve(create_app(tiny_settings.model_copy(update={"keys": tmp_path / "keys.json"}))) as client:

@@ -318,3 +318,11 @@ def test_a_body_shorter_than_announced(segment_settings: Settings, serve: Serve)
             came += piece
         assert came.startswith(b"HTTP/1.1 408")
         assert json.loads(came.split(b"\r\n\r\n", 1)[1])["error"]
+
+
+def test_a_long_array_is_no_text(segment_client: httpx.Client) -> None:
+    """However long: what is taken out of the JSON before it is parsed is the data of tensors."""
+    for length in (10, 40_000):
+        body = json.dumps({"id": [1] * length, "inputs": [{"name": "points", "datatype": "FP32", "shape": [1, 3], "data": [0, 0, 0]}]})
+        refused = segment_client.post("/v2/models/streets/infer", content=body.encode())
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_inference_request")

@@ -57,8 +57,10 @@ def test_names_that_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_pages_of_other_sites_change_nothing(method: str) -> None:
-    doors = Doors(settings(hosts="fip.example"))
-    for origin in (*EVIL, ""):
+    doors = Doors(settings(hosts="fip.example, box.example:8443"))
+    assert admits(doors, "localhost:8000", method=method, origin="https://box.example:8443") == "yes"
+    assert admits(doors, "box.example:8443", method=method, origin="https://box.example") == "foreign_origin"
+    for origin in (*EVIL, "", "https://fip.example:9999"):
         assert admits(doors, "localhost:8000", method=method, origin=origin) == "foreign_origin", origin
     for origin in ("http://localhost:8000", "https://LOCALHOST:8000", "https://fip.example"):
         assert admits(doors, "localhost:8000", method=method, origin=origin) == "yes", origin
