@@ -1,7 +1,10 @@
 """Versions that change under a running service: followed, swapped, rolled back, refused, shared out over a budget of memory."""
 
 import asyncio
+import json
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -12,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from models.checkpoint import loading_bytes
-from models.registry import Registry, publish_as
+from models.registry import Catalogue, ModelVersion, Registry, publish_as
 from models.registry.catalogue import BUNDLED
 from models.registry.local import LocalRegistry
 from models.registry.publish import rollback
@@ -230,3 +233,95 @@ def test_a_version_that_nobody_asks_for_any_more_goes(
     assert loaded(client, "lidar19:1")  # the default of the other task, which nobody ever asked for
     assert client.post("/v1/models/parts/aliases/champion/rollback").status_code == 200
     assert answers(client, ball(9)) == "parts:1"
+
+
+def broken(folder: Path, into: Path) -> Path:
+    """A checkpoint that verifies and does not run: its voxels are smaller than any number of them could count."""
+    shifted(folder, into, 0)
+    manifest = json.loads((into / "manifest.json").read_text())
+    manifest["input"]["voxel_size"] = 1e-9
+    (into / "manifest.json").write_text(json.dumps(manifest))
+    return into
+
+
+def test_a_champion_that_does_not_run_is_as_good_as_damaged(
+    client: httpx.Client, registry: LocalRegistry, serve: Serve, ball: Ball, tiny_registry: Path, tmp_path: Path
+) -> None:
+    version = publish_as(registry, broken(tiny_registry / "tiny" / "1", tmp_path / "broken"), "parts", "champion").version
+    until(lambda: metric(client, "fip_model_load_failures_total", model="parts", version=str(version)) == 1, "it was tried")
+    assert answers(client, ball(9)) == "parts:1"
+    refused = client.put("/v1/models/parts/aliases/candidate", params={"version": version})
+    assert (refused.status_code, refused.json()["code"]) == (500, "bad_checkpoint")
+    assert [row["version"] for row in client.get("/v1/models").json()["damaged"]] == [str(version)]
+    with serve(create_app(Settings(registry=registry.address, model="parts", lookup_seconds=0.05))) as other:  # it starts all the same
+        assert answers(other, ball(9)) == "parts:1"
+        assert answers(other, ball(9), "parts@champion") == "parts:1"
+        assert answers(other, ball(9), f"parts:{version}") == "bad_checkpoint"
+        until(lambda: metric(other, "fip_model_load_failures_total", model="parts") == 1, "it was tried once")
+
+
+def test_a_damaged_version_takes_nobody_s_room(registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball) -> None:
+    publish_as(registry, version(1), "parts", "champion")
+    registry.publish(version(2), "parts")
+    one = loading_bytes(registry.root / "parts" / "1")
+    app = create_app(Settings(registry=registry.address, model="parts", model_memory_bytes=int(1.2 * one), lookup_seconds=0.05))
+    with serve(app) as client:
+        assert answers(client, ball(9)) == "parts:1"
+        before = metric(client, "fip_model_evictions_total")
+        flip(registry.root / "parts" / "2" / "model.safetensors")
+        registry.move_alias("parts", "champion", 2, expected=1)
+        until(lambda: metric(client, "fip_model_load_failures_total") > 0, "it was tried")
+        assert metric(client, "fip_model_evictions_total") == before
+        assert loaded(client, "parts:1")
+
+
+def test_looking_after_models_is_not_asking_for_them(serve: Serve, registry: LocalRegistry, version: Shifted, ball: Ball) -> None:
+    for name in ("a", "b"):
+        publish_as(registry, version(ord(name)), name, "champion")
+    app = create_app(Settings(registry=registry.address, model="a", lookup_seconds=3600))
+    with serve(app) as client:
+        pool = app.state.context.pool
+        assert [answers(client, ball(9), name) for name in ("b", "a")] == ["b:1", "a:1"]
+        asked = {each.entry.model.name: each.asked_s for each in pool.residents.all()}
+        loads = metric(client, "fip_model_loads_total")
+        pool.follow()
+        assert client.get("/v1/models").status_code == 200
+        assert {each.entry.model.name: each.asked_s for each in pool.residents.all()} == asked
+        assert asked["b"] < asked["a"]
+        assert metric(client, "fip_model_loads_total") == loads
+
+
+def test_an_earlier_look_does_not_undo_a_move(
+    serve: Serve, registry: LocalRegistry, version: Shifted, ball: Ball, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_as(registry, version(1), "parts", "champion")
+    registry.publish(version(2), "parts")
+    app = create_app(Settings(registry=registry.address, model="parts", lookup_seconds=3600))
+    app.state.context.pool.inquiry.models = Catalogue(SlowRegistry(registry.root))
+    with serve(app) as client:
+        assert answers(client, ball(9)) == "parts:1"
+        monkeypatch.setattr(SlowRegistry, "pause", pause := threading.Event())
+        looking = threading.Thread(target=app.state.context.pool.follow)
+        looking.start()  # it has seen version 1, and is slow to say so
+        moving = threading.Thread(target=client.put, args=("/v1/models/parts/aliases/champion",), kwargs={"params": {"version": 2}})
+        until(lambda: SlowRegistry.waits, "it looks")
+        moving.start()
+        time.sleep(0.2)
+        pause.set()
+        looking.join()
+        moving.join()
+        assert answers(client, ball(9)) == "parts:2"
+
+
+class SlowRegistry(LocalRegistry):
+    """One whose answer about versions, once there is a `pause`, is on its way until that is over."""
+
+    pause: threading.Event | None = None
+    waits = False
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        found = super().versions(name)
+        if SlowRegistry.pause is not None and not SlowRegistry.pause.is_set():
+            SlowRegistry.waits = True
+            SlowRegistry.pause.wait(30)
+        return found
