@@ -25,10 +25,6 @@ class Asked(Shape):
     bytes: int
     sha256: str
 
-    def same_as(self, other: "Asked") -> bool:
-        """Whether the same was asked, whatever the names of models stand for meanwhile."""
-        return self.model_copy(update={"model": other.model}) == other
-
 
 class Result(JobResult):
     """headers: of the answer, beside its type and size."""
