@@ -42,7 +42,7 @@ class Rows:
         self._thread: ThreadPoolExecutor | None = None
         self._store: Store | None = None
         self._files: Files | None = None
-        self._totals = Totals(Counter(), 0)
+        self._totals = Totals(Counter(), 0, {})
 
     @property
     def is_open(self) -> bool:

@@ -3,7 +3,7 @@
 import sqlite3
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,15 +45,37 @@ FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 @dataclass(frozen=True)
+class Held:
+    """active: jobs that wait or run; bytes: of files."""
+
+    active: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Held") -> "Held":
+        return Held(self.active + other.active, self.bytes + other.bytes)
+
+    def __sub__(self, other: "Held") -> "Held":
+        return Held(self.active - other.active, self.bytes - other.bytes)
+
+
+NOTHING = Held()
+
+
+@dataclass(frozen=True)
 class Totals:
-    """states: jobs in each; bytes: of all files."""
+    """states: jobs in each; bytes: of all files; owners: of each who has any, the same of theirs alone."""
 
     states: Counter[str]
     bytes: int
+    owners: Mapping[str, Held]
 
     @property
     def active(self) -> int:
         return self.states["queued"] + self.states["running"]
+
+    @property
+    def held(self) -> Held:
+        return Held(self.active, self.bytes)
 
 
 class Store:
@@ -122,19 +144,22 @@ class Store:
 
     def totals(self) -> Totals:
         rows = self._db.execute("SELECT state, count(*), sum(bytes) FROM jobs GROUP BY state").fetchall()
-        return Totals(Counter({state: count for state, count, _ in rows}), sum(size for _, _, size in rows))
+        active = "sum(state != 'done')"
+        held = f"SELECT owner, {active}, sum(bytes) FROM jobs WHERE state IN ('queued', 'running', 'done') GROUP BY owner"
+        owners = {owner: Held(count, size) for owner, count, size in self._db.execute(held)}
+        return Totals(Counter({state: count for state, count, _ in rows}), sum(size for _, _, size in rows), owners)
 
-    def claim(self, now_s: float) -> Job | None:
-        """The oldest that is queued begins to run. Raises: SpoolFull."""
-        return self._changed(
-            "SET state = 'running', started_s = ?, runs = runs + 1 "
-            "WHERE number = (SELECT min(number) FROM jobs WHERE state = 'queued') AND state = 'queued'",
-            now_s,
-        )
+    def waiting(self) -> list[tuple[str, str]]:
+        """Those that are queued, the oldest first, each with its owner."""
+        return self._db.execute("SELECT id, owner FROM jobs WHERE state = 'queued' ORDER BY number").fetchall()
+
+    def claim(self, job: str, now_s: float) -> Job | None:
+        """It begins to run; None if it is not queued. Raises: SpoolFull."""
+        return self._changed("SET state = 'running', started_s = ?, runs = runs + 1 WHERE id = ? AND state = 'queued'", now_s, job)
 
     def put_off(self, job: str) -> Job | None:
         """It was not its fault that its run ended. Raises: SpoolFull."""
-        return self._changed("SET state = 'queued', runs = runs - 1 WHERE id = ? AND state = 'running'", job)
+        return self._changed("SET state = 'queued', started_s = NULL, runs = runs - 1 WHERE id = ? AND state = 'running'", job)
 
     def done(self, job: str, result: Result, now_s: float) -> Job | None:
         """None if it was cancelled meanwhile. Raises: SpoolFull."""

@@ -62,7 +62,7 @@ async def submit(request: Request, context: Loaded, options: Annotated[SegmentOp
     with context.jobs.intake.key_held(owner, key), context.admission.enter(size, request.state.allowance) as ticket:
         before = await context.jobs.intake.of_key(owner, key)
         if before is None:
-            context.jobs.intake.check_room(size or 0)
+            context.jobs.intake.check_room(owner, size or 0)
             model = await context.model(options.model, "segment", ticket)
             request.state.model_used = (model.ref.name, model.ref.version)
         async with context.uploads.receive(request, options.input_format, timings_of(request), ticket) as upload:
