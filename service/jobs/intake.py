@@ -7,7 +7,6 @@ from typing import BinaryIO
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from models.errors import FipError
 from service.jobs.files import Kept
 from service.jobs.records import Asked, Job, new_id
 from service.jobs.rows import Rows
@@ -79,7 +78,7 @@ class Intake:
     async def accept(self, owner: str, key: str | None, file: BinaryIO, size: int, asked: Callable[[Kept], Asked]) -> Job:
         """Keep a file, of so many bytes or less, then the job; after that it is done, whatever happens.
 
-        Raises: TooManyJobs, BodyTooLarge, SpoolFull.
+        Raises: TooManyJobs, BodyTooLarge, SpoolFull, Overloaded.
         """
         self.check_room(owner, size)
         coming = Held(1, size)
@@ -103,7 +102,7 @@ class Intake:
     async def _insert(self, job: str, owner: str, key: str | None, asked: Asked) -> Job:
         try:
             return await self._rows.write(self._rows.store.insert, job, owner, key, asked, time.time())
-        except FipError:
+        except Exception:  # there is no row, and will be none; who is cut off leaves a thread that may keep one yet
             await self._drop(job)
             raise
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
 
-from service.jobs.events import HEARTBEAT, Bells, event_of
+from service.jobs.events import HEARTBEAT, Bells, Listeners, event_of
 from service.jobs.files import Kept
 from service.jobs.intake import Intake
 from service.jobs.line import Line
@@ -42,6 +42,7 @@ class Jobs:
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self.rows = Rows(settings, telemetry)
         self._settings, self._telemetry = settings, telemetry
+        self.listeners = Listeners(settings.max_listeners)
         self._bells = Bells()  # all ring when one job begins or ends: others have another place in line then
         self.intake = Intake(settings, self.rows, self._accepted)
         self._threads = CapacityLimiter(THREADS)
@@ -70,10 +71,10 @@ class Jobs:
         progress = self.running.progress() if self.running and runs else None
         return info_of(row, self._settings.job_seconds, before if row.state == "queued" else None, progress)
 
-    async def listen(self, job: str, owner: str) -> AsyncGenerator[bytes, None]:
-        """An event for what a job is now and one for every change, until it has ended or the service stops."""
+    async def listen(self, job: str, owner: str, may_listen: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
+        """An event for what a job is now and one for every change, until it has ended, the service stops or nobody may listen any more."""
         number, said = 0, ""
-        while True:
+        while may_listen():
             bell = self._bells.of(job)
             try:
                 info = await self.info(job, owner)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -111,7 +112,10 @@ class Rows:
 
         def change() -> T:
             changed = work(*args, **named)
-            self._count(self.store)
+            try:
+                self._count(self.store)
+            except sqlite3.Error:  # what was changed is
+                LOG.exception("jobs are not counted")
             return changed
 
         return await self.do(change)

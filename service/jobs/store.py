@@ -12,7 +12,7 @@ from typing import TypeAlias
 from models.errors import BadOption
 from service.jobs.files import Name
 from service.jobs.records import Asked, Job, Result, State
-from service.problems import SpoolFull
+from service.problems import Overloaded, SpoolFull
 from service.schemas import JobError
 
 VERSION = 1  # of the tables
@@ -41,7 +41,10 @@ COLUMNS = "number, id, owner, key, state, created_s, started_s, finished_s, runs
 Row: TypeAlias = tuple[
     int, str, str, str | None, State, float, float | None, float | None, int, int, str, str | None, str | None
 ]  # as the columns, whose types the table is STRICT about
-FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+OPENING_S = 5.0  # for another program, a backup say, to let the file go
+BUSY_S = 0.1  # the same later: all who look at jobs wait with the one who changes something
+RETRY_AFTER_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Raises: BadOption (the file cannot be used)."""
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=OPENING_S)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             [version] = self._db.execute("PRAGMA user_version").fetchone()
@@ -92,6 +95,7 @@ class Store:
                 self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         except sqlite3.Error as error:
             raise BadOption(f"{path} cannot be used: {error}", where="jobs_dir") from error
+        self._db.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_S)}")
         if version not in (0, VERSION):
             raise BadOption(f"{path} was written by another version of fip-server: its tables are {version}", where="jobs_dir")
 
@@ -114,15 +118,14 @@ class Store:
         return {each: "result" if state == "done" else "input" for each, state in rows}
 
     def insert(self, job: str, owner: str, key: str | None, asked: Asked, now_s: float) -> Job:
-        """A new job, whose file is kept. Raises: SpoolFull."""
+        """A new job, whose file is kept. Raises: SpoolFull, Overloaded."""
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO jobs (id, owner, key, state, created_s, bytes, asked) VALUES (?, ?, ?, 'queued', ?, ?, ?)",
+            row = self._db.execute(
+                "INSERT INTO jobs (id, owner, key, state, created_s, bytes, asked) VALUES (?, ?, ?, 'queued', ?, ?, ?) "
+                f"RETURNING {COLUMNS}",
                 (job, owner, key, now_s, asked.bytes, asked.model_dump_json()),
-            )
-        found = self.get(job)
-        assert found is not None
-        return found
+            ).fetchone()
+        return _job(row)
 
     def get(self, job: str) -> Job | None:
         return self._one("WHERE id = ?", job)
@@ -154,35 +157,35 @@ class Store:
         return self._db.execute("SELECT id, owner FROM jobs WHERE state = 'queued' ORDER BY number").fetchall()
 
     def claim(self, job: str, now_s: float) -> Job | None:
-        """It begins to run; None if it is not queued. Raises: SpoolFull."""
+        """It begins to run; None if it is not queued. Raises: SpoolFull, Overloaded."""
         return self._changed("SET state = 'running', started_s = ?, runs = runs + 1 WHERE id = ? AND state = 'queued'", now_s, job)
 
     def put_off(self, job: str) -> Job | None:
-        """It was not its fault that its run ended. Raises: SpoolFull."""
+        """It was not its fault that its run ended. Raises: SpoolFull, Overloaded."""
         return self._changed("SET state = 'queued', started_s = NULL, runs = runs - 1 WHERE id = ? AND state = 'running'", job)
 
     def done(self, job: str, result: Result, now_s: float) -> Job | None:
-        """None if it was cancelled meanwhile. Raises: SpoolFull."""
+        """None if it was cancelled meanwhile. Raises: SpoolFull, Overloaded."""
         return self._changed(
             "SET state = 'done', finished_s = ?, bytes = ?, result = ? WHERE id = ? AND state = 'running'",
             *(now_s, result.bytes, result.model_dump_json(), job),
         )
 
     def failed(self, job: str, error: JobError, now_s: float) -> Job | None:
-        """None if it was cancelled meanwhile. Raises: SpoolFull."""
+        """None if it was cancelled meanwhile. Raises: SpoolFull, Overloaded."""
         return self._changed(
             "SET state = 'failed', finished_s = ?, bytes = 0, error = ? WHERE id = ? AND state = 'running'",
             *(now_s, error.model_dump_json(), job),
         )
 
     def cancelled(self, job: str, now_s: float) -> Job | None:
-        """None if it had ended. Raises: SpoolFull."""
+        """None if it had ended. Raises: SpoolFull, Overloaded."""
         return self._changed(
             "SET state = 'cancelled', finished_s = ?, bytes = 0 WHERE id = ? AND state IN ('queued', 'running')", now_s, job
         )
 
     def expired(self, job: str) -> Job | None:
-        """None unless it was done. Raises: SpoolFull."""
+        """None unless it was done. Raises: SpoolFull, Overloaded."""
         return self._changed("SET state = 'expired', bytes = 0 WHERE id = ? AND state = 'done'", job)
 
     def due(self, done_before_s: float) -> list[str]:
@@ -191,7 +194,7 @@ class Store:
         return [each for (each,) in rows]
 
     def forget(self, finished_before_s: float) -> int:
-        """Remove the rows of jobs that have no files any more; how many. Raises: SpoolFull."""
+        """Remove the rows of jobs that have no files any more; how many. Raises: SpoolFull, Overloaded."""
         with self._transaction():
             return self._db.execute("DELETE FROM jobs WHERE finished_s <= ? AND state != 'done'", (finished_before_s,)).rowcount
 
@@ -207,7 +210,10 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """On the disk when it ends. Raises: SpoolFull."""
+        """On the disk when it ends, undone if it raises.
+
+        Raises: SpoolFull (no room, or the file is damaged or may not be written), Overloaded (another program holds it).
+        """
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -217,10 +223,12 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in FULL:
-                raise
-            raise SpoolFull(f"no room to keep the job: {error}", where="jobs") from error
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):  # mistakes of ours
+            raise
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in LOCKED:
+                raise Overloaded(f"another program holds the file of jobs: {error}", retry_after_s=RETRY_AFTER_S, where="jobs") from error
+            raise SpoolFull(f"the job cannot be kept: {error}", where="jobs") from error
 
 
 def _job(row: Row) -> Job:

@@ -1,10 +1,10 @@
 """Jobs while a disk, a registry or an allowance is in trouble: they are put off and others go, and what passes fails none of them."""
 
+import json
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,17 +13,13 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.auth.keys import Key, add_key, new_key, remove_key
-from service.jobs.files import Files
-from service.jobs.records import Asked, new_id
-from service.jobs.store import Store
-from service.schemas import ModelRef, SegmentOptions
 from service.settings import Settings
 from tests.contract.conftest import Serve
 from tests.contract.test_jobs_api import NAME, ended, post, problem, running, show, submitted
 from tests.fire import paused, until
+from tests.untrained_segmenter import save_segmenter
 
 Changed = Callable[..., FastAPI]
-NOWHERE = "http://127.0.0.1:9"  # nobody listens there
 
 
 @pytest.fixture
@@ -120,22 +116,25 @@ def test_a_disk_that_fails_for_longer_than_results_are_kept_fails_the_job(serve:
         assert ended(client, job)["error"]["code"] == "internal_error"
 
 
-def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    remote = ModelRef(name="streets", version="7", digest="d" * 64, alias=None)
-    folder.mkdir()
-    job, store = {"id": new_id()}, Store(folder / "jobs.sqlite3")
-    with (folder / "sent").open("w+b") as sent:
-        sent.write(scan)
-        kept = Files(folder).keep_input(job["id"], sent)
-    asked = Asked(
-        model=remote, options=SegmentOptions(), format="label", name="a.bin", content_type="", bytes=kept.bytes, sha256=kept.sha256
-    )
-    store.insert(job["id"], "", None, asked, time.time())
-    store.close()
-    with serve(make(registry=NOWHERE, model=None)) as client:
-        assert ended(client, submitted(client, scan, up="z"))["state"] == "done"
-        found = client.get(f"/v1/jobs/{job['id']}").json()
+def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(serve: Serve, make: Changed, scan: bytes, tmp_path: Path) -> None:
+    registry, aside = tmp_path / "registry", tmp_path / "aside"
+    for name in ("streets", "fields"):
+        save_segmenter(registry / name / "1", name)
+    app = make(registry=str(registry))
+    with ExitStack() as stuck, serve(app) as client:
+        ended(client, submitted(client, scan, model="fields"))  # it is loaded
+        stuck.enter_context(paused(app))
+        running(client, submitted(client, scan))
+        waits = submitted(client, scan, model="fields")
+    (registry / "fields").rename(aside)
+    (registry / "fields").symlink_to(registry / "fields")  # whatever is asked of it fails
+    with serve(make(registry=str(registry))) as client:
+        assert ended(client, submitted(client, scan))["state"] == "done"
+        found = show(client, waits)
         assert (found["state"] in ("queued", "running"), found["error"]) == (True, None)
+        (registry / "fields").unlink()
+        aside.rename(registry / "fields")
+        assert ended(client, waits)["state"] == "done"
 
 
 def test_an_input_that_cannot_be_removed_ends_nothing(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
@@ -228,3 +227,97 @@ def test_one_key_may_have_half_of_all_bytes(serve: Serve, make: Changed, tmp_pat
         assert [post(anna.asks(client), scan).status_code for _ in range(3)] == [202, 202, 429]
         assert problem(post(client, scan * 3)) == (413, "body_too_large")
         assert [post(ben.asks(client), scan).status_code for _ in range(2)] == [202, 202]
+
+
+def dirs(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir() if each.is_dir()}
+
+
+def test_rows_that_another_program_locks_refuse_a_job_and_keep_no_reader_waiting(
+    serve: Serve, make: Changed, folder: Path, scan: bytes
+) -> None:
+    with serve(make()) as client, closing(sqlite3.connect(folder / "jobs.sqlite3", isolation_level=None)) as db:
+        done = ended(client, submitted(client, scan))
+        db.execute("BEGIN IMMEDIATE")
+        refused = post(client, scan)
+        assert problem(refused) == (429, "overloaded")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert dirs(folder) == {done["id"]}
+        assert show(client, done) == done
+        assert problem(client.delete(done["links"]["job"])) == (429, "overloaded")
+        db.execute("ROLLBACK")
+        assert ended(client, submitted(client, scan))["state"] == "done"
+
+
+def dropped(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE jobs")
+
+
+def damaged(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE other (a)")  # whoever has read the file before reads it again
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+
+
+@pytest.mark.parametrize("trouble", [dropped, damaged])
+def test_a_row_that_cannot_be_written_leaves_no_file(
+    serve: Serve, make: Changed, folder: Path, scan: bytes, trouble: Callable[[Path], None]
+) -> None:
+    with serve(make()) as client:
+        trouble(folder / "jobs.sqlite3")
+        assert problem(post(client, scan)) == (507, "spool_full")
+        assert dirs(folder) == set()
+
+
+def test_a_content_type_is_kept_as_long_as_a_name_may_be(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
+    with serve(make()) as client:
+        kind = "application/octet-stream; x=" + "y" * 4000
+        answers = [client.post("/v1/jobs", content=scan, headers=NAME | {"Content-Type": kind, "Idempotency-Key": "k"}) for _ in range(2)]
+        assert [each.status_code for each in answers] == [202, 200]
+        ended(client, answers[0].json())
+    with closing(sqlite3.connect(folder / "jobs.sqlite3")) as db:
+        [(asked,)] = db.execute("SELECT asked FROM jobs").fetchall()
+    assert json.loads(asked)["content_type"] == kind[:255]
+
+
+def test_so_many_may_listen_and_of_one_key_half(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+    keys = tmp_path / "keys.json"
+    anna, ben, clara = (Holder(keys, name) for name in ("anna", "ben", "clara"))
+    app = make(keys=keys, max_listeners=4)
+    with serve(app) as client, paused(app):
+        jobs = {holder: submitted(holder.asks(client), scan) for holder in (anna, ben, clara)}
+
+        def listens(holder: Holder, stack: ExitStack) -> httpx.Response:
+            return stack.enter_context(holder.asks(client).stream("GET", jobs[holder]["links"]["events"]))
+
+        with ExitStack() as stack:
+            assert [listens(anna, stack).status_code for _ in range(3)] == [200, 200, 429]
+            assert [listens(ben, stack).status_code for _ in range(2)] == [200, 200]
+            refused = listens(clara, stack)
+            refused.read()
+            assert problem(refused) == (429, "too_many_listeners")
+            assert int(refused.headers["Retry-After"]) >= 1
+
+        def has_a_place() -> bool:
+            with ExitStack() as stack:
+                return listens(clara, stack).status_code == 200
+
+        until(has_a_place, "who has left is not counted any more")
+
+
+def test_a_stream_ends_with_its_key(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+    keys = tmp_path / "keys.json"
+    anna, _ = Holder(keys, "anna"), Holder(keys, "ben")
+    app = make(keys=keys, event_seconds=0.1)
+    with serve(app) as client, paused(app):
+        job = submitted(anna.asks(client), scan)
+        with client.stream("GET", job["links"]["events"]) as response:
+            lines = response.iter_lines()
+            assert next(lines) == "event: progress"
+            remove_key(keys, anna.kept.id)
+            assert list(lines)[-1] == ""  # it ends, although the job does not
+        assert client.get(job["links"]["job"]).status_code == 401
