@@ -28,6 +28,11 @@ class Intake:
         self._coming: dict[str, Held] = {}  # owner -> of files that are being kept
         self._keys: set[tuple[str, str]] = set()  # those of requests on their way
 
+    @property
+    def busy(self) -> bool:
+        """Whether files are being kept."""
+        return bool(self._coming)
+
     def check_room(self, owner: str, size: int) -> None:
         """Raises: TooManyJobs, BodyTooLarge (there is room for a job with such a file, or never will be), JobsOff."""
         limits = self._limits(owner)

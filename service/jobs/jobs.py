@@ -202,7 +202,8 @@ class Jobs:
             self.running.scope.cancel()
 
     async def close(self) -> None:
-        await self.rows.close(None if self.running is None else self.running.job.id)
+        left_behind = self.left_behind or self.intake.busy
+        await self.rows.close(None if self.running is None else self.running.job.id, left_behind=left_behind)
 
     async def tidy(self) -> None:
         """Let results go when their time is over, and rows after as long again."""

@@ -30,6 +30,8 @@ MOST_RUNS = 10  # of a job over which the process dies
 AGAIN_S = 1.0
 GAVE_UP = f"the service ended {MOST_RUNS} times while it ran this job, which may be too large for the machine"
 
+LOCKS_KEPT: list[ExitStack] = []  # of folders in which threads still write
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -134,14 +136,18 @@ class Rows:
         for state in JOB_STATES:
             self._telemetry.jobs.labels(state).set(totals.states[state])
 
-    async def close(self, running: str | None) -> None:
-        """Let the folder go. running: a job that goes back into the line."""
+    async def close(self, running: str | None, *, left_behind: bool) -> None:
+        """Let the folder go. running: a job that goes back into the line; left_behind: threads still write in the folder, which is let go
+        only when the process ends then.
+        """
         if self._store is None:
             return
         if running is not None:
             with contextlib.suppress(Exception):  # the next start does it too
                 await self.write(self._store.put_off, running)
         await self.do(self._store.close)
+        if left_behind:
+            LOCKS_KEPT.append(self._held.pop_all())
         await to_thread.run_sync(self._let_go)
 
     def _let_go(self) -> None:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import FastAPI
 
@@ -15,8 +16,9 @@ from service.app import create_app
 from service.auth.keys import Key, add_key, new_key, remove_key
 from service.settings import Settings
 from tests.contract.conftest import Serve
-from tests.contract.test_jobs_api import NAME, ended, post, problem, running, show, submitted
+from tests.contract.test_jobs_api import NAME, TILES, ended, post, problem, running, show, submitted
 from tests.fire import paused, until
+from tests.sweep import sweep
 from tests.untrained_segmenter import save_segmenter
 
 Changed = Callable[..., FastAPI]
@@ -124,16 +126,17 @@ def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(serve: 
     with ExitStack() as stuck, serve(app) as client:
         ended(client, submitted(client, scan, model="fields"))  # it is loaded
         stuck.enter_context(paused(app))
-        running(client, submitted(client, scan))
+        long = submitted(client, (sweep(4, 60_000) * np.array([8, 8, 8, 1], "<f4")).tobytes(), format="label")
+        running(client, long)
         waits = submitted(client, scan, model="fields")
-    (registry / "fields").rename(aside)
-    (registry / "fields").symlink_to(registry / "fields")  # whatever is asked of it fails
-    with serve(make(registry=str(registry))) as client:
+    with serve(make(registry=str(registry), **TILES)) as client:
+        registry.rename(aside)
+        assert show(client, waits)["position"] == 1  # it is not loaded here, nor asked for yet
+        client.delete(long["links"]["job"])
         assert ended(client, submitted(client, scan))["state"] == "done"
         found = show(client, waits)
         assert (found["state"] in ("queued", "running"), found["error"]) == (True, None)
-        (registry / "fields").unlink()
-        aside.rename(registry / "fields")
+        aside.rename(registry)
         assert ended(client, waits)["state"] == "done"
 
 
