@@ -23,6 +23,7 @@ from service.telemetry import Telemetry
 LOG = logging.getLogger("fip.service")
 TIDY_S = 10.0  # between two looks at what is to go
 LOOK_S = 5.0  # between two at what waits: an allowance may have changed, or who sent a job been cut off just after it was kept
+REMEMBERED = 10  # times the jobs that may wait or run: those that have ended, of one owner
 THREADS = 4  # that open and remove files
 
 
@@ -206,14 +207,14 @@ class Jobs:
         await self.rows.close(None if self.running is None else self.running.job.id, left_behind=left_behind)
 
     async def tidy(self) -> None:
-        """Let results go when their time is over, and rows after as long again."""
-        kept_s = self._settings.job_seconds
+        """Let results go when their time is over, and rows after as long again; the oldest of an owner who has too many, sooner."""
+        kept_s, most = self._settings.job_seconds, REMEMBERED * self._settings.max_jobs
         while True:
             await asyncio.sleep(min(kept_s / 4, TIDY_S))
             try:
-                for job in await self.rows.do(self.rows.store.due, time.time() - kept_s):
+                for job in await self.rows.do(self.rows.store.due, time.time() - kept_s, most):
                     await self.expire(job)
-                await self.rows.write(self.rows.store.forget, time.time() - 2 * kept_s)
+                await self.rows.write(self.rows.store.forget, time.time() - 2 * kept_s, most)
             except Exception:
                 LOG.exception("expired jobs are not removed")
 

@@ -4,7 +4,7 @@ import sqlite3
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -41,7 +41,13 @@ COLUMNS = "number, id, owner, key, state, created_s, started_s, finished_s, runs
 Row: TypeAlias = tuple[
     int, str, str, str | None, State, float, float | None, float | None, int, int, str, str | None, str | None
 ]  # as the columns, whose types the table is STRICT about
+BEYOND = """number IN (
+    SELECT number FROM (
+        SELECT number, row_number() OVER (PARTITION BY owner ORDER BY number DESC) AS place FROM jobs WHERE finished_s IS NOT NULL
+    ) WHERE place > ?
+)"""  # the oldest of an owner that have ended
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+INCREMENTAL = 2
 OPENING_S = 5.0  # for another program, a backup say, to let the file go
 BUSY_S = 0.1  # the same later: all who look at jobs wait with the one who changes something
 RETRY_AFTER_S = 5.0
@@ -88,6 +94,7 @@ class Store:
         """Raises: BadOption (the file cannot be used)."""
         try:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=OPENING_S)
+            self._shrinks()
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             [version] = self._db.execute("PRAGMA user_version").fetchone()
@@ -98,6 +105,13 @@ class Store:
         self._db.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_S)}")
         if version not in (0, VERSION):
             raise BadOption(f"{path} was written by another version of fip-server: its tables are {version}", where="jobs_dir")
+
+    def _shrinks(self) -> None:
+        """Have the file give back what is removed from it; one that was made without that is written anew, if there is room."""
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if self._db.execute("PRAGMA auto_vacuum").fetchone() != (INCREMENTAL,):
+            with suppress(sqlite3.OperationalError):
+                self._db.execute("VACUUM")
 
     def close(self) -> None:
         self._db.close()
@@ -188,15 +202,21 @@ class Store:
         """None unless it was done. Raises: SpoolFull, Overloaded."""
         return self._changed("SET state = 'expired', bytes = 0 WHERE id = ? AND state = 'done'", job)
 
-    def due(self, done_before_s: float) -> list[str]:
-        """Those whose result has been kept for its time."""
-        rows = self._db.execute("SELECT id FROM jobs WHERE state = 'done' AND finished_s <= ?", (done_before_s,))
+    def due(self, done_before_s: float, most: int) -> list[str]:
+        """Those whose result has been kept for its time, or is older than so many jobs of its owner that have ended."""
+        rows = self._db.execute(f"SELECT id FROM jobs WHERE state = 'done' AND (finished_s <= ? OR {BEYOND})", (done_before_s, most))
         return [each for (each,) in rows]
 
-    def forget(self, finished_before_s: float) -> int:
-        """Remove the rows of jobs that have no files any more; how many. Raises: SpoolFull, Overloaded."""
+    def forget(self, finished_before_s: float, most: int) -> int:
+        """Remove the rows of jobs that have no files any more, all old ones and all older than so many of their owner; how many.
+
+        The file shrinks with them. Raises: SpoolFull, Overloaded.
+        """
+        gone = f"DELETE FROM jobs WHERE state IN ('failed', 'cancelled', 'expired') AND (finished_s <= ? OR {BEYOND})"
         with self._transaction():
-            return self._db.execute("DELETE FROM jobs WHERE finished_s <= ? AND state != 'done'", (finished_before_s,)).rowcount
+            forgotten = self._db.execute(gone, (finished_before_s, most)).rowcount
+        self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free one page
+        return forgotten
 
     def _one(self, where: str, *values: str) -> Job | None:
         row = self._db.execute(f"SELECT {COLUMNS} FROM jobs {where}", values).fetchone()

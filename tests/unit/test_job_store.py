@@ -11,7 +11,7 @@ import pytest
 from models.errors import BadOption
 from service.jobs.files import Files, read_through
 from service.jobs.records import Asked, Job, Result, is_id, new_id
-from service.jobs.store import Store
+from service.jobs.store import SCHEMA, VERSION, Store
 from service.problems import AnswerTooLarge, SpoolFull
 from service.schemas import JobError, ModelRef, SegmentOptions
 
@@ -143,14 +143,52 @@ def test_results_go_after_their_time_and_rows_after_as_long_again(store: Store) 
     store.done(done.id, RESULT, 10.0)
     claim(store, 0.0)
     store.failed(failed.id, ERROR, 10.0)
-    assert store.due(9.0) == []
-    assert store.due(10.0) == [done.id]
-    assert store.forget(9.0) == 0
-    assert store.forget(10.0) == 1  # a job that is done has to expire first
+    assert store.due(9.0, 100) == []
+    assert store.due(10.0, 100) == [done.id]
+    assert store.forget(9.0, 100) == 0
+    assert store.forget(10.0, 100) == 1  # a job that is done has to expire first
     store.expired(done.id)
-    assert store.forget(10.0) == 1
+    assert store.forget(10.0, 100) == 1
     assert states(store) == {"queued": 1}
     assert store.get(waits.id) is not None
+
+
+def test_the_oldest_of_an_owner_who_has_too_many_go(store: Store) -> None:
+    def ends(owner: str, *, well: bool) -> str:
+        job = insert(store, owner)
+        claim(store, 1.0)
+        ended = store.done(job.id, RESULT, 2.0) if well else store.failed(job.id, ERROR, 2.0)
+        assert ended is not None
+        return job.id
+
+    anna = [ends("anna", well=well) for well in (True, False, True, False)]
+    ben = ends("ben", well=False)
+    waits = insert(store, "anna")
+    assert store.due(0.0, 2) == [anna[0]]
+    store.expired(anna[0])
+    assert store.forget(0.0, 2) == 2
+    assert [job for job in (*anna, ben, waits.id) if store.get(job) is None] == anna[:2]
+
+
+def test_the_file_shrinks_with_what_is_forgotten(store: Store) -> None:
+    def pages() -> int:
+        [count] = store._db.execute("PRAGMA page_count").fetchone()
+        return int(count)
+
+    empty = pages()
+    for _ in range(200):
+        store.cancelled(insert(store).id, 1.0)
+    assert pages() > 2 * empty
+    assert store.forget(2.0, 1000) == 200
+    assert pages() <= empty + 1
+
+
+def test_a_file_of_an_earlier_version_shrinks_too(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as db:
+        db.executescript(f"PRAGMA journal_mode = WAL; {SCHEMA} PRAGMA user_version = {VERSION};")
+    store = Store(tmp_path / "jobs.sqlite3")
+    assert store._db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_file_that_is_no_store_of_ours_is_refused(tmp_path: Path) -> None:
