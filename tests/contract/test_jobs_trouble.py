@@ -1,6 +1,7 @@
 """Jobs while a disk, a registry or an allowance is in trouble: they are put off and others go, and what passes fails none of them."""
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from models.durable import is_held
 from service.app import create_app
 from service.auth.keys import Key, add_key, new_key, remove_key
 from service.settings import Settings
@@ -324,3 +326,27 @@ def test_a_stream_ends_with_its_key(serve: Serve, make: Changed, tmp_path: Path,
             remove_key(keys, anna.kept.id)
             assert list(lines)[-1] == ""  # it ends, although the job does not
         assert client.get(job["links"]["job"]).status_code == 401
+
+
+def test_a_folder_in_which_a_thread_is_still_at_work_is_not_let_go(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
+    app = make()
+    with ThreadPoolExecutor(1) as threads, ExitStack() as service:
+        client = service.enter_context(serve(app))
+        with paused(app):
+            first, stuck = submitted(client, scan), submitted(client, scan)
+            running(client, first)
+            pipe = folder / stuck["id"] / "input"
+            pipe.unlink()
+            os.mkfifo(pipe)  # who opens it waits
+        until(lambda: show(client, stuck)["state"] == "running", "a thread waits")
+        ended(client, first)
+        ends = threads.submit(service.close)
+        try:
+            until(
+                lambda: not app.state.context.jobs.rows.is_open and not app.state.context.device.up, "jobs are closed, and what comes after"
+            )
+            assert is_held(folder / "lock")
+        finally:
+            os.close(os.open(pipe, os.O_WRONLY))
+        ends.result()
+        assert is_held(folder / "lock")  # until the process ends
