@@ -159,11 +159,12 @@ class KeptFile:
 
 def _of_the_disk(error: BaseException) -> bool:
     """Whether the machine had no room, or failed to read or write, also where that looked like a damaged file."""
-    while error.__cause__ is not None and not isinstance(error, OSError):
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno not in PASSING:
-            return False
-        error = error.__cause__
-    return isinstance(error, (SpoolFull, OSError))
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SpoolFull) or (isinstance(cause, OSError) and (cause is error or cause.errno in PASSING)):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _failure(job: Job, error: Exception) -> JobError:
