@@ -8,9 +8,8 @@ from typing import BinaryIO
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from service.jobs.files import Kept
-from service.jobs.records import Asked, Job, new_id
+from service.jobs.records import NOTHING, Asked, Held, Job, new_id
 from service.jobs.rows import Rows
-from service.jobs.store import NOTHING, Held
 from service.problems import BodyTooLarge, KeyInUse, TooManyJobs
 from service.settings import Settings
 

@@ -3,15 +3,14 @@
 import sqlite3
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from models.errors import BadOption
 from service.jobs.files import Name
-from service.jobs.records import Asked, Job, Result, State
+from service.jobs.records import Asked, Held, Job, Result, State, Totals
 from service.problems import Overloaded, SpoolFull
 from service.schemas import JobError
 
@@ -51,40 +50,6 @@ INCREMENTAL = 2
 OPENING_S = 5.0  # for another program, a backup say, to let the file go
 BUSY_S = 0.1  # the same later: all who look at jobs wait with the one who changes something
 RETRY_AFTER_S = 5.0
-
-
-@dataclass(frozen=True)
-class Held:
-    """active: jobs that wait or run; bytes: of files."""
-
-    active: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: "Held") -> "Held":
-        return Held(self.active + other.active, self.bytes + other.bytes)
-
-    def __sub__(self, other: "Held") -> "Held":
-        return Held(self.active - other.active, self.bytes - other.bytes)
-
-
-NOTHING = Held()
-
-
-@dataclass(frozen=True)
-class Totals:
-    """states: jobs in each; bytes: of all files; owners: of each who has any, the same of theirs alone."""
-
-    states: Counter[str]
-    bytes: int
-    owners: Mapping[str, Held]
-
-    @property
-    def active(self) -> int:
-        return self.states["queued"] + self.states["running"]
-
-    @property
-    def held(self) -> Held:
-        return Held(self.active, self.bytes)
 
 
 class Store:

@@ -8,10 +8,10 @@ from service.problems import SpoolFull
 
 
 def test_trouble_of_the_disk_is_told_from_damaged_files() -> None:
-    for error in (OSError(errno.EIO, "x"), OSError("x"), SpoolFull("x"), _from(FileError("x"), OSError(errno.EMFILE, "x"))):
-        assert _of_the_disk(error)
-    for error in (ValueError(), FileError("x"), _from(FileError("x"), OSError(errno.EINVAL, "x")), _from(FileError("x"), ValueError())):
-        assert not _of_the_disk(error)
+    disk: list[Exception] = [OSError(errno.EIO, "x"), OSError("x"), SpoolFull("x"), _from(FileError("x"), OSError(errno.EMFILE, "x"))]
+    file: list[Exception] = [ValueError(), _from(FileError("x"), OSError(errno.EINVAL, "x")), _from(FileError("x"), ValueError())]
+    assert [_of_the_disk(error) for error in disk] == [True] * len(disk)
+    assert [_of_the_disk(error) for error in file] == [False] * len(file)
 
 
 def _from(error: FipError, cause: Exception) -> FipError:
