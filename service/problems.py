@@ -167,6 +167,12 @@ class TooManyJobs(Overloaded):
     code = "too_many_jobs"
 
 
+class TooManyListeners(Overloaded):
+    """As many listen to jobs as may at the same time."""
+
+    code = "too_many_listeners"
+
+
 class UnknownJob(FipError):
     """There is no such job, or none of this caller."""
 

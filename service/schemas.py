@@ -211,7 +211,7 @@ class JobInfo(Shape):
     started: datetime | None
     finished: datetime | None
     expires: datetime | None
-    position: Annotated[int | None, Field(description="jobs that come before it, of one that is queued")]
+    position: Annotated[int | None, Field(description="older jobs that have not ended, of one that is queued")]
     progress: Annotated[JobProgress | None, Field(description="of one that is running")]
     result: JobResult | None
     error: JobError | None

@@ -152,6 +152,9 @@ class Settings(BaseSettings):
     max_jobs_bytes: Annotated[int, Field(ge=1, description="bytes of the files of all jobs, results included")] = 64 * 1024 * MIB
     job_seconds: Annotated[int, Field(ge=1, le=LONGEST_KEPT_S, description="how long the result of a job is kept")] = 86_400
     event_seconds: Annotated[TimeLimit, Field(description="how often who listens to a job hears something, even if nothing happens")] = 10.0
+    max_listeners: Annotated[
+        int, Field(ge=1, description="who listen to jobs at the same time, of one key half as many, before others get 429")
+    ] = 64
     lame_duck_seconds: Annotated[
         Seconds, Field(description="how long, after SIGTERM, requests are still taken while /health/ready says 503 already")
     ] = 0.0

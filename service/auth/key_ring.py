@@ -42,6 +42,10 @@ class KeyRing:
         key = self._keys.find(presented)
         return None if key is None or key.expired(datetime.now(UTC)) else key
 
+    def in_force(self, key_id: str) -> bool:
+        """Whether a key that let somebody in still would; true without keys."""
+        return key_id == "" or self._keys.has(key_id, datetime.now(UTC))
+
     def allowance(self, key_id: str) -> Allowance | None:
         """None of a key that may send as much as it likes, or that is no more."""
         return self._allowances.get(key_id)

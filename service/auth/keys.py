@@ -74,6 +74,11 @@ class Keys:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def has(self, key_id: str, now: datetime) -> bool:
+        """Whether there is a key of this id, and it has not expired."""
+        key, _ = self._by_id.get(key_id.encode(), self._nobody)
+        return key is not None and not key.expired(now)
+
     def find(self, presented: bytes) -> Key | None:
         """The key that this is, also if it has expired. Of something long only the beginning is looked at, then it is none."""
         key, digest = self._by_id.get(presented[ID], self._nobody)

@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 
 from models.durable import sync, sync_path, whole_file
 from service.jobs.records import is_id
-from service.problems import SpoolFull
+from service.problems import AnswerTooLarge, SpoolFull
 from service.uploads import NO_ROOM
 
 PIECE = 1 << 20
@@ -49,11 +49,16 @@ class Files:
             raise
         return Kept(size, digest.hexdigest())
 
-    def keep_result(self, job: str, write: Callable[[BinaryIO], None], most: int) -> Kept:
-        """Have the result written, at most so many bytes; nothing is left of one that is not whole. Raises: SpoolFull, as `write`."""
+    def keep_result(self, job: str, write: Callable[[BinaryIO], None], most: int, ever: int) -> Kept:
+        """Have the result written, if there is room for so many bytes; nothing is left of one that is not whole.
+
+        ever: bytes for which there will be room at some time. Raises: SpoolFull, AnswerTooLarge, OSError, as `write`.
+        """
         with _room_for("result"), whole_file(self._folder / job / "result") as file:
             write(file)
             kept = read_through(file)
+            if kept.bytes > ever:
+                raise AnswerTooLarge(f"the result has {kept.bytes} bytes; all files of jobs together may have {ever}", where="format")
             if kept.bytes > most:
                 raise SpoolFull("no room for the result beside those of the jobs before", where="result")
         return kept

@@ -9,9 +9,10 @@ from typing import BinaryIO
 
 from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
 
-from service.jobs.events import HEARTBEAT, Bells, event_of
+from service.jobs.events import HEARTBEAT, Bells, Listeners, event_of
 from service.jobs.files import Kept
 from service.jobs.intake import Intake
+from service.jobs.line import Line
 from service.jobs.records import FINAL, Job, Result, info_of, is_id
 from service.jobs.rows import Rows
 from service.problems import Expired, NotDone, UnknownJob
@@ -21,6 +22,8 @@ from service.telemetry import Telemetry
 
 LOG = logging.getLogger("fip.service")
 TIDY_S = 10.0  # between two looks at what is to go
+LOOK_S = 5.0  # between two at what waits: an allowance may have changed, or who sent a job been cut off just after it was kept
+REMEMBERED = 10  # times the jobs that may wait or run: those that have ended, of one owner
 THREADS = 4  # that open and remove files
 
 
@@ -40,10 +43,12 @@ class Jobs:
     def __init__(self, settings: Settings, telemetry: Telemetry) -> None:
         self.rows = Rows(settings, telemetry)
         self._settings, self._telemetry = settings, telemetry
+        self.listeners = Listeners(settings.max_listeners)
         self._bells = Bells()  # all ring when one job begins or ends: others have another place in line then
         self.intake = Intake(settings, self.rows, self._accepted)
         self._threads = CapacityLimiter(THREADS)
         self._queued = asyncio.Event()
+        self._line = Line()
         self.running: Running | None = None
         self.stopping = False
         self.left_behind = False  # whether a thread still works on a job that was left
@@ -67,10 +72,10 @@ class Jobs:
         progress = self.running.progress() if self.running and runs else None
         return info_of(row, self._settings.job_seconds, before if row.state == "queued" else None, progress)
 
-    async def listen(self, job: str, owner: str) -> AsyncGenerator[bytes, None]:
-        """An event for what a job is now and one for every change, until it has ended or the service stops."""
+    async def listen(self, job: str, owner: str, may_listen: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
+        """An event for what a job is now and one for every change, until it has ended, the service stops or nobody may listen any more."""
         number, said = 0, ""
-        while True:
+        while may_listen():
             bell = self._bells.of(job)
             try:
                 info = await self.info(job, owner)
@@ -117,6 +122,7 @@ class Jobs:
             self.running.job = row
             self.running.scope.cancel()
         else:
+            self._line.ended(row.id)
             await self._drop(row.id)
         self._bells.ring_all()
 
@@ -126,18 +132,37 @@ class Jobs:
             await self._drop(job)
             self._tell("expired", row)
 
-    async def next(self) -> Running | None:
-        """The oldest that waits, once there is one: it is being run from now on. None if the service stops."""
+    async def next(self, debt_s: Callable[[str], float]) -> Running | None:
+        """The one whose turn it is, once there is one: it is being run from now on. None if the service stops.
+
+        debt_s: how long an owner's allowance is in debt.
+        """
+        store = self.rows.store
         while not self.stopping:
             self._queued.clear()
-            if (row := await self.rows.surely(self.rows.store.claim, time.time())) is not None:
-                self.running = Running(row, CancelScope())
+            job, wait_s = self._line.next(await self.rows.do(store.waiting), debt_s)
+            if job is None:
+                with move_on_after(LOOK_S if wait_s is None else min(wait_s, LOOK_S)):
+                    await self._queued.wait()
+            elif (row := await self.rows.surely(store.claim, job, time.time())) is not None:  # else it was cancelled just now
+                self.running = Running(row, CancelScope(), paid=self._line.paid(job))
                 if self.stopping:
                     self.running.scope.cancel()
                 self._bells.ring_all()
                 return self.running
-            await self._queued.wait()
         return None
+
+    async def put_off(self) -> None:
+        """The job that is run goes back into the line, unless it has ended: it is tried again after a pause, and others go meanwhile."""
+        if (running := self.running) is None:
+            return
+        row = await self.rows.surely(self.rows.store.put_off, running.job.id)
+        if self.running is running:
+            self.running = None
+        if row is not None:
+            pause_s = self._line.put_off(row.id, paid=running.paid)
+            LOG.warning("job put off", extra={"fields": {"job": row.id, "seconds": pause_s}})
+        self._bells.ring_all()
 
     def moved(self, job: str) -> None:
         """There is progress."""
@@ -145,8 +170,8 @@ class Jobs:
 
     def keep_result(self, job: Job, write: Callable[[BinaryIO], None]) -> Kept:
         """Its own file makes room for it. In a thread. Raises: SpoolFull, as `write`."""
-        most = self._settings.max_jobs_bytes - self.intake.coming_bytes - self.rows.totals.bytes + job.bytes
-        return self.rows.files.keep_result(job.id, write, most)
+        room, ever = self.intake.room(job.owner)
+        return self.rows.files.keep_result(job.id, write, room + job.bytes, ever)
 
     async def ended(self, outcome: Result | JobError | None) -> None:
         """The run of a job is over; None if it was cancelled, or if the service stops, which leaves it to the next one."""
@@ -160,8 +185,9 @@ class Jobs:
         elif self.stopping and job.state == "running":
             return
         self.running = None
+        self._line.ended(job.id)
         if row is not None and row.state == "done":
-            await to_thread.run_sync(self.rows.files.drop_input, job.id, limiter=self._threads)
+            await self._drop_input(job.id)
         else:
             await self._drop(job.id)
         if row is not None:
@@ -177,17 +203,18 @@ class Jobs:
             self.running.scope.cancel()
 
     async def close(self) -> None:
-        await self.rows.close(None if self.running is None else self.running.job.id)
+        left_behind = self.left_behind or self.intake.busy
+        await self.rows.close(None if self.running is None else self.running.job.id, left_behind=left_behind)
 
     async def tidy(self) -> None:
-        """Let results go when their time is over, and rows after as long again."""
-        kept_s = self._settings.job_seconds
+        """Let results go when their time is over, and rows after as long again; the oldest of an owner who has too many, sooner."""
+        kept_s, most = self._settings.job_seconds, REMEMBERED * self._settings.max_jobs
         while True:
             await asyncio.sleep(min(kept_s / 4, TIDY_S))
             try:
-                for job in await self.rows.do(self.rows.store.due, time.time() - kept_s):
+                for job in await self.rows.do(self.rows.store.due, time.time() - kept_s, most):
                     await self.expire(job)
-                await self.rows.write(self.rows.store.forget, time.time() - 2 * kept_s)
+                await self.rows.write(self.rows.store.forget, time.time() - 2 * kept_s, most)
             except Exception:
                 LOG.exception("expired jobs are not removed")
 
@@ -200,6 +227,13 @@ class Jobs:
         if row is None or row.owner != owner:
             raise UnknownJob("there is no such job, or not any more", where="id")
         return row
+
+    async def _drop_input(self, job: str) -> None:
+        """One that cannot be removed goes with the result, or at the next start."""
+        try:
+            await to_thread.run_sync(self.rows.files.drop_input, job, limiter=self._threads)
+        except OSError:
+            LOG.exception("the input of a job is not removed")
 
     async def _drop(self, job: str) -> None:
         with CancelScope(shield=True):

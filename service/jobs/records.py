@@ -2,6 +2,8 @@
 
 import re
 import secrets
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -24,10 +26,6 @@ class Asked(Shape):
     content_type: str
     bytes: int
     sha256: str
-
-    def same_as(self, other: "Asked") -> bool:
-        """Whether the same was asked, whatever the names of models stand for meanwhile."""
-        return self.model_copy(update={"model": other.model}) == other
 
 
 class Result(JobResult):
@@ -59,6 +57,40 @@ class Job:
     asked: Asked
     result: Result | None = None
     error: JobError | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """active: jobs that wait or run; bytes: of files."""
+
+    active: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Held") -> "Held":
+        return Held(self.active + other.active, self.bytes + other.bytes)
+
+    def __sub__(self, other: "Held") -> "Held":
+        return Held(self.active - other.active, self.bytes - other.bytes)
+
+
+NOTHING = Held()
+
+
+@dataclass(frozen=True)
+class Totals:
+    """states: jobs in each; bytes: of all files; owners: of each who has any, the same of theirs alone."""
+
+    states: Counter[str]
+    bytes: int
+    owners: Mapping[str, Held]
+
+    @property
+    def active(self) -> int:
+        return self.states["queued"] + self.states["running"]
+
+    @property
+    def held(self) -> Held:
+        return Held(self.active, self.bytes)
 
 
 class JobFailure(FipError):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from anyio import to_thread
 from models.durable import locked, sync_path
 from models.errors import BadOption
 from service.jobs.files import Files
-from service.jobs.records import GaveUp
-from service.jobs.store import Store, Totals
+from service.jobs.records import GaveUp, Totals
+from service.jobs.store import Store
 from service.problems import JobsOff
 from service.schemas import JOB_STATES, JobError
 from service.settings import Settings
@@ -28,6 +29,8 @@ LOG = logging.getLogger("fip.service")
 MOST_RUNS = 10  # of a job over which the process dies
 AGAIN_S = 1.0
 GAVE_UP = f"the service ended {MOST_RUNS} times while it ran this job, which may be too large for the machine"
+
+LOCKS_KEPT: list[ExitStack] = []  # of folders in which threads still write
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +45,7 @@ class Rows:
         self._thread: ThreadPoolExecutor | None = None
         self._store: Store | None = None
         self._files: Files | None = None
-        self._totals = Totals(Counter(), 0)
+        self._totals = Totals(Counter(), 0, {})
 
     @property
     def is_open(self) -> bool:
@@ -111,7 +114,10 @@ class Rows:
 
         def change() -> T:
             changed = work(*args, **named)
-            self._count(self.store)
+            try:
+                self._count(self.store)
+            except sqlite3.Error:  # what was changed is
+                LOG.exception("jobs are not counted")
             return changed
 
         return await self.do(change)
@@ -130,14 +136,18 @@ class Rows:
         for state in JOB_STATES:
             self._telemetry.jobs.labels(state).set(totals.states[state])
 
-    async def close(self, running: str | None) -> None:
-        """Let the folder go. running: a job that goes back into the line."""
+    async def close(self, running: str | None, *, left_behind: bool) -> None:
+        """Let the folder go. running: a job that goes back into the line; left_behind: threads still write in the folder, which is let go
+        only when the process ends then.
+        """
         if self._store is None:
             return
         if running is not None:
             with contextlib.suppress(Exception):  # the next start does it too
                 await self.write(self._store.put_off, running)
         await self.do(self._store.close)
+        if left_behind:
+            LOCKS_KEPT.append(self._held.pop_all())
         await to_thread.run_sync(self._let_go)
 
     def _let_go(self) -> None:

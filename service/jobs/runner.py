@@ -1,8 +1,10 @@
 """Runs jobs, one at a time, through the same line for the device as every request."""
 
 import asyncio
+import errno
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,15 +19,17 @@ from service.jobs.files import Files
 from service.jobs.jobs import Running
 from service.jobs.records import InputLost, Job, JobFailure, ModelChanged, Result
 from service.pool import Live
-from service.problems import FAILED, NotReady, Overloaded, detail_of
+from service.problems import FAILED, NotReady, Overloaded, RateLimited, SpoolFull, detail_of
 from service.schemas import JobError, JobProgress
 from service.segmentation import MEDIA_TYPES, ReadPoints, answer_headers, answered_name, in_parts, read_points, write_segmented
 from service.telemetry import Timings
+from service.uploads import NO_ROOM
 
 LOG = logging.getLogger("fip.service")
 ROOM_S = 0.1  # between two looks whether there is room for a cloud
 LEFT_S = 1.0  # for a thread in the middle of a file, which cannot be stopped
-PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before it is tried again to have a worker, or a registry
+AGAIN_S = 1.0
+PASSING = (*NO_ROOM, errno.EIO, errno.ENOMEM)
 
 
 class Runner:
@@ -34,26 +38,35 @@ class Runner:
 
     async def run(self) -> None:
         """Until the service stops."""
-        while (running := await self._jobs.next()) is not None:
-            outcome: Result | JobError | None = None
-            with running.scope:
-                outcome = await self._outcome(running)
-            await self._jobs.ended(outcome)
-
-    async def _outcome(self, running: Running) -> Result | JobError:
-        for pause_s in (*PAUSES_S, None):
+        while not self._jobs.stopping:
             try:
-                return await self._result(running)
-            except (NotReady, RegistryUnavailable) as error:
-                if pause_s is None:
-                    return _failure(running.job, error)
-                await asyncio.sleep(pause_s)
-            except FipError as error:
-                return _failure(running.job, error)
-            except Exception:
-                LOG.exception("job failed", extra={"fields": {"job": running.job.id}})
-                return JobError(code="internal_error", detail=FAILED, where=None)
-        raise AssertionError  # the last time returns
+                await self._jobs.put_off()  # what an error below has left
+                if (running := await self._jobs.next(self._debt_s)) is not None:
+                    await self._run(running)
+            except Exception:  # whatever it was, jobs go on
+                LOG.exception("jobs are held up")
+                await asyncio.sleep(AGAIN_S)
+
+    async def _run(self, running: Running) -> None:
+        outcome: Result | JobError | None = None
+        with running.scope:
+            outcome = await self._outcome(running)
+            if outcome is None:
+                await self._jobs.put_off()
+                return
+        await self._jobs.ended(outcome)
+
+    async def _outcome(self, running: Running) -> Result | JobError | None:
+        """None if the job could not be run, which is not its fault: of its disk, not for longer than results are kept."""
+        job = running.job
+        old = time.time() - job.created_s > self._context.settings.job_seconds
+        try:
+            return await self._result(running)
+        except Exception as error:
+            if isinstance(error, (NotReady, RegistryUnavailable)) or (_of_the_disk(error) and not old):
+                LOG.warning("job cannot be run now", extra={"fields": {"job": job.id, "error": f"{type(error).__name__}: {error}"}})
+                return None
+            return _failure(job, error)
 
     async def _result(self, running: Running) -> Result:
         """Raises: FipError."""
@@ -101,8 +114,18 @@ class Runner:
             else:
                 return
 
+    def _debt_s(self, owner: str) -> float:
+        """How long an owner's allowance is in debt."""
+        if (allowance := self._context.keys.allowance(owner)) is None:
+            return 0.0
+        try:
+            allowance.check()
+        except RateLimited as error:
+            return max(error.retry_after_s, ROOM_S)
+        return 0.0
+
     def _pay(self, running: Running, points: int) -> None:
-        """Once a run, from what its key may send: the next requests wait for it."""
+        """Once, from what its key may send: the next requests and jobs wait for it."""
         if not running.paid and (allowance := self._context.keys.allowance(running.job.owner)) is not None:
             allowance.take(points)
         running.paid = True
@@ -134,7 +157,20 @@ class KeptFile:
         return file
 
 
-def _failure(job: Job, error: FipError) -> JobError:
+def _of_the_disk(error: BaseException) -> bool:
+    """Whether the machine had no room, or failed to read or write, also where that looked like a damaged file."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SpoolFull) or (isinstance(cause, OSError) and (cause is error or cause.errno in PASSING)):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _failure(job: Job, error: Exception) -> JobError:
+    if not isinstance(error, FipError):
+        LOG.error("job failed", exc_info=error, extra={"fields": {"job": job.id}})
+        return JobError(code="internal_error", detail=FAILED, where=None)
     LOG.warning("job cannot be done", extra={"fields": {"job": job.id, "code": error.code, "error": str(error)}})
     return JobError(code=error.code, detail=error.detail if isinstance(error, JobFailure) else detail_of(error), where=error.where)
 

@@ -4,15 +4,14 @@ import sqlite3
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
 from models.errors import BadOption
 from service.jobs.files import Name
-from service.jobs.records import Asked, Job, Result, State
-from service.problems import SpoolFull
+from service.jobs.records import Asked, Held, Job, Result, State, Totals
+from service.problems import Overloaded, SpoolFull
 from service.schemas import JobError
 
 VERSION = 1  # of the tables
@@ -41,19 +40,16 @@ COLUMNS = "number, id, owner, key, state, created_s, started_s, finished_s, runs
 Row: TypeAlias = tuple[
     int, str, str, str | None, State, float, float | None, float | None, int, int, str, str | None, str | None
 ]  # as the columns, whose types the table is STRICT about
-FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-
-
-@dataclass(frozen=True)
-class Totals:
-    """states: jobs in each; bytes: of all files."""
-
-    states: Counter[str]
-    bytes: int
-
-    @property
-    def active(self) -> int:
-        return self.states["queued"] + self.states["running"]
+BEYOND = """number IN (
+    SELECT number FROM (
+        SELECT number, row_number() OVER (PARTITION BY owner ORDER BY number DESC) AS place FROM jobs WHERE finished_s IS NOT NULL
+    ) WHERE place > ?
+)"""  # the oldest of an owner that have ended
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+INCREMENTAL = 2
+OPENING_S = 5.0  # for another program, a backup say, to let the file go
+BUSY_S = 0.1  # the same later: all who look at jobs wait with the one who changes something
+RETRY_AFTER_S = 5.0
 
 
 class Store:
@@ -62,7 +58,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         """Raises: BadOption (the file cannot be used)."""
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=OPENING_S)
+            self._shrinks()
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             [version] = self._db.execute("PRAGMA user_version").fetchone()
@@ -70,8 +67,16 @@ class Store:
                 self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         except sqlite3.Error as error:
             raise BadOption(f"{path} cannot be used: {error}", where="jobs_dir") from error
+        self._db.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_S)}")
         if version not in (0, VERSION):
             raise BadOption(f"{path} was written by another version of fip-server: its tables are {version}", where="jobs_dir")
+
+    def _shrinks(self) -> None:
+        """Have the file give back what is removed from it; one that was made without that is written anew, if there is room."""
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if self._db.execute("PRAGMA auto_vacuum").fetchone() != (INCREMENTAL,):
+            with suppress(sqlite3.OperationalError):
+                self._db.execute("VACUUM")
 
     def close(self) -> None:
         self._db.close()
@@ -92,15 +97,14 @@ class Store:
         return {each: "result" if state == "done" else "input" for each, state in rows}
 
     def insert(self, job: str, owner: str, key: str | None, asked: Asked, now_s: float) -> Job:
-        """A new job, whose file is kept. Raises: SpoolFull."""
+        """A new job, whose file is kept. Raises: SpoolFull, Overloaded."""
         with self._transaction():
-            self._db.execute(
-                "INSERT INTO jobs (id, owner, key, state, created_s, bytes, asked) VALUES (?, ?, ?, 'queued', ?, ?, ?)",
+            row = self._db.execute(
+                "INSERT INTO jobs (id, owner, key, state, created_s, bytes, asked) VALUES (?, ?, ?, 'queued', ?, ?, ?) "
+                f"RETURNING {COLUMNS}",
                 (job, owner, key, now_s, asked.bytes, asked.model_dump_json()),
-            )
-        found = self.get(job)
-        assert found is not None
-        return found
+            ).fetchone()
+        return _job(row)
 
     def get(self, job: str) -> Job | None:
         return self._one("WHERE id = ?", job)
@@ -122,53 +126,62 @@ class Store:
 
     def totals(self) -> Totals:
         rows = self._db.execute("SELECT state, count(*), sum(bytes) FROM jobs GROUP BY state").fetchall()
-        return Totals(Counter({state: count for state, count, _ in rows}), sum(size for _, _, size in rows))
+        active = "sum(state != 'done')"
+        held = f"SELECT owner, {active}, sum(bytes) FROM jobs WHERE state IN ('queued', 'running', 'done') GROUP BY owner"
+        owners = {owner: Held(count, size) for owner, count, size in self._db.execute(held)}
+        return Totals(Counter({state: count for state, count, _ in rows}), sum(size for _, _, size in rows), owners)
 
-    def claim(self, now_s: float) -> Job | None:
-        """The oldest that is queued begins to run. Raises: SpoolFull."""
-        return self._changed(
-            "SET state = 'running', started_s = ?, runs = runs + 1 "
-            "WHERE number = (SELECT min(number) FROM jobs WHERE state = 'queued') AND state = 'queued'",
-            now_s,
-        )
+    def waiting(self) -> list[tuple[str, str]]:
+        """Those that are queued, the oldest first, each with its owner."""
+        return self._db.execute("SELECT id, owner FROM jobs WHERE state = 'queued' ORDER BY number").fetchall()
+
+    def claim(self, job: str, now_s: float) -> Job | None:
+        """It begins to run; None if it is not queued. Raises: SpoolFull, Overloaded."""
+        return self._changed("SET state = 'running', started_s = ?, runs = runs + 1 WHERE id = ? AND state = 'queued'", now_s, job)
 
     def put_off(self, job: str) -> Job | None:
-        """It was not its fault that its run ended. Raises: SpoolFull."""
-        return self._changed("SET state = 'queued', runs = runs - 1 WHERE id = ? AND state = 'running'", job)
+        """It was not its fault that its run ended. Raises: SpoolFull, Overloaded."""
+        return self._changed("SET state = 'queued', started_s = NULL, runs = runs - 1 WHERE id = ? AND state = 'running'", job)
 
     def done(self, job: str, result: Result, now_s: float) -> Job | None:
-        """None if it was cancelled meanwhile. Raises: SpoolFull."""
+        """None if it was cancelled meanwhile. Raises: SpoolFull, Overloaded."""
         return self._changed(
             "SET state = 'done', finished_s = ?, bytes = ?, result = ? WHERE id = ? AND state = 'running'",
             *(now_s, result.bytes, result.model_dump_json(), job),
         )
 
     def failed(self, job: str, error: JobError, now_s: float) -> Job | None:
-        """None if it was cancelled meanwhile. Raises: SpoolFull."""
+        """None if it was cancelled meanwhile. Raises: SpoolFull, Overloaded."""
         return self._changed(
             "SET state = 'failed', finished_s = ?, bytes = 0, error = ? WHERE id = ? AND state = 'running'",
             *(now_s, error.model_dump_json(), job),
         )
 
     def cancelled(self, job: str, now_s: float) -> Job | None:
-        """None if it had ended. Raises: SpoolFull."""
+        """None if it had ended. Raises: SpoolFull, Overloaded."""
         return self._changed(
             "SET state = 'cancelled', finished_s = ?, bytes = 0 WHERE id = ? AND state IN ('queued', 'running')", now_s, job
         )
 
     def expired(self, job: str) -> Job | None:
-        """None unless it was done. Raises: SpoolFull."""
+        """None unless it was done. Raises: SpoolFull, Overloaded."""
         return self._changed("SET state = 'expired', bytes = 0 WHERE id = ? AND state = 'done'", job)
 
-    def due(self, done_before_s: float) -> list[str]:
-        """Those whose result has been kept for its time."""
-        rows = self._db.execute("SELECT id FROM jobs WHERE state = 'done' AND finished_s <= ?", (done_before_s,))
+    def due(self, done_before_s: float, most: int) -> list[str]:
+        """Those whose result has been kept for its time, or is older than so many jobs of its owner that have ended."""
+        rows = self._db.execute(f"SELECT id FROM jobs WHERE state = 'done' AND (finished_s <= ? OR {BEYOND})", (done_before_s, most))
         return [each for (each,) in rows]
 
-    def forget(self, finished_before_s: float) -> int:
-        """Remove the rows of jobs that have no files any more; how many. Raises: SpoolFull."""
+    def forget(self, finished_before_s: float, most: int) -> int:
+        """Remove the rows of jobs that have no files any more, all old ones and all older than so many of their owner; how many.
+
+        The file shrinks with them. Raises: SpoolFull, Overloaded.
+        """
+        gone = f"DELETE FROM jobs WHERE state IN ('failed', 'cancelled', 'expired') AND (finished_s <= ? OR {BEYOND})"
         with self._transaction():
-            return self._db.execute("DELETE FROM jobs WHERE finished_s <= ? AND state != 'done'", (finished_before_s,)).rowcount
+            forgotten = self._db.execute(gone, (finished_before_s, most)).rowcount
+        self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free one page
+        return forgotten
 
     def _one(self, where: str, *values: str) -> Job | None:
         row = self._db.execute(f"SELECT {COLUMNS} FROM jobs {where}", values).fetchone()
@@ -182,7 +195,10 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """On the disk when it ends. Raises: SpoolFull."""
+        """On the disk when it ends, undone if it raises.
+
+        Raises: SpoolFull (no room, or the file is damaged or may not be written), Overloaded (another program holds it).
+        """
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -192,10 +208,12 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in FULL:
-                raise
-            raise SpoolFull(f"no room to keep the job: {error}", where="jobs") from error
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):  # mistakes of ours
+            raise
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in LOCKED:
+                raise Overloaded(f"another program holds the file of jobs: {error}", retry_after_s=RETRY_AFTER_S, where="jobs") from error
+            raise SpoolFull(f"the job cannot be kept: {error}", where="jobs") from error
 
 
 def _job(row: Row) -> Job:

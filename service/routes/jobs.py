@@ -11,6 +11,7 @@ from models.errors import BadOption
 from service.announced import announced_bytes
 from service.answer_file import InPieces, KeptAnswer
 from service.context import Context, Loaded
+from service.jobs.events import EventStream
 from service.jobs.files import Kept, read_through
 from service.jobs.records import ID, Asked
 from service.pool import Live
@@ -24,6 +25,7 @@ from service.segmentation import checked
 from service.uploads import Upload
 
 LOCATION = {"Location": {"description": "address of the job", **TEXT}}
+LONGEST_TYPE = 255  # of a content type that is kept, as of a name
 KEY_HEADER = "Idempotency-Key"
 KEY = {
     "name": KEY_HEADER,
@@ -62,7 +64,7 @@ async def submit(request: Request, context: Loaded, options: Annotated[SegmentOp
     with context.jobs.intake.key_held(owner, key), context.admission.enter(size, request.state.allowance) as ticket:
         before = await context.jobs.intake.of_key(owner, key)
         if before is None:
-            context.jobs.intake.check_room(size or 0)
+            context.jobs.intake.check_room(owner, size or 0)
             model = await context.model(options.model, "segment", ticket)
             request.state.model_used = (model.ref.name, model.ref.version)
         async with context.uploads.receive(request, options.input_format, timings_of(request), ticket) as upload:
@@ -85,7 +87,7 @@ async def submit(request: Request, context: Loaded, options: Annotated[SegmentOp
 
 
 def asked_of(model: ModelRef, options: SegmentOptions, asked: str, upload: Upload, kept: Kept) -> Asked:
-    said = {"name": upload.name, "content_type": upload.content_type}
+    said = {"name": upload.name, "content_type": upload.content_type[:LONGEST_TYPE]}
     return Asked(model=model, options=options, format=asked, **said, bytes=kept.bytes, sha256=kept.sha256)
 
 
@@ -119,15 +121,15 @@ async def show_job(request: Request, id: JobId, context: Loaded) -> JobInfo:
     response_class=StreamingResponse,
     responses={
         200: {"description": "Server-sent events: the job, at every change", "content": {"text/event-stream": {"schema": EVENT}}},
-        **documented(404, 503),
+        **documented(404, 429, 503),
     },
 )
-async def listen(request: Request, id: JobId, context: Loaded) -> StreamingResponse:
+async def listen(request: Request, id: JobId, context: Loaded) -> EventStream:
     """The same as events, one at every change: `progress`, then `done`, `failed`, `cancelled` or `expired`, which is the last."""
     owner = owner_of(request)
     await context.jobs.info(id, owner)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(context.jobs.listen(id, owner), headers=headers, media_type="text/event-stream")
+    events = context.jobs.listen(id, owner, lambda: context.keys.in_force(owner))
+    return EventStream(events, context.jobs.listeners.listening(owner))
 
 
 @others.get(
@@ -145,7 +147,7 @@ async def show_result(request: Request, id: JobId, context: Loaded) -> Response:
     return InPieces(KeptAnswer(file, result.bytes), result.headers, result.media_type, context.admission.hold_answer(0))
 
 
-@others.delete("/{id}", responses=documented(404, 503, 507))
+@others.delete("/{id}", responses=documented(404, 429, 503, 507))
 async def delete_job(request: Request, id: JobId, context: Loaded) -> JobInfo:
     """Cancel a job: one that waits at once, one that runs within a forward pass. Of one that is done, remove the result."""
     return await context.jobs.delete(id, owner_of(request))

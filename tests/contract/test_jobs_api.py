@@ -341,7 +341,7 @@ def test_as_many_bytes_as_there_may_be(serve: Serve, make: Changed, folder: Path
         assert problem(refused) == (429, "too_many_jobs")
         assert ended(client, submitted(client, scan, format="label"))["state"] == "done"  # a label file is a fourth of a scan
         large = ended(client, submitted(client, scan, format="csv"))
-        assert (large["state"], large["error"]["code"]) == ("failed", "spool_full")
+        assert (large["state"], large["error"]["code"]) == ("failed", "answer_too_large")
         assert not (folder / large["id"]).exists()
         assert client.delete(done["links"]["job"]).json()["state"] == "expired"
         assert sum(file.stat().st_size for file in folder.glob("*/*")) <= 2 * len(scan)
@@ -398,7 +398,7 @@ def test_a_job_over_which_the_service_died_too_often_is_given_up(serve: Serve, m
         running(client, deadly)
     store = Store(folder / "jobs.sqlite3")
     for death in range(MOST_RUNS):
-        claimed = store.claim(float(death))
+        claimed = store.claim(deadly["id"], float(death))
         assert claimed is not None
         assert claimed.id == deadly["id"]
         if death < MOST_RUNS - 1:

@@ -61,6 +61,7 @@ EXPECTED = {
     problems.NotReady: 503,
     problems.JobsOff: 503,
     problems.TooManyJobs: 429,
+    problems.TooManyListeners: 429,
     problems.UnknownJob: 404,
     problems.NotDone: 409,
     problems.Expired: 410,

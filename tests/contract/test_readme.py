@@ -40,6 +40,7 @@ SERVICE_ONLY = (
     problems.KeyInUse,
     problems.KeyReused,
     problems.TooManyJobs,
+    problems.TooManyListeners,
     problems.JobsOff,
     *(records.JobFailure, records.GaveUp, records.InputLost, records.ModelChanged),
 )

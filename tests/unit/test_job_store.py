@@ -11,8 +11,8 @@ import pytest
 from models.errors import BadOption
 from service.jobs.files import Files, read_through
 from service.jobs.records import Asked, Job, Result, is_id, new_id
-from service.jobs.store import Store
-from service.problems import SpoolFull
+from service.jobs.store import SCHEMA, VERSION, Store
+from service.problems import AnswerTooLarge, SpoolFull
 from service.schemas import JobError, ModelRef, SegmentOptions
 
 MODEL = ModelRef(name="streets", version="1", digest="d" * 64, alias=None)
@@ -30,6 +30,12 @@ def insert(store: Store, owner: str = "", key: str | None = None, at_s: float = 
     return store.insert(new_id(), owner, key, ASKED, at_s)
 
 
+def claim(store: Store, at_s: float) -> Job | None:
+    """The oldest begins to run."""
+    waiting = store.waiting()
+    return store.claim(waiting[0][0], at_s) if waiting else None
+
+
 def states(store: Store) -> dict[str, int]:
     return {state: count for state, count in store.totals().states.items() if count}
 
@@ -37,7 +43,7 @@ def states(store: Store) -> dict[str, int]:
 def test_a_row_comes_back_as_it_went_in(store: Store, tmp_path: Path) -> None:
     job = insert(store, "anna", "k", 5.0)
     assert (job.owner, job.key, job.state, job.created_s, job.runs, job.bytes, job.asked) == ("anna", "k", "queued", 5.0, 0, 10, ASKED)
-    store.claim(6.0)
+    claim(store, 6.0)
     done = store.done(job.id, RESULT, 7.0)
     assert done is not None
     assert (done.state, done.started_s, done.finished_s, done.runs, done.bytes, done.result) == ("done", 6.0, 7.0, 1, 4, RESULT)
@@ -54,18 +60,18 @@ def test_the_oldest_runs_first(store: Store) -> None:
     jobs = [insert(store) for _ in range(3)]
     assert [store.before(job) for job in jobs] == [0, 1, 2]
     for job in jobs:
-        claimed = store.claim(1.0)
+        claimed = claim(store, 1.0)
         assert claimed is not None
         assert (claimed.id, claimed.state) == (job.id, "running")
         store.failed(job.id, ERROR, 2.0)
-    assert store.claim(3.0) is None
+    assert claim(store, 3.0) is None
 
 
 def test_a_state_changes_once(store: Store) -> None:
     job = insert(store)
     assert store.done(job.id, RESULT, 1.0) is None  # it does not run
     assert store.expired(job.id) is None
-    store.claim(1.0)
+    claim(store, 1.0)
     assert store.cancelled(job.id, 2.0) is not None
     assert store.cancelled(job.id, 3.0) is None
     assert store.done(job.id, RESULT, 3.0) is None
@@ -79,12 +85,12 @@ def test_a_state_changes_once(store: Store) -> None:
 def test_what_ran_when_the_process_died_runs_again_but_not_for_ever(store: Store) -> None:
     job, other = insert(store), insert(store)
     for _ in range(2):
-        store.claim(1.0)
+        claim(store, 1.0)
         assert store.recover(3, ERROR, 2.0) == []
         assert states(store) == {"queued": 2}
-    store.claim(1.0)
+    claim(store, 1.0)
     assert store.recover(3, ERROR, 2.0) == [job.id]
-    found, left = store.get(job.id), store.claim(3.0)
+    found, left = store.get(job.id), claim(store, 3.0)
     assert found is not None
     assert left is not None
     assert (found.state, found.runs, found.error, left.id) == ("failed", 3, ERROR, other.id)
@@ -93,9 +99,9 @@ def test_what_ran_when_the_process_died_runs_again_but_not_for_ever(store: Store
 def test_what_the_service_puts_off_is_no_death(store: Store) -> None:
     job = insert(store)
     for _ in range(20):
-        store.claim(1.0)
+        claim(store, 1.0)
         assert store.put_off(job.id) is not None
-    store.claim(1.0)
+    claim(store, 1.0)
     assert store.recover(2, ERROR, 2.0) == []
 
 
@@ -122,7 +128,7 @@ def test_newest_first_and_only_the_owner_s(store: Store) -> None:
 def test_bytes_are_those_on_the_disk(store: Store) -> None:
     first, second = insert(store), insert(store)
     assert (store.totals().bytes, store.totals().active) == (20, 2)
-    store.claim(1.0)
+    claim(store, 1.0)
     store.done(first.id, RESULT, 2.0)
     assert (store.totals().bytes, store.totals().active) == (14, 1)
     store.cancelled(second.id, 2.0)
@@ -133,18 +139,56 @@ def test_bytes_are_those_on_the_disk(store: Store) -> None:
 
 def test_results_go_after_their_time_and_rows_after_as_long_again(store: Store) -> None:
     done, failed, waits = insert(store), insert(store), insert(store)
-    store.claim(0.0)
+    claim(store, 0.0)
     store.done(done.id, RESULT, 10.0)
-    store.claim(0.0)
+    claim(store, 0.0)
     store.failed(failed.id, ERROR, 10.0)
-    assert store.due(9.0) == []
-    assert store.due(10.0) == [done.id]
-    assert store.forget(9.0) == 0
-    assert store.forget(10.0) == 1  # a job that is done has to expire first
+    assert store.due(9.0, 100) == []
+    assert store.due(10.0, 100) == [done.id]
+    assert store.forget(9.0, 100) == 0
+    assert store.forget(10.0, 100) == 1  # a job that is done has to expire first
     store.expired(done.id)
-    assert store.forget(10.0) == 1
+    assert store.forget(10.0, 100) == 1
     assert states(store) == {"queued": 1}
     assert store.get(waits.id) is not None
+
+
+def test_the_oldest_of_an_owner_who_has_too_many_go(store: Store) -> None:
+    def ends(owner: str, *, well: bool) -> str:
+        job = insert(store, owner)
+        claim(store, 1.0)
+        ended = store.done(job.id, RESULT, 2.0) if well else store.failed(job.id, ERROR, 2.0)
+        assert ended is not None
+        return job.id
+
+    anna = [ends("anna", well=well) for well in (True, False, True, False)]
+    ben = ends("ben", well=False)
+    waits = insert(store, "anna")
+    assert store.due(0.0, 2) == [anna[0]]
+    store.expired(anna[0])
+    assert store.forget(0.0, 2) == 2
+    assert [job for job in (*anna, ben, waits.id) if store.get(job) is None] == anna[:2]
+
+
+def test_the_file_shrinks_with_what_is_forgotten(store: Store) -> None:
+    def pages() -> int:
+        [count] = store._db.execute("PRAGMA page_count").fetchone()
+        return int(count)
+
+    empty = pages()
+    for _ in range(200):
+        store.cancelled(insert(store).id, 1.0)
+    assert pages() > 2 * empty
+    assert store.forget(2.0, 1000) == 200
+    assert pages() <= empty + 1
+
+
+def test_a_file_of_an_earlier_version_shrinks_too(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite3")) as db:
+        db.executescript(f"PRAGMA journal_mode = WAL; {SCHEMA} PRAGMA user_version = {VERSION};")
+    store = Store(tmp_path / "jobs.sqlite3")
+    assert store._db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_file_that_is_no_store_of_ours_is_refused(tmp_path: Path) -> None:
@@ -175,11 +219,13 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
         raise ValueError
 
     with pytest.raises(ValueError, match=r"^$"):
-        files.keep_result(job, fails, 100)
+        files.keep_result(job, fails, 100, 100)
     with pytest.raises(SpoolFull):
-        files.keep_result(job, lambda out: out.write(b"too much") and None, 7)
+        files.keep_result(job, lambda out: out.write(b"too much") and None, 7, 100)
+    with pytest.raises(AnswerTooLarge):
+        files.keep_result(job, lambda out: out.write(b"too much") and None, 7, 7)
     assert [each.name for each in (tmp_path / job).iterdir()] == ["input"]
-    kept = files.keep_result(job, lambda out: out.write(b"result") and None, 100)
+    kept = files.keep_result(job, lambda out: out.write(b"result") and None, 100, 100)
     assert kept.bytes == 6
     files.drop_input(job)
     with files.open(job, "result") as file:
@@ -195,7 +241,7 @@ def test_what_a_killed_process_leaves_is_swept(tmp_path: Path) -> None:
     waits, done, unknown, empty = (new_id() for _ in range(4))
     for job in (waits, done, unknown):
         files.keep_input(job, io.BytesIO(b"x"))
-    files.keep_result(done, lambda out: out.write(b"y") and None, 100)  # killed before its input went
+    files.keep_result(done, lambda out: out.write(b"y") and None, 100, 100)  # killed before its input went
     (tmp_path / waits / ".result.part").write_bytes(b"half")
     (tmp_path / empty).mkdir()  # killed before its input came
     (tmp_path / "lock").touch()

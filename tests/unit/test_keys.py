@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import BadOption
+from service.auth.key_ring import KeyRing
 from service.auth.keys import BadKeyFile, Key, KeyFile, Keys, add_key, new_key, read_keys, remove_key
 
 
@@ -135,3 +136,16 @@ def test_what_has_expired() -> None:
     assert not key.expired(now)
     assert key.expired(now + timedelta(days=1))
     assert KeyFile.model_validate_json(KeyFile(keys=(key,)).model_dump_json()).keys == (key,)
+
+
+def test_a_key_is_in_force_until_it_expires() -> None:
+    now = datetime.now(UTC)
+    _, lasts = new_key("anna", ["infer"], None, None)
+    _, ends = new_key("ben", ["infer"], None, timedelta(days=1))
+    keys = Keys([lasts, ends])
+    assert [keys.has(each.id, now) for each in (lasts, ends)] == [True, True]
+    assert [keys.has(each.id, now + timedelta(days=2)) for each in (lasts, ends)] == [True, False]
+    assert not keys.has("0" * 16, now)
+    assert not keys.has("", now)
+    assert KeyRing(None).in_force("")
+    assert not KeyRing(None).in_force(lasts.id)
