@@ -5,6 +5,7 @@ It never computes with more than one thread and never touches a GPU, so that its
 
 import atexit
 import functools
+import gc
 import json
 import os
 import signal
@@ -100,6 +101,8 @@ def main(fd: int) -> None:
     torch.set_num_threads(1)
     from service.worker.process import prepare, work
 
+    gc.collect()
+    gc.freeze()  # what was imported stays: a full collection, which loading a model can bring on, would stop passes for a tenth of a second
     orders = socket.socket(fileno=fd)
     while True:
         message, fds, _, _ = socket.recv_fds(orders, REQUEST_BYTES, CHANNELS)
