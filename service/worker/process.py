@@ -37,7 +37,7 @@ SWITCH_S = 0.0002  # how long a pass waits for a model that is being loaded, whe
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
 FATAL = re.compile(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down", re.IGNORECASE)
-WARM_UP_POINTS = 1024
+WARM_UP_POINTS = 256  # enough to have every layer packed and run once; other models wait for it
 NO_VOXEL = np.empty(0, np.int64)
 
 Answer = tuple[Head, list[Array]]
