@@ -72,8 +72,9 @@ class Ticket:
 
     def hold_points(self, count: int) -> None:
         """Its cloud has so many. Raises: Overloaded."""
-        self._pay(count)
+        self._paid = True  # also if there is no room, which is not its fault
         self._house.check_points(count, large=self.bytes > LARGE_BYTES)
+        self._pay(count)
         self._house.points += count
         self.points = count
 
@@ -87,7 +88,6 @@ class Ticket:
             self._pay(self.bytes // POINT_BYTES)
 
     def _pay(self, points: int) -> None:
-        self._paid = True
         if self._allowance is not None:
             self._allowance.take(points)
 

@@ -26,6 +26,7 @@ from service.settings import Settings
 from tests.mlflow_running import MlflowServer, mlflow_running
 from tests.untrained_segmenter import save_segmenter
 
+UNCHANGED = 3600.0  # seconds between looks at a registry that stays as it is
 BODY_LIMIT = 32 << 20  # test_bad_input.py goes just over it
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
@@ -58,7 +59,7 @@ def serve() -> Serve:
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_registry: Path) -> Settings:
-    return Settings(registry=str(tiny_registry), model="tiny", max_body_bytes=BODY_LIMIT)
+    return Settings(registry=str(tiny_registry), model="tiny", max_body_bytes=BODY_LIMIT, lookup_seconds=UNCHANGED)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def segment_registry(tiny_registry: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def segment_settings(segment_registry: Path) -> Settings:
-    return Settings(registry=str(segment_registry), model="streets", max_body_bytes=BODY_LIMIT)
+    return Settings(registry=str(segment_registry), model="streets", max_body_bytes=BODY_LIMIT, lookup_seconds=UNCHANGED)
 
 
 @pytest.fixture(scope="session")

@@ -78,6 +78,9 @@ def test_logits_over_http_equal_the_predictor_bit_for_bit(predictor: Predictor, 
 
 async def post_all(app, bodies: list[bytes]) -> list[dict]:
     """Answers of the app, started and stopped as a server would."""
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
+    ):
         responses = [await client.post("/v1/classify?logits=true", content=body) for body in bodies]
     return [response.raise_for_status().json() for response in responses]

@@ -66,7 +66,7 @@ def served(registry: Path, path: Path, fmt: str) -> httpx.Response:
     async def post() -> httpx.Response:
         app = create_app(Settings(registry=str(registry), model="streets"))
         transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.post("/v1/segment", content=path.read_bytes(), params={"input_format": "bin", "format": fmt})
 
     return asyncio.run(post()).raise_for_status()

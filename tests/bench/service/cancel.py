@@ -86,7 +86,7 @@ def send(address: tuple[str, int], name: str) -> socket.socket:
     """Send a whole request and read nothing."""
     body = ply(ball(SMALL))
     connection = socket.create_connection(address, timeout=30)
-    head = f"POST /v1/classify HTTP/1.1\r\nHost: x\r\nX-Request-ID: {name}\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: {name}\r\nContent-Length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
 

@@ -26,9 +26,11 @@ BAR_MS, BAR_ANSWERED = 100.0, 1.0
 ROUND_S, SLICES = 1.0, 10  # everybody sends a byte a round, a slice of them at a time
 UNREAD_S = 31.0  # a client that does not read is given up after 30 s, and cannot notice
 SEGMENT = 1460  # of a network; on a loopback the kernel would take megabytes for each client that does not read
-HEAD = b"GET /health/live HTTP/1.1\r\nHost: slow\r\nX-Slow: "
-BODY = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: slow\r\nContent-Length: 1000000\r\n\r\n"
-UNREAD = b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: slow\r\n\r\n"  # the largest file that it gives without a model
+HEAD = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+BODY = b"POST /v1/classify?input_format=bin HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+UNREAD = (
+    b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n"  # the largest file that it gives without a model
+)
 BEGINNINGS = (HEAD, BODY, UNREAD)
 
 Address = tuple[str, int]
