@@ -14,12 +14,15 @@ from service.jobs.jobs import Jobs
 from service.listing import Listing
 from service.loader import NotLoaded
 from service.pool import Live, Pool
-from service.problems import NotReady
+from service.problems import NotReady, Overloaded
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.uploads import Uploads
 from service.worker.device import Device
+
+MOST_LOADING = 16  # requests that wait for others' models to be loaded before theirs
+LOADING_S = 1.0
 
 
 @dataclass
@@ -56,6 +59,8 @@ class Context:
             try:
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
             except NotLoaded:
+                if self.loads.statistics().tasks_waiting >= MOST_LOADING:  # else whoever comes next waits behind all of them
+                    raise Overloaded("many models are waited for to be loaded; try again", retry_after_s=LOADING_S) from None
                 if ticket is not None:
                     ticket.step_aside()
                 live = await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)

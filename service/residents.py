@@ -22,7 +22,7 @@ from service.worker.device import Device
 LOG = logging.getLogger("fip.service")
 ROOM_S = 30.0  # how long a model waits for others that are still at work to end, for their room
 IDLE_S = 600.0  # how long a model stays that nothing in use stands for, such as the version before, to which somebody may go back
-LOOK_S, COLLECT_S = 0.05, 0.5  # while it waits: how often it looks, and when what was thrown away unseen is looked for
+LOOK_S, COLLECT_S = 0.02, 0.02  # while it waits: how often it looks, and when what was thrown away unseen is looked for
 
 Key = tuple[str, str, int]  # registry, name, version
 

@@ -325,3 +325,17 @@ class SlowRegistry(LocalRegistry):
             SlowRegistry.waits = True
             SlowRegistry.pause.wait(30)
         return found
+
+
+def test_who_waits_for_models_does_not_pile_up(registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball) -> None:
+    for number in range(30):
+        publish_as(registry, version(number), f"model-{number}", "champion")
+    app = create_app(Settings(registry=registry.address, model="model-0"))
+    with serve(app) as client, ThreadPoolExecutor(29) as threads:
+        with app.state.context.pool.residents._loading:  # a device that is slow to load
+            asked = [threads.submit(answers, client, ball(9), f"model-{number}") for number in range(1, 30)]
+            until(lambda: metric(client, "fip_rejected_total", reason="overloaded") > 0, "some are told to come again")
+            assert answers(client, ball(9)) == "model-0:1"
+        found = [each.result() for each in asked]
+    assert set(found) == {"overloaded", *(each for each in found if each.endswith(":1"))}
+    assert 16 <= sum(each.endswith(":1") for each in found) < 29
