@@ -30,6 +30,7 @@ UNCHANGED = 3600.0  # seconds between looks at a registry that stays as it is
 BODY_LIMIT = 32 << 20  # test_bad_input.py goes just over it
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
+Changed = Callable[..., FastAPI]  # an app with these settings changed
 
 
 @contextmanager
@@ -94,6 +95,17 @@ def segment_settings(segment_registry: Path) -> Settings:
 def segment_client(segment_settings: Settings) -> Iterator[httpx.Client]:
     with _serve(create_app(segment_settings)) as client:
         yield client
+
+
+@pytest.fixture
+def jobs_folder(tmp_path: Path) -> Path:
+    return tmp_path / "jobs"
+
+
+@pytest.fixture
+def app_of_jobs(segment_settings: Settings, jobs_folder: Path) -> Changed:
+    """An app that keeps jobs, with these settings."""
+    return lambda **changed: create_app(segment_settings.model_copy(update={"jobs_dir": jobs_folder, **changed}))
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,10 @@ from service.auth.key_ring import KeyRing
 from service.auth.keys import BadKeyFile, Scope, add_key, new_key, remove_key
 from service.load.client import load
 from service.load.plan import Body, LoadPlan
-from service.logs import JsonLines
 from service.settings import Settings
 from tests.contract.conftest import Serve
 from tests.fire import until
+from tests.logged import logged
 
 Ball = Callable[[int], bytes]
 Make = Callable[..., dict[str, str]]
@@ -153,16 +153,8 @@ def test_load_is_sent_with_a_key_that_no_report_has(locked: FastAPI, serve: Serv
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines())
-    logger = logging.getLogger("fip.service")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield stream
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+    with logged(logging.INFO) as stream:
+        yield stream
 
 
 def told_more(log: io.StringIO, before: int) -> bool:

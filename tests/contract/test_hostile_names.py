@@ -20,11 +20,11 @@ import pytest
 import models
 from service.app import create_app
 from service.auth.keys import SCOPES, add_key, new_key
-from service.logs import JsonLines
 from service.settings import Settings
 from tests.contract.conftest import Serve
 from tests.contract.hostile_requests import CANARY, Hostile, hostile_requests
 from tests.fire import metric, until
+from tests.logged import logged
 
 KINDS = ("path", "option", "key")
 CASES = 5000  # for each of the two services
@@ -63,16 +63,8 @@ def watch() -> Watch:
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines())
-    logger = logging.getLogger("fip.service")
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    yield stream
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+    with logged(logging.DEBUG) as stream:
+        yield stream
 
 
 def answer_to(address: tuple[str, int], case: Hostile) -> bytes:

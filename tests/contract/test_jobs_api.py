@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,13 +16,11 @@ import pytest
 from fastapi import FastAPI
 
 from models.errors import BadOption
-from service.app import create_app
 from service.auth.keys import add_key, new_key
 from service.jobs.rows import MOST_RUNS
 from service.jobs.store import Store
 from service.schemas import JOB_STATES, JobError
-from service.settings import Settings
-from tests.contract.conftest import Serve
+from tests.contract.conftest import Changed, Serve
 from tests.fire import metric, paused, until, waiting
 from tests.sweep import sweep
 
@@ -30,23 +28,10 @@ NAME = {"X-Filename": "street.bin"}
 UNKNOWN = ("0" * 32, "x", "../lock", "%2e%2e", "A" * 32, "0" * 33, "jobs.sqlite3", "0" * 31 + "%0a", "\N{ARABIC-INDIC DIGIT ONE}" * 32)
 TILES = {"tile_voxels": 1500, "tile_halo": 2}
 
-Changed = Callable[..., FastAPI]
-
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "jobs"
-
-
-@pytest.fixture
-def make(segment_settings: Settings, folder: Path) -> Changed:
-    """An app that keeps jobs, with these settings."""
-    return lambda **changed: create_app(segment_settings.model_copy(update={"jobs_dir": folder, **changed}))
-
-
-@pytest.fixture
-def app(make: Changed) -> FastAPI:
-    return make()
+def app(app_of_jobs: Changed) -> FastAPI:
+    return app_of_jobs()
 
 
 @pytest.fixture
@@ -120,8 +105,8 @@ def test_the_result_is_what_segment_answers(client: httpx.Client, scan: bytes, f
     assert f'"{done["result"]["name"]}"' in direct.headers["Content-Disposition"]
 
 
-def test_json_and_what_the_headers_say_of_tiles(serve: Serve, make: Changed, scan: bytes) -> None:
-    with serve(make(**TILES)) as client:
+def test_json_and_what_the_headers_say_of_tiles(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:
+    with serve(app_of_jobs(**TILES)) as client:
         result = client.get(ended(client, submitted(client, scan))["links"]["result"])
         direct = client.post("/v1/segment", content=scan, headers=NAME)
     assert {**result.json(), "timings_ms": None} == {**direct.json(), "timings_ms": None}
@@ -139,7 +124,7 @@ def test_a_form_and_accept_do_as_for_segment(client: httpx.Client, scan: bytes) 
     assert result.content == direct.content
 
 
-def test_its_life_is_told_and_leaves_nothing_but_the_result(client: httpx.Client, app: FastAPI, folder: Path, scan: bytes) -> None:
+def test_its_life_is_told_and_leaves_nothing_but_the_result(client: httpx.Client, app: FastAPI, jobs_folder: Path, scan: bytes) -> None:
     with paused(app):
         first, second = submitted(client, scan, format="label"), submitted(client, scan, format="label")
         running(client, first)
@@ -149,21 +134,21 @@ def test_its_life_is_told_and_leaves_nothing_but_the_result(client: httpx.Client
         assert (waits["state"], waits["position"], waits["started"], waits["progress"]) == ("queued", 1, None, None)
         assert (metric(client, "fip_jobs", state="running"), metric(client, "fip_jobs", state="queued")) == (1, 1)
         assert problem(client.get(first["links"]["result"])) == (409, "not_done")
-        assert {each.name for each in (folder / first["id"]).iterdir()} == {"input"}
+        assert {each.name for each in (jobs_folder / first["id"]).iterdir()} == {"input"}
     done = ended(client, second)
     assert done["created"] <= done["started"] <= done["finished"] < done["expires"]
     listed = client.get("/v1/jobs").json()["jobs"]
     assert [each["id"] for each in listed] == [second["id"], first["id"]]
     assert [each["id"] for each in client.get("/v1/jobs?limit=1").json()["jobs"]] == [second["id"]]
-    assert {each.name: [file.name for file in each.iterdir()] for each in folder.iterdir() if each.is_dir()} == {
+    assert {each.name: [file.name for file in each.iterdir()] for each in jobs_folder.iterdir() if each.is_dir()} == {
         each["id"]: ["result"] for each in (first, second)
     }
     assert metric(client, "fip_jobs", state="done") == 2
     assert metric(client, "fip_job_duration_seconds_count", state="done") == 2
 
 
-def test_every_listener_is_told_of_every_pass(serve: Serve, make: Changed, scan: bytes) -> None:
-    app = make(**TILES)
+def test_every_listener_is_told_of_every_pass(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:
+    app = app_of_jobs(**TILES)
     with serve(app) as client, ThreadPoolExecutor(8) as threads:
         with paused(app):
             job = submitted(client, scan, format="label")
@@ -186,8 +171,8 @@ def metric_free(app: FastAPI) -> bool:
     return (admission.requests, admission.bytes, admission.points) == (0, 0, 0)
 
 
-def test_who_listens_hears_something_now_and_then_and_may_leave(serve: Serve, make: Changed, scan: bytes) -> None:
-    app = make(event_seconds=0.05)
+def test_who_listens_hears_something_now_and_then_and_may_leave(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:
+    app = app_of_jobs(event_seconds=0.05)
     with serve(app) as client:
         with paused(app):
             job = submitted(client, scan)
@@ -206,12 +191,12 @@ def test_an_ended_job_is_told_once(client: httpx.Client, scan: bytes) -> None:
     assert events(client, job) == [("done", done)]
 
 
-def test_a_job_that_waits_is_cancelled_at_once(client: httpx.Client, app: FastAPI, folder: Path, scan: bytes) -> None:
+def test_a_job_that_waits_is_cancelled_at_once(client: httpx.Client, app: FastAPI, jobs_folder: Path, scan: bytes) -> None:
     with paused(app):
         first, second, third = (submitted(client, scan) for _ in range(3))
         running(client, first)
         assert client.delete(second["links"]["job"]).json()["state"] == "cancelled"
-        assert not (folder / second["id"]).exists()
+        assert not (jobs_folder / second["id"]).exists()
         assert show(client, third)["position"] == 1
         assert problem(client.get(second["links"]["result"])) == (409, "not_done")
     assert [ended(client, each)["state"] for each in (first, second, third)] == ["done", "cancelled", "done"]
@@ -219,8 +204,8 @@ def test_a_job_that_waits_is_cancelled_at_once(client: httpx.Client, app: FastAP
     assert events(client, second) == [("cancelled", show(client, second))]
 
 
-def test_a_job_that_runs_is_cancelled_and_the_next_one_runs(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    app = make(**TILES)
+def test_a_job_that_runs_is_cancelled_and_the_next_one_runs(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    app = app_of_jobs(**TILES)
     with serve(app) as client, ThreadPoolExecutor(1) as threads:
         with paused(app):
             job, after = submitted(client, scan), submitted(client, scan)
@@ -229,7 +214,7 @@ def test_a_job_that_runs_is_cancelled_and_the_next_one_runs(serve: Serve, make: 
             until(lambda: metric(client, "fip_requests_in_flight") == 2, "somebody listens")
             passes = metric(client, "fip_batch_requests_count")
             assert client.delete(job["links"]["job"]).json()["state"] == "cancelled"
-            until(lambda: not (folder / job["id"]).exists(), "its files are gone")  # while its pass is still stuck in the device
+            until(lambda: not (jobs_folder / job["id"]).exists(), "its files are gone")  # while its pass is still stuck in the device
             until(lambda: show(client, after)["state"] == "running", "the next one runs")
             assert listener.result()[-1] == ("cancelled", show(client, job))
         done = ended(client, after)
@@ -240,21 +225,21 @@ def test_a_job_that_runs_is_cancelled_and_the_next_one_runs(serve: Serve, make: 
         assert metric_free(app)
 
 
-def test_removing_a_result(client: httpx.Client, folder: Path, scan: bytes) -> None:
+def test_removing_a_result(client: httpx.Client, jobs_folder: Path, scan: bytes) -> None:
     job = ended(client, submitted(client, scan))
     gone = client.delete(job["links"]["job"]).json()
     assert (gone["state"], gone["finished"]) == ("expired", job["finished"])
-    assert not (folder / job["id"]).exists()
+    assert not (jobs_folder / job["id"]).exists()
     assert problem(client.get(job["links"]["result"])) == (410, "expired")
 
 
-def test_results_expire_and_are_forgotten(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    with serve(make(job_seconds=3)) as client:
+def test_results_expire_and_are_forgotten(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    with serve(app_of_jobs(job_seconds=3)) as client:
         job = submitted(client, scan)
         assert ended(client, job, "expired")["expires"] is not None
         gone = problem(client.get(job["links"]["result"]))
         assert gone in ((410, "expired"), (404, "unknown_job"))  # the latter on a very slow machine
-        until(lambda: not (folder / job["id"]).exists(), "its files are gone")
+        until(lambda: not (jobs_folder / job["id"]).exists(), "its files are gone")
         until(lambda: client.get(job["links"]["job"]).status_code == 404, "it is forgotten")
         assert client.get("/v1/jobs").json() == {"jobs": []}
 
@@ -300,12 +285,12 @@ def test_unknown_jobs(client: httpx.Client, job: str) -> None:
         assert (status, code) in ((404, "unknown_job"), (404, "not_found")), (method, path)
 
 
-def test_jobs_are_seen_by_their_owner_alone(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+def test_jobs_are_seen_by_their_owner_alone(serve: Serve, app_of_jobs: Changed, tmp_path: Path, scan: bytes) -> None:
     keys = {}
     for owner in ("anna", "ben"):
         keys[owner], kept = new_key(owner, ["infer"], None, None)
         add_key(tmp_path / "keys.json", kept)
-    with serve(make(keys=tmp_path / "keys.json")) as client:
+    with serve(app_of_jobs(keys=tmp_path / "keys.json")) as client:
         jobs = {}
         for owner, key in keys.items():
             client.headers["X-API-Key"] = key
@@ -319,8 +304,8 @@ def test_jobs_are_seen_by_their_owner_alone(serve: Serve, make: Changed, tmp_pat
         assert show(client, jobs["anna"]) == jobs["anna"]
 
 
-def test_as_many_jobs_as_there_may_be(serve: Serve, make: Changed, scan: bytes) -> None:
-    app = make(max_jobs=2)
+def test_as_many_jobs_as_there_may_be(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:
+    app = app_of_jobs(max_jobs=2)
     with serve(app) as client:
         with paused(app):
             jobs = [post(client, scan, key).json() for key in ("a", "b")]
@@ -333,8 +318,8 @@ def test_as_many_jobs_as_there_may_be(serve: Serve, make: Changed, scan: bytes) 
         ended(client, jobs[0])
 
 
-def test_as_many_bytes_as_there_may_be(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    with serve(make(max_jobs_bytes=2 * len(scan))) as client:
+def test_as_many_bytes_as_there_may_be(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    with serve(app_of_jobs(max_jobs_bytes=2 * len(scan))) as client:
         assert problem(post(client, scan * 3)) == (413, "body_too_large")
         done = ended(client, submitted(client, scan, format="label"))
         refused = post(client, sweep(4, 2500).tobytes() + scan)
@@ -342,12 +327,12 @@ def test_as_many_bytes_as_there_may_be(serve: Serve, make: Changed, folder: Path
         assert ended(client, submitted(client, scan, format="label"))["state"] == "done"  # a label file is a fourth of a scan
         large = ended(client, submitted(client, scan, format="csv"))
         assert (large["state"], large["error"]["code"]) == ("failed", "answer_too_large")
-        assert not (folder / large["id"]).exists()
+        assert not (jobs_folder / large["id"]).exists()
         assert client.delete(done["links"]["job"]).json()["state"] == "expired"
-        assert sum(file.stat().st_size for file in folder.glob("*/*")) <= 2 * len(scan)
+        assert sum(file.stat().st_size for file in jobs_folder.glob("*/*")) <= 2 * len(scan)
 
 
-def test_what_cannot_be_done_is_refused_or_fails_as_segment_would(client: httpx.Client, folder: Path, scan: bytes) -> None:
+def test_what_cannot_be_done_is_refused_or_fails_as_segment_would(client: httpx.Client, jobs_folder: Path, scan: bytes) -> None:
     nan = b"\x00\x00\xc0\x7f" * 4
     for body, options in ((b"", {}), (b"junk", {}), (scan, {"format": "las2"}), (scan, {"model": "no-such"}), (scan, {"model": "tiny"})):
         direct = client.post("/v1/segment", content=body, params=options, headers=NAME)
@@ -359,7 +344,7 @@ def test_what_cannot_be_done_is_refused_or_fails_as_segment_would(client: httpx.
     assert job["error"] == {"code": direct["code"], "detail": direct["detail"], "where": direct.get("where")}
     assert direct["detail"] in client.get(job["links"]["result"]).json()["detail"]
     assert metric(client, "fip_jobs", state="failed") == 1
-    assert [each for each in folder.iterdir() if each.is_dir()] == []
+    assert [each for each in jobs_folder.iterdir() if each.is_dir()] == []
 
 
 def test_a_service_without_a_folder_says_so(segment_client: httpx.Client, scan: bytes) -> None:
@@ -370,33 +355,35 @@ def test_a_service_without_a_folder_says_so(segment_client: httpx.Client, scan: 
     assert "FIP_JOBS_DIR" in answers[0].json()["detail"]
 
 
-def test_one_service_a_folder(client: httpx.Client, make: Changed) -> None:
+def test_one_service_a_folder(client: httpx.Client, app_of_jobs: Changed) -> None:
     with pytest.raises(BadOption, match="another service keeps its jobs"):
-        make().state.context.jobs.rows.open()
+        app_of_jobs().state.context.jobs.rows.open()
 
 
-def test_a_job_goes_on_in_the_next_service(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    app = make(**TILES)
+def test_a_job_goes_on_in_the_next_service(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    app = app_of_jobs(**TILES)
     with ExitStack() as stuck:
         with serve(app) as client:
             stuck.enter_context(paused(app))
             jobs = [submitted(client, scan, format="label") for _ in range(3)]
             running(client, jobs[0])
-        (folder / ("f" * 32)).mkdir()
-        (folder / jobs[1]["id"] / ".result.part").write_bytes(b"half")
-    with serve(make()) as client:
+        (jobs_folder / ("f" * 32)).mkdir()
+        (jobs_folder / jobs[1]["id"] / ".result.part").write_bytes(b"half")
+    with serve(app_of_jobs()) as client:
         results = {client.get(ended(client, job)["links"]["result"]).content for job in jobs}
         assert results == {client.post("/v1/segment?format=label", content=scan, headers=NAME).content}
-        assert sorted(each.name for each in folder.iterdir() if each.is_dir()) == sorted(job["id"] for job in jobs)
+        assert sorted(each.name for each in jobs_folder.iterdir() if each.is_dir()) == sorted(job["id"] for job in jobs)
 
 
-def test_a_job_over_which_the_service_died_too_often_is_given_up(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    app = make()
+def test_a_job_over_which_the_service_died_too_often_is_given_up(
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
+) -> None:
+    app = app_of_jobs()
     with ExitStack() as stuck, serve(app) as client:
         stuck.enter_context(paused(app))
         deadly, job = (submitted(client, scan) for _ in range(2))
         running(client, deadly)
-    store = Store(folder / "jobs.sqlite3")
+    store = Store(jobs_folder / "jobs.sqlite3")
     for death in range(MOST_RUNS):
         claimed = store.claim(deadly["id"], float(death))
         assert claimed is not None
@@ -404,10 +391,10 @@ def test_a_job_over_which_the_service_died_too_often_is_given_up(serve: Serve, m
         if death < MOST_RUNS - 1:
             assert store.recover(MOST_RUNS, JobError(code="x", detail="x", where=None), float(death)) == []
     store.close()
-    with serve(make()) as client:
+    with serve(app_of_jobs()) as client:
         failed = show(client, deadly)
         assert (failed["state"], failed["error"]["code"]) == ("failed", "gave_up")
-        assert not (folder / deadly["id"]).exists()
+        assert not (jobs_folder / deadly["id"]).exists()
         assert ended(client, job)["state"] == "done"
 
 
@@ -419,12 +406,12 @@ def test_a_worker_that_dies_takes_no_job_along(client: httpx.Client, app: FastAP
     assert ended(client, job)["state"] == "done"
 
 
-def test_an_input_that_is_lost_ends_its_job_and_no_other(client: httpx.Client, app: FastAPI, folder: Path, scan: bytes) -> None:
+def test_an_input_that_is_lost_ends_its_job_and_no_other(client: httpx.Client, app: FastAPI, jobs_folder: Path, scan: bytes) -> None:
     with paused(app):
         first, lost, changed, last = (submitted(client, scan) for _ in range(4))
         running(client, first)
-        (folder / lost["id"] / "input").unlink()
-        (folder / changed["id"] / "input").write_bytes(scan[:160])
+        (jobs_folder / lost["id"] / "input").unlink()
+        (jobs_folder / changed["id"] / "input").write_bytes(scan[:160])
     assert [(ended(client, each)["error"] or {}).get("code") for each in (first, lost, changed, last)] == [
         None,
         "input_lost",
@@ -433,25 +420,25 @@ def test_an_input_that_is_lost_ends_its_job_and_no_other(client: httpx.Client, a
     ]
 
 
-def test_a_version_that_changed_is_not_taken_for_the_one_of_then(serve: Serve, make: Changed, scan: bytes, tmp_path: Path) -> None:
+def test_a_version_that_changed_is_not_taken_for_the_one_of_then(serve: Serve, app_of_jobs: Changed, scan: bytes, tmp_path: Path) -> None:
     from tests.untrained_segmenter import save_segmenter
 
     registry = tmp_path / "registry"
     save_segmenter(registry / "streets" / "1", "streets")
-    app = make(registry=str(registry))
+    app = app_of_jobs(registry=str(registry))
     with ExitStack() as stuck, serve(app) as client:
         stuck.enter_context(paused(app))
         jobs = [submitted(client, scan, format="label") for _ in range(2)]
         running(client, jobs[0])
     (registry / "streets").rename(tmp_path / "streets")
     save_segmenter(registry / "streets" / "1", "streets", seed=1)
-    with serve(make(registry=str(registry))) as client:
+    with serve(app_of_jobs(registry=str(registry))) as client:
         assert {ended(client, job)["error"]["code"] for job in jobs} == {"model_changed"}
 
 
-def test_interactive_requests_go_in_between(serve: Serve, make: Changed, scan: bytes) -> None:
+def test_interactive_requests_go_in_between(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:
     """A job of many passes, and requests that come while it runs."""
-    with serve(make(**TILES, max_waiting_points=4000)) as client:
+    with serve(app_of_jobs(**TILES, max_waiting_points=4000)) as client:
         job = submitted(client, (sweep(4, 60_000) * np.array([8, 8, 8, 1], "<f4")).tobytes())
         until(lambda: (show(client, job)["progress"] or {}).get("done", 0) > 0, "it is on its way")
         answers = [client.post("/v1/segment?format=label", content=scan[:1600], headers=NAME).status_code for _ in range(3)]
@@ -460,8 +447,8 @@ def test_interactive_requests_go_in_between(serve: Serve, make: Changed, scan: b
         client.delete(job["links"]["job"])
 
 
-def test_a_job_waits_until_there_is_room_for_its_cloud(serve: Serve, make: Changed, scan: bytes) -> None:
-    app = make(max_waiting_points=4000)
+def test_a_job_waits_until_there_is_room_for_its_cloud(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:
+    app = app_of_jobs(max_waiting_points=4000)
     with serve(app) as client, ThreadPoolExecutor(1) as threads:
         with paused(app):
             before = threads.submit(client.post, "/v1/segment", content=scan, headers=NAME)
@@ -475,14 +462,14 @@ def test_a_job_waits_until_there_is_room_for_its_cloud(serve: Serve, make: Chang
         assert metric_free(app)
 
 
-def test_who_leaves_while_sending_leaves_nothing(client: httpx.Client, app: FastAPI, folder: Path, scan: bytes) -> None:
+def test_who_leaves_while_sending_leaves_nothing(client: httpx.Client, app: FastAPI, jobs_folder: Path, scan: bytes) -> None:
     with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
         head = b"POST /v1/jobs?input_format=bin HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\nContent-Length: %d\r\n\r\n" % len(scan)
         connection.sendall(head + scan[:-16])
         until(lambda: app.state.context.admission.bytes > 0, "it is on its way")
     until(lambda: metric_free(app), "nothing is held for it")
     assert client.get("/v1/jobs").json() == {"jobs": []}
-    assert [each for each in folder.iterdir() if each.is_dir()] == []
+    assert [each for each in jobs_folder.iterdir() if each.is_dir()] == []
     assert post(client, scan, "k").status_code == 202
 
 

@@ -13,36 +13,20 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 
 from models.durable import is_held
-from service.app import create_app
 from service.auth.keys import Key, add_key, new_key, remove_key
-from service.settings import Settings
-from tests.contract.conftest import Serve
+from tests.contract.conftest import Changed, Serve
 from tests.contract.test_jobs_api import NAME, TILES, ended, post, problem, running, show, submitted
 from tests.fire import paused, until
 from tests.sweep import sweep
 from tests.untrained_segmenter import save_segmenter
 
-Changed = Callable[..., FastAPI]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "jobs"
-
-
-@pytest.fixture
-def make(segment_settings: Settings, folder: Path) -> Changed:
-    """An app that keeps jobs, with these settings."""
-    return lambda **changed: create_app(segment_settings.model_copy(update={"jobs_dir": folder, **changed}))
-
 
 @contextmanager
-def unreadable(folder: Path, job: dict) -> Iterator[None]:
+def unreadable(jobs_folder: Path, job: dict) -> Iterator[None]:
     """What a job was sent with cannot be opened for a while."""
-    there, aside = folder / job["id"] / "input", folder / "aside"
+    there, aside = jobs_folder / job["id"] / "input", jobs_folder / "aside"
     there.rename(aside)
     there.symlink_to(there)
     try:
@@ -54,9 +38,9 @@ def unreadable(folder: Path, job: dict) -> Iterator[None]:
 
 
 @contextmanager
-def unwritable(folder: Path, job: dict) -> Iterator[None]:
+def unwritable(jobs_folder: Path, job: dict) -> Iterator[None]:
     """The result of a job cannot be written for a while."""
-    part = folder / job["id"] / ".result.part"
+    part = jobs_folder / job["id"] / ".result.part"
     part.mkdir()
     yield
     part.rmdir()
@@ -64,14 +48,14 @@ def unwritable(folder: Path, job: dict) -> Iterator[None]:
 
 @pytest.mark.parametrize("trouble", [unreadable, unwritable])
 def test_a_disk_that_fails_for_a_while_fails_no_job_and_keeps_no_other_waiting(
-    serve: Serve, make: Changed, folder: Path, scan: bytes, trouble: Callable[..., AbstractContextManager[None]]
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes, trouble: Callable[..., AbstractContextManager[None]]
 ) -> None:
-    app = make()
+    app = app_of_jobs()
     with serve(app) as client:
         with paused(app):
             first, stuck, other = (submitted(client, scan) for _ in range(3))
             running(client, first)
-            in_trouble = trouble(folder, stuck)
+            in_trouble = trouble(jobs_folder, stuck)
             in_trouble.__enter__()
         assert ended(client, other)["state"] == "done"
         waits = show(client, stuck)
@@ -81,29 +65,29 @@ def test_a_disk_that_fails_for_a_while_fails_no_job_and_keeps_no_other_waiting(
 
 
 def test_a_job_that_is_put_off_is_cancelled_at_once_or_goes_on_in_the_next_service(
-    serve: Serve, make: Changed, folder: Path, scan: bytes
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
 ) -> None:
-    app = make()
+    app = app_of_jobs()
     with serve(app) as client:
         with paused(app):
             first, stays, goes = (submitted(client, scan) for _ in range(3))
             running(client, first)
-            (folder / goes["id"] / "input").unlink()
-            (folder / goes["id"] / "input").symlink_to(folder / goes["id"] / "input")
-            in_trouble = unreadable(folder, stays)
+            (jobs_folder / goes["id"] / "input").unlink()
+            (jobs_folder / goes["id"] / "input").symlink_to(jobs_folder / goes["id"] / "input")
+            in_trouble = unreadable(jobs_folder, stays)
             in_trouble.__enter__()
         assert ended(client, submitted(client, scan))["state"] == "done"
         assert client.delete(goes["links"]["job"]).json()["state"] == "cancelled"
-        assert not (folder / goes["id"]).exists()
+        assert not (jobs_folder / goes["id"]).exists()
     in_trouble.__exit__(None, None, None)
-    with serve(make()) as client:
+    with serve(app_of_jobs()) as client:
         assert ended(client, stays)["state"] == "done"
         assert show(client, goes)["state"] == "cancelled"
 
 
-def test_a_job_waits_for_room_for_its_result(serve: Serve, make: Changed, segment_client: httpx.Client, scan: bytes) -> None:
+def test_a_job_waits_for_room_for_its_result(serve: Serve, app_of_jobs: Changed, segment_client: httpx.Client, scan: bytes) -> None:
     size = len(segment_client.post("/v1/segment?format=csv", content=scan, headers=NAME).content)
-    with serve(make(max_jobs_bytes=size * 3 // 2)) as client:
+    with serve(app_of_jobs(max_jobs_bytes=size * 3 // 2)) as client:
         done = ended(client, submitted(client, scan, format="csv"))
         waits, other = submitted(client, scan, format="csv"), submitted(client, scan[:1600], format="label")
         assert ended(client, other)["state"] == "done"
@@ -112,28 +96,32 @@ def test_a_job_waits_for_room_for_its_result(serve: Serve, make: Changed, segmen
         assert ended(client, waits)["result"]["bytes"] == size
 
 
-def test_a_disk_that_fails_for_longer_than_results_are_kept_fails_the_job(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    app = make(job_seconds=3)
+def test_a_disk_that_fails_for_longer_than_results_are_kept_fails_the_job(
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
+) -> None:
+    app = app_of_jobs(job_seconds=3)
     with serve(app) as client:
         with paused(app):
             job = submitted(client, scan)
             running(client, job)
-            (folder / job["id"] / ".result.part").mkdir()
+            (jobs_folder / job["id"] / ".result.part").mkdir()
         assert ended(client, job)["error"]["code"] == "internal_error"
 
 
-def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(serve: Serve, make: Changed, scan: bytes, tmp_path: Path) -> None:
+def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(
+    serve: Serve, app_of_jobs: Changed, scan: bytes, tmp_path: Path
+) -> None:
     registry, aside = tmp_path / "registry", tmp_path / "aside"
     for name in ("streets", "fields"):
         save_segmenter(registry / name / "1", name)
-    app = make(registry=str(registry))
+    app = app_of_jobs(registry=str(registry))
     with ExitStack() as stuck, serve(app) as client:
         ended(client, submitted(client, scan, model="fields"))  # it is loaded
         stuck.enter_context(paused(app))
         long = submitted(client, (sweep(4, 60_000) * np.array([8, 8, 8, 1], "<f4")).tobytes(), format="label")
         running(client, long)
         waits = submitted(client, scan, model="fields")
-    with serve(make(registry=str(registry), **TILES)) as client:
+    with serve(app_of_jobs(registry=str(registry), **TILES)) as client:
         registry.rename(aside)
         assert show(client, waits)["position"] == 1  # it is not loaded here, nor asked for yet
         client.delete(long["links"]["job"])
@@ -144,13 +132,13 @@ def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(serve: 
         assert ended(client, waits)["state"] == "done"
 
 
-def test_an_input_that_cannot_be_removed_ends_nothing(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    app = make()
+def test_an_input_that_cannot_be_removed_ends_nothing(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    app = app_of_jobs()
     with serve(app) as client:
         with paused(app):
             first, second = submitted(client, scan), submitted(client, scan)
             running(client, first)
-            there = folder / first["id"] / "input"
+            there = jobs_folder / first["id"] / "input"
             there.unlink()  # it is open
             there.mkdir()
         assert [ended(client, each)["state"] for each in (first, second)] == ["done", "done"]
@@ -159,9 +147,9 @@ def test_an_input_that_cannot_be_removed_ends_nothing(serve: Serve, make: Change
 
 
 def test_jobs_go_on_after_rows_could_not_be_read(
-    serve: Serve, make: Changed, folder: Path, scan: bytes, caplog: pytest.LogCaptureFixture
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with serve(make()) as client, closing(sqlite3.connect(folder / "jobs.sqlite3", timeout=30)) as db:
+    with serve(app_of_jobs()) as client, closing(sqlite3.connect(jobs_folder / "jobs.sqlite3", timeout=30)) as db:
         db.execute("ALTER TABLE jobs RENAME TO elsewhere")
         until(lambda: "jobs are held up" in caplog.text, "nothing can be read")
         db.execute("ALTER TABLE elsewhere RENAME TO jobs")
@@ -180,10 +168,10 @@ class Holder:
         return client
 
 
-def test_who_is_in_debt_waits_and_nobody_else(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+def test_who_is_in_debt_waits_and_nobody_else(serve: Serve, app_of_jobs: Changed, tmp_path: Path, scan: bytes) -> None:
     keys = tmp_path / "keys.json"
     anna, ben = Holder(keys, "anna", 50.0), Holder(keys, "ben")  # a scan of 3000 points leaves a debt of 50 s
-    app = make(keys=keys)
+    app = app_of_jobs(keys=keys)
     with serve(app) as client:
         with paused(app):
             paid, waits = (submitted(anna.asks(client), scan) for _ in range(2))
@@ -198,10 +186,10 @@ def test_who_is_in_debt_waits_and_nobody_else(serve: Serve, make: Changed, tmp_p
         assert ended(client, waits)["state"] == "done"
 
 
-def test_nobody_s_backlog_keeps_another_waiting(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+def test_nobody_s_backlog_keeps_another_waiting(serve: Serve, app_of_jobs: Changed, tmp_path: Path, scan: bytes) -> None:
     keys = tmp_path / "keys.json"
     anna, ben = Holder(keys, "anna"), Holder(keys, "ben")
-    app = make(keys=keys)
+    app = app_of_jobs(keys=keys)
     with serve(app) as client:
         with paused(app):
             backlog = [submitted(anna.asks(client), scan) for _ in range(4)]
@@ -212,10 +200,10 @@ def test_nobody_s_backlog_keeps_another_waiting(serve: Serve, make: Changed, tmp
         assert begun[0] < after < begun[1] < begun[2] < begun[3]
 
 
-def test_one_key_may_have_half_of_all_jobs(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+def test_one_key_may_have_half_of_all_jobs(serve: Serve, app_of_jobs: Changed, tmp_path: Path, scan: bytes) -> None:
     keys = tmp_path / "keys.json"
     anna, ben = Holder(keys, "anna"), Holder(keys, "ben")
-    app = make(keys=keys, max_jobs=4)
+    app = app_of_jobs(keys=keys, max_jobs=4)
     with serve(app) as client, paused(app), ThreadPoolExecutor(4) as threads:
         anna.asks(client)
         sent = list(threads.map(lambda _: post(client, scan).status_code, range(4)))
@@ -226,30 +214,30 @@ def test_one_key_may_have_half_of_all_jobs(serve: Serve, make: Changed, tmp_path
         assert [post(ben.asks(client), scan).status_code for _ in range(3)] == [202, 202, 429]
 
 
-def test_one_key_may_have_half_of_all_bytes(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+def test_one_key_may_have_half_of_all_bytes(serve: Serve, app_of_jobs: Changed, tmp_path: Path, scan: bytes) -> None:
     keys = tmp_path / "keys.json"
     anna, ben = Holder(keys, "anna"), Holder(keys, "ben")
-    app = make(keys=keys, max_jobs_bytes=4 * len(scan))
+    app = app_of_jobs(keys=keys, max_jobs_bytes=4 * len(scan))
     with serve(app) as client, paused(app):
         assert [post(anna.asks(client), scan).status_code for _ in range(3)] == [202, 202, 429]
         assert problem(post(client, scan * 3)) == (413, "body_too_large")
         assert [post(ben.asks(client), scan).status_code for _ in range(2)] == [202, 202]
 
 
-def dirs(folder: Path) -> set[str]:
-    return {each.name for each in folder.iterdir() if each.is_dir()}
+def dirs(jobs_folder: Path) -> set[str]:
+    return {each.name for each in jobs_folder.iterdir() if each.is_dir()}
 
 
 def test_rows_that_another_program_locks_refuse_a_job_and_keep_no_reader_waiting(
-    serve: Serve, make: Changed, folder: Path, scan: bytes
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
 ) -> None:
-    with serve(make()) as client, closing(sqlite3.connect(folder / "jobs.sqlite3", isolation_level=None)) as db:
+    with serve(app_of_jobs()) as client, closing(sqlite3.connect(jobs_folder / "jobs.sqlite3", isolation_level=None)) as db:
         done = ended(client, submitted(client, scan))
         db.execute("BEGIN IMMEDIATE")
         refused = post(client, scan)
         assert problem(refused) == (429, "overloaded")
         assert int(refused.headers["Retry-After"]) >= 1
-        assert dirs(folder) == {done["id"]}
+        assert dirs(jobs_folder) == {done["id"]}
         assert show(client, done) == done
         assert problem(client.delete(done["links"]["job"])) == (429, "overloaded")
         db.execute("ROLLBACK")
@@ -272,29 +260,29 @@ def damaged(path: Path) -> None:
 
 @pytest.mark.parametrize("trouble", [dropped, damaged])
 def test_a_row_that_cannot_be_written_leaves_no_file(
-    serve: Serve, make: Changed, folder: Path, scan: bytes, trouble: Callable[[Path], None]
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes, trouble: Callable[[Path], None]
 ) -> None:
-    with serve(make()) as client:
-        trouble(folder / "jobs.sqlite3")
+    with serve(app_of_jobs()) as client:
+        trouble(jobs_folder / "jobs.sqlite3")
         assert problem(post(client, scan)) == (507, "spool_full")
-        assert dirs(folder) == set()
+        assert dirs(jobs_folder) == set()
 
 
-def test_a_content_type_is_kept_as_long_as_a_name_may_be(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    with serve(make()) as client:
+def test_a_content_type_is_kept_as_long_as_a_name_may_be(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    with serve(app_of_jobs()) as client:
         kind = "application/octet-stream; x=" + "y" * 4000
         answers = [client.post("/v1/jobs", content=scan, headers=NAME | {"Content-Type": kind, "Idempotency-Key": "k"}) for _ in range(2)]
         assert [each.status_code for each in answers] == [202, 200]
         ended(client, answers[0].json())
-    with closing(sqlite3.connect(folder / "jobs.sqlite3")) as db:
+    with closing(sqlite3.connect(jobs_folder / "jobs.sqlite3")) as db:
         [(asked,)] = db.execute("SELECT asked FROM jobs").fetchall()
     assert json.loads(asked)["content_type"] == kind[:255]
 
 
-def test_so_many_may_listen_and_of_one_key_half(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+def test_so_many_may_listen_and_of_one_key_half(serve: Serve, app_of_jobs: Changed, tmp_path: Path, scan: bytes) -> None:
     keys = tmp_path / "keys.json"
     anna, ben, clara = (Holder(keys, name) for name in ("anna", "ben", "clara"))
-    app = make(keys=keys, max_listeners=4)
+    app = app_of_jobs(keys=keys, max_listeners=4)
     with serve(app) as client, paused(app):
         jobs = {holder: submitted(holder.asks(client), scan) for holder in (anna, ben, clara)}
 
@@ -316,10 +304,10 @@ def test_so_many_may_listen_and_of_one_key_half(serve: Serve, make: Changed, tmp
         until(has_a_place, "who has left is not counted any more")
 
 
-def test_a_stream_ends_with_its_key(serve: Serve, make: Changed, tmp_path: Path, scan: bytes) -> None:
+def test_a_stream_ends_with_its_key(serve: Serve, app_of_jobs: Changed, tmp_path: Path, scan: bytes) -> None:
     keys = tmp_path / "keys.json"
     anna, _ = Holder(keys, "anna"), Holder(keys, "ben")
-    app = make(keys=keys, event_seconds=0.1)
+    app = app_of_jobs(keys=keys, event_seconds=0.1)
     with serve(app) as client, paused(app):
         job = submitted(anna.asks(client), scan)
         with client.stream("GET", job["links"]["events"]) as response:
@@ -331,14 +319,16 @@ def test_a_stream_ends_with_its_key(serve: Serve, make: Changed, tmp_path: Path,
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what the thread opens when all is over, nobody closes
-def test_a_folder_in_which_a_thread_is_still_at_work_is_not_let_go(serve: Serve, make: Changed, folder: Path, scan: bytes) -> None:
-    app = make()
+def test_a_folder_in_which_a_thread_is_still_at_work_is_not_let_go(
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
+) -> None:
+    app = app_of_jobs()
     with ThreadPoolExecutor(1) as threads, ExitStack() as service:
         client = service.enter_context(serve(app))
         with paused(app):
             first, stuck = submitted(client, scan), submitted(client, scan)
             running(client, first)
-            pipe = folder / stuck["id"] / "input"
+            pipe = jobs_folder / stuck["id"] / "input"
             pipe.unlink()
             os.mkfifo(pipe)  # who opens it waits
         until(lambda: show(client, stuck)["state"] == "running", "a thread waits")
@@ -348,9 +338,9 @@ def test_a_folder_in_which_a_thread_is_still_at_work_is_not_let_go(serve: Serve,
             until(
                 lambda: not app.state.context.jobs.rows.is_open and not app.state.context.device.up, "jobs are closed, and what comes after"
             )
-            assert is_held(folder / "lock")
+            assert is_held(jobs_folder / "lock")
         finally:
             os.close(os.open(pipe, os.O_WRONLY))
         ends.result()
-        assert is_held(folder / "lock")  # until the process ends
+        assert is_held(jobs_folder / "lock")  # until the process ends
     gc.collect()
