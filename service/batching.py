@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 SLACK = 4.0  # times its own pass, that a cloud may be passed by smaller ones
 FIRST_GUESS_S = 1e-5  # a voxel, before any was measured
 REMEMBERED = 0.8
-REMEMBERED_MODELS = 100
+REMEMBERED_MODELS = 100  # of those that nobody waits for
 PASSES_TO_GROW = 50  # after so many that went well, a budget that was cut is doubled
 
 
@@ -50,7 +50,7 @@ class Line(Generic[Job]):
 
     def __init__(self, batch_voxels: int) -> None:
         self._budget = batch_voxels
-        self._lines: dict[str, _Line[Job]] = {}
+        self._lines: dict[str, _Line[Job]] = {}  # who was asked for last comes last
         self._count = 0
         self._clock = 0.0  # the turn of the model that ran last
 
@@ -58,13 +58,13 @@ class Line(Generic[Job]):
         return sum(len(line.jobs) for line in self._lines.values())
 
     def add(self, job: Job) -> None:
-        if job.model not in self._lines and len(self._lines) >= REMEMBERED_MODELS:
-            self._lines = {model: line for model, line in self._lines.items() if line.jobs}
-        line = self._lines.setdefault(job.model, _Line(self._budget))
+        line = self._lines[job.model] = self._lines.pop(job.model, _Line(self._budget))
         if not line.jobs:
             line.turn = max(line.turn, self._clock)  # a model that was idle does not get the time it did not use
         self._count += 1
         insort(line.jobs, (job.arrived_s + SLACK * line.second_a_voxel * job.voxels, self._count, job))
+        if len(self._lines) > REMEMBERED_MODELS and (idle := next((model for model, each in self._lines.items() if not each.jobs), None)):
+            del self._lines[idle]
 
     def remove(self, job: Job) -> bool:
         """Whether it was still waiting."""
@@ -105,13 +105,13 @@ class Line(Generic[Job]):
 
     def spent(self, batch: Sequence[Job], seconds: float) -> None:
         """A pass of these took so long, whatever came of it."""
-        line = self._lines[batch[0].model]
+        line = self._of(batch)
         self._clock = line.turn
         line.turn += seconds
 
     def measured(self, batch: Sequence[Job], seconds: float) -> None:
         """A pass of these, and of nothing else, went well and took so long."""
-        line = self._lines[batch[0].model]
+        line = self._of(batch)
         voxels = max(sum(job.voxels for job in batch), 1)
         line.second_a_voxel = REMEMBERED * line.second_a_voxel + (1 - REMEMBERED) * seconds / voxels
         line.went_well += 1
@@ -120,17 +120,21 @@ class Line(Generic[Job]):
 
     def too_large(self, batch: Sequence[Job]) -> int:
         """A pass of these did not fit into memory: what passes of their model may have from now on."""
-        line = self._lines[batch[0].model]
+        line = self._of(batch)
         line.budget, line.went_well = max(sum(job.voxels for job in batch) // 2, 1), 0
         return line.budget
 
     def seconds_of(self, batch: Sequence[Job]) -> float:
         """What a pass of these should take."""
-        return self._lines[batch[0].model].second_a_voxel * sum(job.voxels for job in batch)
+        return self._of(batch).second_a_voxel * sum(job.voxels for job in batch)
 
     def seconds_waiting(self) -> float:
         """What all passes of those who wait should take."""
         return sum(line.second_a_voxel * sum(job.voxels for *_, job in line.jobs) for line in self._lines.values())
+
+    def _of(self, batch: Sequence[Job]) -> _Line[Job]:
+        """The line they were in; it may have been forgotten since."""
+        return self._lines.setdefault(batch[0].model, _Line(self._budget))
 
     def _small(self, job: Job) -> bool:
         return job.voxels <= self._budget and job.most_voxels > 0

@@ -95,7 +95,7 @@ class Scheduler:
         try:
             self._line.add(job)
             self._arrived.set()
-            if self._runs is None:
+            if self._runs is None or self._runs.done():  # the latter by mistake
                 self._runs = asyncio.create_task(self._run())
             return await job.answer
         finally:
@@ -163,6 +163,15 @@ class Scheduler:
             passing.cancel()
 
     async def _pass(self, batch: list[Job], lane: Lane = "usual") -> None:
+        """A pass, after which everyone in it is answered, is told why not, or is in line again. The line goes on, whatever happens."""
+        try:
+            await self._try_pass(batch, lane)
+        except Exception as error:
+            LOG.exception("pass went wrong")
+            for job in batch:
+                self._refuse(job, WorkerFailed(str(error)))
+
+    async def _try_pass(self, batch: list[Job], lane: Lane) -> None:
         started = time.perf_counter()
         for job in batch:
             job.timings.ended("queue", started - job.queued_s)

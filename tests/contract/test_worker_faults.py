@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.batching import Line
 from service.settings import Settings
 from service.worker.nursery import nursery
 from tests.contract.conftest import Serve
@@ -118,6 +119,24 @@ def test_a_request_that_takes_every_worker_down_is_refused_alone(app: FastAPI, c
     assert [answer.status_code for answer in found] == [500, 200, 200, 200, 200, 200]
     assert found[0].json()["code"] == "worker_failed"
     assert 2 <= metric(client, "fip_worker_restarts_total") <= 3
+
+
+def test_a_mistake_in_the_line_costs_one_pass_and_not_all_that_come(
+    app: FastAPI, client: httpx.Client, ball: Ball, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as changed:
+        changed.setattr(Line, "measured", lambda self, batch, seconds: [][0])
+        refused = client.post("/v1/classify", content=ball(100))
+        assert (refused.status_code, refused.json()["code"]) == (500, "worker_failed")
+    assert client.post("/v1/classify", content=ball(100)).status_code == 200
+    with monkeypatch.context() as changed, ThreadPoolExecutor(1) as threads:
+        changed.setattr(Line, "full", lambda self: [][0])
+        app.state.context.scheduler._coming += 1
+        waits = threads.submit(client.post, "/v1/classify", content=ball(100))
+        until(lambda: app.state.context.scheduler._runs.done(), "nobody looks after the line")
+        changed.undo()
+        assert client.post("/v1/classify", content=ball(100)).status_code == 200
+        assert waits.result().status_code == 200
 
 
 def address_space(pid: int, what: str = "VmSize") -> int:

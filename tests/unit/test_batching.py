@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching import PASSES_TO_GROW, SLACK, Line
+from service.batching import PASSES_TO_GROW, REMEMBERED_MODELS, SLACK, Line
 
 BUDGET = 1000
 
@@ -163,3 +163,33 @@ def test_between_the_layers_of_a_long_pass_go_small_clouds_that_need_not_be_alon
     express = [line.take(express=True) for _ in range(3)]
     assert sorted(express, key=len) == [[], [other], [small]] or sorted(express, key=len) == [[], [small], [other]]
     assert [line.take(), line.take()] == [[alone], [tile]]
+
+
+def test_a_pass_may_be_under_way_for_longer_than_its_model_is_remembered() -> None:
+    """As many other models are asked meanwhile as are remembered, and more."""
+    line = line_of(Job(100, "passing"))
+    passing = line.take()
+    others = [Job(1, f"model {number}") for number in range(2 * REMEMBERED_MODELS)]
+    for other in others:
+        line.add(other)
+        assert line.take() == [other]
+        ran(line, [other], 0.1)
+    assert line.seconds_of(passing) > 0
+    ran(line, passing, 0.1)
+    assert line.too_large(passing) == 50
+
+
+def test_models_that_somebody_waits_for_are_not_forgotten_nor_what_was_asked_of_late() -> None:
+    waiting = [Job(1, f"waiting {number}", arrived_s=number) for number in range(2 * REMEMBERED_MODELS)]
+    line = line_of(Job(1, "measured"))
+    ran(line, line.take(), 1.0)
+    for number in range(REMEMBERED_MODELS):
+        line.add(again := Job(1, "measured"))
+        assert line.seconds_of([again]) > 0.1  # what its voxel takes is still known
+        line.remove(again)
+        line.add(Job(1, f"other {number}"))
+        line.take()
+    for job in waiting:
+        line.add(job)
+    taken = [line.take() for _ in waiting]
+    assert sorted(job.arrived_s for batch in taken for job in batch) == [job.arrived_s for job in waiting]
