@@ -1,10 +1,11 @@
-"""What was freed goes back to the system: malloc keeps the pages between those in use, and with each burst there are more of them."""
+"""What was freed stays for a moment, then goes back to the system: malloc would keep it, and with each burst there would be more of it."""
 
 import ctypes
 import sys
 from functools import cache
 
-M_ARENA_MAX = -8  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
+LARGEST_KEPT, MOST_KEPT = 16 << 20, 64 << 20  # bytes: of one allocation, and of all that is free at the end of the heap
 EVERY_S = 2.0
 
 
@@ -14,9 +15,13 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def one_heap() -> None:
-    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours."""
+    """Threads allocate from one heap: with one each, what one has freed is of no use to the others, and memory grows for hours. What is
+    freed stays for the next request until `give_back`: to take it anew from the system each time costs more than to copy a body.
+    """
     if (mallopt := getattr(_libc(), "mallopt", None)) is not None:
         mallopt(M_ARENA_MAX, 1)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def give_back() -> None:
