@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.auth.allowance import Allowance
-from service.problems import Overloaded
+from service.errors import Overloaded
 from service.settings import Settings
 
 STANDING_SHARE = 0.25  # of the places, for a queue that does not go down

@@ -11,7 +11,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from service.admission import HeldBytes
-from service.problems import SpoolFull
+from service.errors import SpoolFull
 from service.uploads import NO_ROOM
 
 IN_MEMORY_BYTES = 1 << 20

@@ -10,11 +10,11 @@ from fastapi import Depends, Request
 from models.manifest import Task
 from service.admission import LARGE_BYTES, Admission, Ticket
 from service.auth.key_ring import KeyRing
+from service.errors import NotReady, Overloaded
 from service.jobs.jobs import Jobs
 from service.listing import Listing
 from service.loader import NotLoaded
 from service.pool import Live, Pool
-from service.problems import NotReady, Overloaded
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry

@@ -9,7 +9,8 @@ from starlette.datastructures import Headers
 
 from service.admission import Admission
 from service.announced import announced_bytes, much_to_come
-from service.problems import INFERENCE, Overloaded, from_error, problem
+from service.errors import Overloaded
+from service.problems import INFERENCE, from_error, problem
 from service.request_log import UNMATCHED, Outcome, request_id_of, tell
 from service.telemetry import Telemetry
 from service.tracing import RequestTrace, Tracing

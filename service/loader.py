@@ -9,9 +9,9 @@ from models.artefact import check_files, read_manifest
 from models.errors import BadCheckpoint, FipError, ModelError
 from models.manifest import Task
 from models.registry import Entry
+from service.errors import ModelTooLarge, OutOfMemory, WorkerFailed
 from service.inquiry import Inquiry
 from service.model_rows import check_task
-from service.problems import ModelTooLarge, OutOfMemory, WorkerFailed
 from service.residents import Key, Loaded, Residents, key_of
 from service.telemetry import Telemetry
 

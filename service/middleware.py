@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.errors import BadOption
 from service.announced import announced_bytes
 from service.auth.headers import secure
-from service.problems import DeadlineExceeded, from_error, unexpected
+from service.errors import DeadlineExceeded
+from service.problems import from_error, unexpected
 from service.request_log import QUIET, UNMATCHED, Outcome, request_id_of, tell
 from service.telemetry import Telemetry, Timings
 from service.tracing import RequestTrace, Tracing

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.problems import BadMultipart
+from service.errors import BadMultipart
 
 # filename*=UTF-8''ch%C3%A4ir.ply: forms should not have it (RFC 7578), some clients send nothing else, and the parser passes over it
 EXTENDED_NAME = re.compile(rb""";\s*filename\*\s*=\s*"?(?P<charset>[\w-]*)'[^']*'(?P<name>[^;"\s]*)""", re.IGNORECASE)

@@ -19,10 +19,10 @@ from models.manifest import Task
 from models.processor import Processor
 from models.registry import CHAMPION, Catalogue, Entry, ModelVersion, Reference, parse_reference
 from models.registry.publish import promote, went_before
+from service.errors import ModelTooLarge, NotReady, OutOfMemory
 from service.inquiry import Inquiry
 from service.loader import Loader
 from service.model_rows import alias_of, check_task, model_ref
-from service.problems import ModelTooLarge, NotReady, OutOfMemory
 from service.residents import Loaded, Residents, key_of
 from service.schemas import ModelRef
 from service.settings import Settings

@@ -21,7 +21,8 @@ from service.auth.headers import ANSWER
 from service.connections import Connections
 from service.discard import Discard, discard
 from service.doorman import Doorman
-from service.problems import LINGER_S, RETRY_AFTER_S, SlowBody
+from service.errors import SlowBody
+from service.problems import LINGER_S, RETRY_AFTER_S
 
 LOG = logging.getLogger("fip.service")
 HEAD_BYTES = 64 << 10

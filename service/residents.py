@@ -13,7 +13,7 @@ from models.checkpoint import loading_bytes
 from models.manifest import Manifest
 from models.processor import Processor
 from models.registry import Entry
-from service.problems import ModelTooLarge, NotReady
+from service.errors import ModelTooLarge, NotReady
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.worker.client import Source

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from models.errors import FipError
 from models.voxelize import Voxels
 from service.batching import Line
-from service.problems import NotReady, OutOfMemory, WorkerFailed
+from service.errors import NotReady, OutOfMemory, WorkerFailed
 from service.settings import Settings
 from service.telemetry import Telemetry, Timings
 from service.worker.client import Lane, WorkerLost

@@ -25,8 +25,8 @@ from models.segmenting import Segmenting, segmenting
 from models.tiling import TileSize
 from models.voxelize import Voxels
 from service.context import Context
+from service.errors import OutOfMemory
 from service.pool import Live
-from service.problems import OutOfMemory
 from service.schemas import Halo, SegmentAnswer, SegmentOptions
 from service.settings import Settings
 from service.telemetry import Timings, server_timing

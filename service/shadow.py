@@ -23,8 +23,8 @@ from models.registry import parse_reference
 from models.segmenting import segmenting
 from models.tiling import TileSize
 from service.context import Context
+from service.errors import Overloaded
 from service.pool import Live
-from service.problems import Overloaded
 from service.segmentation import through_the_net
 from service.telemetry import Timings
 

@@ -22,8 +22,8 @@ from models.io.ply_header import HEADER_BYTES, read_header
 from models.io.source import Source
 from service.admission import Ticket
 from service.announced import announced_bytes
+from service.errors import BodyTooLarge, SlowBody, SpoolFull, UnsupportedEncoding
 from service.multipart import MultipartFile, boundary_of, file_name
-from service.problems import BodyTooLarge, SlowBody, SpoolFull, UnsupportedEncoding
 from service.settings import Settings
 from service.telemetry import Timings
 

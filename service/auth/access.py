@@ -10,7 +10,8 @@ from service.announced import announced_bytes, much_to_come
 from service.auth import keys
 from service.auth.doors import HARMLESS, Doors
 from service.auth.key_ring import KeyRing
-from service.problems import Forbidden, Unauthorized, from_error
+from service.errors import Forbidden, Unauthorized
+from service.problems import from_error
 
 # Read by anybody: whether the service is well, what it is, and how it is asked.
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/v2", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from service.problems import RateLimited
+from service.errors import RateLimited
 
 BURST_S = 10.0  # of the rate, for who has sent nothing for a while
 

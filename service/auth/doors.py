@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from models.errors import BadOption
-from service.problems import ForeignHost, ForeignOrigin
+from service.errors import ForeignHost, ForeignOrigin
 from service.settings import Settings
 
 HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::[0-9]{0,5})?")

@@ -11,7 +11,7 @@ from typing import cast
 import orjson
 
 from models.errors import HeaderTooLarge
-from service.problems import BadInference
+from service.errors import BadInference
 
 LONG = 64 << 10  # bytes of an array that is taken out
 PIECE = 128 << 10  # bytes that are parsed at once

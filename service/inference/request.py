@@ -13,10 +13,10 @@ from models.errors import HeaderTooLarge
 from models.manifest import Axis, Manifest
 from models.pointcloud import PointCloud
 from models.voxelize import check_options
+from service.errors import AnswerTooLarge, BadInference, BadTensor, UnsupportedExtension
 from service.inference.numbers import loads, without_long_arrays
 from service.inference.schemas import InferRequest, RequestOutput, RequestParameters, TensorMetadata
 from service.inference.tensors import Tensors, read_cloud
-from service.problems import AnswerTooLarge, BadInference, BadTensor, UnsupportedExtension
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 HEADER_BYTES = 1 << 20  # of the JSON in front of binary tensors

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from models.errors import MissingFeature, TooManyPoints
 from models.manifest import FeatureSpec, InputSpec
 from models.pointcloud import PointCloud
+from service.errors import BadTensor
 from service.inference.numbers import LongArray
 from service.inference.schemas import RequestInput, TensorMetadata
-from service.problems import BadTensor
 
 DTYPES: dict[str, str] = {"FP32": "<f4", "FP64": "<f8", "UINT8": "|u1"}
 AT_ONCE = 1 << 14  # numbers of a list that are turned into an array: others have their turn in between

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.problems import TooManyListeners
+from service.errors import TooManyListeners
 from service.schemas import JobInfo
 
 RETRY_AFTER_S = 10.0

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from models.durable import sync, sync_path, whole_file
+from service.errors import AnswerTooLarge, SpoolFull
 from service.jobs.records import is_id
-from service.problems import AnswerTooLarge, SpoolFull
 from service.uploads import NO_ROOM
 
 PIECE = 1 << 20

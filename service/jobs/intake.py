@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 
+from service.errors import BodyTooLarge, KeyInUse, TooManyJobs
 from service.jobs.files import Kept
 from service.jobs.records import NOTHING, Asked, Held, Job, new_id
 from service.jobs.rows import Rows
-from service.problems import BodyTooLarge, KeyInUse, TooManyJobs
 from service.settings import Settings
 
 COPIES = 2  # files kept at the same time

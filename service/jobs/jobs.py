@@ -9,13 +9,13 @@ from typing import BinaryIO
 
 from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
 
+from service.errors import Expired, NotDone, UnknownJob
 from service.jobs.events import HEARTBEAT, Bells, Listeners, event_of
 from service.jobs.files import Kept
 from service.jobs.intake import Intake
 from service.jobs.line import Line
 from service.jobs.records import FINAL, Job, Result, info_of, is_id
 from service.jobs.rows import Rows
-from service.problems import Expired, NotDone, UnknownJob
 from service.schemas import JobError, JobInfo, JobProgress
 from service.settings import Settings
 from service.telemetry import Telemetry

@@ -17,10 +17,10 @@ from anyio import to_thread
 
 from models.durable import locked, sync_path
 from models.errors import BadOption
+from service.errors import JobsOff
 from service.jobs.files import Files
 from service.jobs.records import GaveUp, Totals
 from service.jobs.store import Store
-from service.problems import JobsOff
 from service.schemas import JOB_STATES, JobError
 from service.settings import Settings
 from service.telemetry import Telemetry

@@ -15,11 +15,12 @@ from anyio import to_thread
 
 from models.errors import FipError, RegistryUnavailable
 from service.context import Context
+from service.errors import NotReady, Overloaded, RateLimited, SpoolFull
 from service.jobs.files import Files
 from service.jobs.jobs import Running
 from service.jobs.records import InputLost, Job, JobFailure, ModelChanged, Result
 from service.pool import Live
-from service.problems import FAILED, NotReady, Overloaded, RateLimited, SpoolFull, detail_of
+from service.problems import FAILED, detail_of
 from service.schemas import JobError, JobProgress
 from service.segmentation import MEDIA_TYPES, ReadPoints, answer_headers, answered_name, in_parts, read_points, write_segmented
 from service.telemetry import Timings

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from models.errors import BadOption
+from service.errors import Overloaded, SpoolFull
 from service.jobs.files import Name
 from service.jobs.records import Asked, Held, Job, Result, State, Totals
-from service.problems import Overloaded, SpoolFull
 from service.schemas import JobError
 
 VERSION = 1  # of the tables

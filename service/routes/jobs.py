@@ -11,11 +11,12 @@ from models.errors import BadOption
 from service.announced import announced_bytes
 from service.answer_file import InPieces, KeptAnswer
 from service.context import Context, Loaded
+from service.errors import Forbidden, KeyReused
 from service.jobs.events import EventStream
 from service.jobs.files import Kept, read_through
 from service.jobs.records import ID, Asked
 from service.pool import Live
-from service.problems import Forbidden, KeyReused, documented
+from service.problems import documented
 from service.request_log import REQUEST_ID
 from service.routes.file_route import FileRoute
 from service.routes.segment import BINARIES, HEADERS, accepted

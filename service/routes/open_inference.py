@@ -19,6 +19,7 @@ from models.voxelize import Voxels
 from service.announced import announced_bytes
 from service.answer_file import AnswerFile, InPieces
 from service.context import Context, Loaded, Shared
+from service.errors import BadInference, NotReady
 from service.inference.answer import write_inference
 from service.inference.request import HEADER_LENGTH, Inference, Limits, json_bytes, logits_bytes, outputs_of, read_inference
 from service.inference.schemas import (
@@ -32,7 +33,7 @@ from service.inference.schemas import (
 )
 from service.inference.tensors import inputs_of
 from service.pool import Live
-from service.problems import BadInference, NotReady, documented
+from service.problems import documented
 from service.routes.health import phase_of
 from service.routes.upload_parts import ANSWER_HEADERS, BINARY, TIMEOUT, timings_of
 from service.segmentation import headers_of, in_parts

@@ -17,7 +17,7 @@ from models import errors
 from models.errors import FipError
 from models.tiling import Reach
 from models.voxelize import Voxels
-from service.problems import OutOfMemory, WorkerFailed
+from service.errors import OutOfMemory, WorkerFailed
 from service.worker.messages import Array, Head, PeerGone, receive, send
 from service.worker.nursery import Nursery
 

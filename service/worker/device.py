@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from models.errors import FipError
 from models.voxelize import Voxels
-from service.problems import NotReady, WorkerFailed
+from service.errors import NotReady, WorkerFailed
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.worker.client import Lane, Net, Source, Worker, WorkerLost

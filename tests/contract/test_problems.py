@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 
 from models import errors
 from models.errors import FipError
+from service import errors as wrong
 from service import problems
 
 
@@ -44,29 +45,29 @@ EXPECTED = {
     errors.BadCheckpoint: 500,
     errors.AliasConflict: 409,
     errors.RegistryUnavailable: 503,
-    problems.BodyTooLarge: 413,
-    problems.BadInference: 400,
-    problems.BadTensor: 400,
-    problems.UnsupportedExtension: 400,
-    problems.AnswerTooLarge: 413,
-    problems.BadMultipart: 400,
-    problems.UnsupportedEncoding: 415,
-    problems.SpoolFull: 507,
-    problems.Overloaded: 429,
-    problems.RateLimited: 429,
-    problems.Unauthorized: 401,
-    problems.Forbidden: 403,
-    problems.ForeignOrigin: 403,
-    problems.ForeignHost: 421,
-    problems.NotReady: 503,
-    problems.JobsOff: 503,
-    problems.TooManyJobs: 429,
-    problems.TooManyListeners: 429,
-    problems.UnknownJob: 404,
-    problems.NotDone: 409,
-    problems.Expired: 410,
-    problems.KeyReused: 422,
-    problems.KeyInUse: 409,
+    wrong.BodyTooLarge: 413,
+    wrong.BadInference: 400,
+    wrong.BadTensor: 400,
+    wrong.UnsupportedExtension: 400,
+    wrong.AnswerTooLarge: 413,
+    wrong.BadMultipart: 400,
+    wrong.UnsupportedEncoding: 415,
+    wrong.SpoolFull: 507,
+    wrong.Overloaded: 429,
+    wrong.RateLimited: 429,
+    wrong.Unauthorized: 401,
+    wrong.Forbidden: 403,
+    wrong.ForeignOrigin: 403,
+    wrong.ForeignHost: 421,
+    wrong.NotReady: 503,
+    wrong.JobsOff: 503,
+    wrong.TooManyJobs: 429,
+    wrong.TooManyListeners: 429,
+    wrong.UnknownJob: 404,
+    wrong.NotDone: 409,
+    wrong.Expired: 410,
+    wrong.KeyReused: 422,
+    wrong.KeyInUse: 409,
 }
 
 
@@ -109,7 +110,7 @@ def test_failures_of_the_service_keep_their_details_to_the_log() -> None:
 
 
 def test_a_busy_service_says_when_to_come_back() -> None:
-    assert problems.from_error(problems.Overloaded("full", retry_after_s=2.3)).headers["Retry-After"] == "3"
+    assert problems.from_error(wrong.Overloaded("full", retry_after_s=2.3)).headers["Retry-After"] == "3"
     assert "Retry-After" not in problems.from_error(errors.NoPoints("none")).headers
 
 

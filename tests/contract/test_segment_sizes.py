@@ -14,7 +14,7 @@ from models.predictor import Predictor
 from service import answer_file
 from service.answer_file import AnswerFile
 from service.app import create_app
-from service.problems import SpoolFull
+from service.errors import SpoolFull
 from service.settings import Settings
 from tests.unit.test_tiling import street
 

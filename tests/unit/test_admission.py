@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from service.admission import EXPECTED_S, KEPT_S, LARGE_BYTES, PIECE, PLENTY, SMALL_PIECE, STANDING_AFTER_S, Admission, Ticket
-from service.problems import Overloaded
+from service.errors import Overloaded
 from service.settings import Settings
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from service.admission import Admission
 from service.auth.allowance import BURST_S, Allowance
-from service.problems import Overloaded, RateLimited
+from service.errors import Overloaded, RateLimited
 from service.settings import Settings
 
 

@@ -7,7 +7,7 @@ import pytest
 from models.errors import BadOption
 from service.auth.access import needed
 from service.auth.doors import Doors, check_reach
-from service.problems import ForeignHost, ForeignOrigin
+from service.errors import ForeignHost, ForeignOrigin
 from service.settings import Settings
 
 LOCAL = ["localhost", "LOCALHOST:8000", "fip.localhost:1", "localhost.", "127.0.0.1:8000", "127.8.9.1", "[::1]:8000", "[::1]"]

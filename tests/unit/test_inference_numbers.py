@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.errors import BadInference
 from service.inference import numbers
 from service.inference.numbers import LongArray, without_long_arrays
-from service.problems import BadInference
 
 
 @pytest.fixture(autouse=True, scope="module")

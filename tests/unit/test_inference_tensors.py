@@ -10,10 +10,10 @@ from models.errors import MissingFeature
 from models.io import read_cloud
 from models.manifest import FeatureSpec, InputSpec
 from models.pointcloud import PointCloud
+from service.errors import BadTensor
 from service.inference import tensors
 from service.inference.schemas import InferRequest
 from service.inference.tensors import Tensors, inputs_of
-from service.problems import BadTensor
 from tests.open_inference import binary, in_json
 
 COLOURS = ("red", "green", "blue")

@@ -3,8 +3,8 @@
 import errno
 
 from models.errors import FileError, FipError
+from service.errors import SpoolFull
 from service.jobs.runner import _of_the_disk
-from service.problems import SpoolFull
 
 
 def test_trouble_of_the_disk_is_told_from_damaged_files() -> None:

@@ -9,10 +9,10 @@ from typing import BinaryIO
 import pytest
 
 from models.errors import BadOption
+from service.errors import AnswerTooLarge, SpoolFull
 from service.jobs.files import Files, read_through
 from service.jobs.records import Asked, Job, Result, is_id, new_id
 from service.jobs.store import SCHEMA, VERSION, Store
-from service.problems import AnswerTooLarge, SpoolFull
 from service.schemas import JobError, ModelRef, SegmentOptions
 
 MODEL = ModelRef(name="streets", version="1", digest="d" * 64, alias=None)

@@ -1,7 +1,7 @@
 """`models_100_*`: a hundred models of 3 MB under 60 MB, asked for at random, and one that is asked for all the time.
 
-The warm model is asked at a steady rate three times: while requests for other models come that are all in memory, while as many come for
-any of the hundred, most of which have to be loaded, and by itself. What loading does to it is the ratio of the first two.
+The warm model is asked at a steady rate by itself, and then in turns while requests for other models come that are all in memory, and while
+as many come for any of the hundred, most of which have to be loaded. What loading does to it is the ratio of the last two, over all rounds.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ from tests.bench.service.rows import Row, at_least, at_most, exactly, percentile
 from tests.published import Answer, ask, shifted, steadily
 
 MODELS, BUDGET = 100, 60_000_000
-WARM_RATE, OTHER_RATE, SECONDS, POINTS = 20.0, 5.0, 40.0, 1024
+WARM_RATE, OTHER_RATE, POINTS = 20.0, 5.0, 1024
+SECONDS, ROUNDS = 20.0, 3
 HOT = 8  # others that fit into memory beside the warm one
 BAR = 1.25
 CLOSE = 0.01  # steps: answers in other company differ by rounding
@@ -33,6 +34,9 @@ CLOSE = 0.01  # steps: answers in other company differ by rounding
 class Phase:
     warm: list[Answer]
     others: list[Answer]
+
+    def __add__(self, other: "Phase") -> "Phase":
+        return Phase(self.warm + other.warm, self.others + other.others)
 
 
 def rows() -> list[Row]:
@@ -45,7 +49,10 @@ def rows() -> list[Row]:
         environment = {"FIP_REGISTRY": registry.address, "FIP_MODEL": name(0), "FIP_MODEL_MEMORY_BYTES": str(BUDGET)}
         with service(**environment) as running:
             first, second = (asyncio.run(one(running, number)).logit for number in (0, 1))
-            resident, churned, alone = (asyncio.run(phase(running, some)) for some in (range(1, HOT + 1), range(1, MODELS), ()))
+            alone, resident, churned = asyncio.run(phase(running, (), 0)), Phase([], []), Phase([], [])
+            for turn in range(ROUNDS):
+                resident += asyncio.run(phase(running, range(1, HOT + 1), turn))
+                churned += asyncio.run(phase(running, range(1, MODELS), turn))
             peak, held = running.metric("fip_model_memory_peak_bytes"), running.metric("fip_model_memory_bytes")
             loads, evictions = running.metric("fip_model_loads_total"), running.metric("fip_model_evictions_total")
     asked = [*resident.warm, *resident.others, *churned.warm, *churned.others, *alone.warm]
@@ -63,17 +70,17 @@ def rows() -> list[Row]:
     ]
 
 
-async def phase(running: Service, others: range | tuple[()]) -> Phase:
+async def phase(running: Service, others: range | tuple[()], seed: int) -> Phase:
     """The warm model steadily, and others at random."""
     stop, body = asyncio.Event(), ply(ball(POINTS))
     warm = asyncio.create_task(steadily(running.url, body, name(0), WARM_RATE, stop))
-    found = await at_random(running.url, body, others) if others else await asyncio.sleep(SECONDS, [])
+    found = await at_random(running.url, body, others, seed) if others else await asyncio.sleep(SECONDS, [])
     stop.set()
     return Phase(await warm, found)
 
 
-async def at_random(url: str, body: bytes, numbers: range) -> list[Answer]:
-    rng, began, asked = random.Random(0), monotonic(), list[asyncio.Task[Answer]]()
+async def at_random(url: str, body: bytes, numbers: range, seed: int) -> list[Answer]:
+    rng, began, asked = random.Random(seed), monotonic(), list[asyncio.Task[Answer]]()
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         while monotonic() < began + SECONDS:
             asked.append(asyncio.create_task(ask(client, body, name(rng.choice(numbers)))))
