@@ -1,13 +1,11 @@
 """/v1/jobs: accepted, run, listened to, cancelled, expired; over a real socket, with a real store and real files."""
 
-import json
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -17,16 +15,13 @@ from fastapi import FastAPI
 
 from models.errors import BadOption
 from service.auth.keys import add_key, new_key
-from service.jobs.rows import MOST_RUNS
-from service.jobs.store import Store
-from service.schemas import JOB_STATES, JobError
+from service.schemas import JOB_STATES
 from tests.contract.conftest import Changed, Serve
+from tests.contract.job_calls import NAME, TILES, ended, events, metric_free, post, problem, running, show, submitted
 from tests.fire import metric, paused, until, waiting
 from tests.sweep import sweep
 
-NAME = {"X-Filename": "street.bin"}
 UNKNOWN = ("0" * 32, "x", "../lock", "%2e%2e", "A" * 32, "0" * 33, "jobs.sqlite3", "0" * 31 + "%0a", "\N{ARABIC-INDIC DIGIT ONE}" * 32)
-TILES = {"tile_voxels": 1500, "tile_halo": 2}
 
 
 @pytest.fixture
@@ -38,57 +33,6 @@ def app(app_of_jobs: Changed) -> FastAPI:
 def client(serve: Serve, app: FastAPI) -> Iterator[httpx.Client]:
     with serve(app) as client:
         yield client
-
-
-def post(client: httpx.Client, body: bytes, key: str | None = None, **options: str) -> httpx.Response:
-    return client.post("/v1/jobs", content=body, params=options, headers=NAME | ({} if key is None else {"Idempotency-Key": key}))
-
-
-def submitted(client: httpx.Client, body: bytes, **options: str) -> dict:
-    response = post(client, body, **options)
-    assert response.status_code == 202, response.text
-    job: dict = response.json()
-    assert response.headers["Location"] == job["links"]["job"] == f"/v1/jobs/{job['id']}"
-    return job
-
-
-def show(client: httpx.Client, job: dict) -> dict:
-    found: dict = client.get(job["links"]["job"]).json()
-    return found
-
-
-def ended(client: httpx.Client, job: dict, *states: str) -> dict:
-    states = states or ("done", "failed", "cancelled", "expired")
-    until(lambda: show(client, job)["state"] in states, f"the job is {' or '.join(states)}")
-    return show(client, job)
-
-
-def running(client: httpx.Client, job: dict) -> None:
-    """Until it has the device."""
-    until(lambda: (show(client, job)["progress"] or {}).get("stage") == "forward", "the job is at the device")
-
-
-def problem(response: httpx.Response) -> tuple[int, str]:
-    assert response.headers["content-type"] == "application/problem+json", response.text
-    return response.status_code, response.json()["code"]
-
-
-def events(client: httpx.Client, job: dict) -> list[tuple[str, dict]]:
-    """All that a listener is told, until there is no more."""
-    told: list[tuple[str, dict]] = []
-    with client.stream("GET", job["links"]["events"]) as response:
-        assert response.headers["content-type"].startswith("text/event-stream")
-        lines: list[str] = []
-        for line in response.iter_lines():
-            if line:
-                lines.append(line)
-                continue
-            if not lines[0].startswith(":"):
-                said = dict(each.split(": ", 1) for each in lines)
-                assert int(said["id"]) == len(told) + 1
-                told.append((said["event"], json.loads(said["data"])))
-            lines = []
-    return told
 
 
 @pytest.mark.parametrize("fmt", ["ply", "label", "npz", "same"])
@@ -163,12 +107,6 @@ def test_every_listener_is_told_of_every_pass(serve: Serve, app_of_jobs: Changed
             assert done == sorted(done)
             assert len(set(done)) > 2
     assert metric_free(app)
-
-
-def metric_free(app: FastAPI) -> bool:
-    """Nothing is held for jobs that have ended."""
-    admission = app.state.context.admission
-    return (admission.requests, admission.bytes, admission.points) == (0, 0, 0)
 
 
 def test_who_listens_hears_something_now_and_then_and_may_leave(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:
@@ -360,44 +298,6 @@ def test_one_service_a_folder(client: httpx.Client, app_of_jobs: Changed) -> Non
         app_of_jobs().state.context.jobs.rows.open()
 
 
-def test_a_job_goes_on_in_the_next_service(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
-    app = app_of_jobs(**TILES)
-    with ExitStack() as stuck:
-        with serve(app) as client:
-            stuck.enter_context(paused(app))
-            jobs = [submitted(client, scan, format="label") for _ in range(3)]
-            running(client, jobs[0])
-        (jobs_folder / ("f" * 32)).mkdir()
-        (jobs_folder / jobs[1]["id"] / ".result.part").write_bytes(b"half")
-    with serve(app_of_jobs()) as client:
-        results = {client.get(ended(client, job)["links"]["result"]).content for job in jobs}
-        assert results == {client.post("/v1/segment?format=label", content=scan, headers=NAME).content}
-        assert sorted(each.name for each in jobs_folder.iterdir() if each.is_dir()) == sorted(job["id"] for job in jobs)
-
-
-def test_a_job_over_which_the_service_died_too_often_is_given_up(
-    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
-) -> None:
-    app = app_of_jobs()
-    with ExitStack() as stuck, serve(app) as client:
-        stuck.enter_context(paused(app))
-        deadly, job = (submitted(client, scan) for _ in range(2))
-        running(client, deadly)
-    store = Store(jobs_folder / "jobs.sqlite3")
-    for death in range(MOST_RUNS):
-        claimed = store.claim(deadly["id"], float(death))
-        assert claimed is not None
-        assert claimed.id == deadly["id"]
-        if death < MOST_RUNS - 1:
-            assert store.recover(MOST_RUNS, JobError(code="x", detail="x", where=None), float(death)) == []
-    store.close()
-    with serve(app_of_jobs()) as client:
-        failed = show(client, deadly)
-        assert (failed["state"], failed["error"]["code"]) == ("failed", "gave_up")
-        assert not (jobs_folder / deadly["id"]).exists()
-        assert ended(client, job)["state"] == "done"
-
-
 def test_a_worker_that_dies_takes_no_job_along(client: httpx.Client, app: FastAPI, scan: bytes) -> None:
     with paused(app) as pid:
         job = submitted(client, scan, format="label")
@@ -418,22 +318,6 @@ def test_an_input_that_is_lost_ends_its_job_and_no_other(client: httpx.Client, a
         "input_lost",
         None,
     ]
-
-
-def test_a_version_that_changed_is_not_taken_for_the_one_of_then(serve: Serve, app_of_jobs: Changed, scan: bytes, tmp_path: Path) -> None:
-    from tests.untrained_segmenter import save_segmenter
-
-    registry = tmp_path / "registry"
-    save_segmenter(registry / "streets" / "1", "streets")
-    app = app_of_jobs(registry=str(registry))
-    with ExitStack() as stuck, serve(app) as client:
-        stuck.enter_context(paused(app))
-        jobs = [submitted(client, scan, format="label") for _ in range(2)]
-        running(client, jobs[0])
-    (registry / "streets").rename(tmp_path / "streets")
-    save_segmenter(registry / "streets" / "1", "streets", seed=1)
-    with serve(app_of_jobs(registry=str(registry))) as client:
-        assert {ended(client, job)["error"]["code"] for job in jobs} == {"model_changed"}
 
 
 def test_interactive_requests_go_in_between(serve: Serve, app_of_jobs: Changed, scan: bytes) -> None:

@@ -17,7 +17,7 @@ import pytest
 from models.durable import is_held
 from service.auth.keys import Key, add_key, new_key, remove_key
 from tests.contract.conftest import Changed, Serve
-from tests.contract.test_jobs_api import NAME, TILES, ended, post, problem, running, show, submitted
+from tests.contract.job_calls import NAME, TILES, ended, post, problem, running, show, submitted
 from tests.fire import paused, until
 from tests.sweep import sweep
 from tests.untrained_segmenter import save_segmenter

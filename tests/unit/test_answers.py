@@ -13,11 +13,9 @@ from hypothesis.extra import numpy as hnp
 from plyfile import PlyData
 
 from models.answers import ANSWERS, SAME, Labelled, check_answer, summary
-from models.answers.names import answer_name
 from models.answers.ply_lines import COMMENT_BYTES
 from models.errors import BadOption, FipError
-from models.io import FORMATS, open_cloud, read_cloud
-from models.io.names import numbered
+from models.io import open_cloud, read_cloud
 from models.io.ply_header import HEADER_BYTES
 from models.io.records import BLOCK_ROWS
 from models.labels import LabelClass, LabelMap, load_label_map
@@ -363,57 +361,6 @@ def test_a_refusal_lists_the_formats_that_can_hold_the_answer(tmp_path, name):
             check_answer(name, file, many)
         assert not {"las", "laz", "lidarseg", "npy"} & set(caught.value.known)
         assert "label" in caught.value.known
-
-
-def test_names_that_are_taken_are_numbered():
-    assert numbered("a", {}) == "a"
-    assert numbered("a", {"a", "a_2", "b"}) == "a_3"
-    assert [numbered("A", {"a"}), numbered("A", {"a"}, key=str.lower)] == ["A", "A_2"]
-
-
-def test_extensions_and_media_types():
-    expected = {
-        "ply": (".ply", "application/ply"),
-        "label": (".label", "application/octet-stream"),
-        "lidarseg": ("_lidarseg.bin", "application/octet-stream"),
-        "npy": (".npy", "application/x-npy"),
-        "npz": (".npz", "application/x-npz"),
-        "raw": (".raw", "application/octet-stream"),
-    }
-    assert expected.items() <= {name: (each.extension, each.media_type) for name, each in ANSWERS.items()}.items()
-
-
-@pytest.mark.parametrize(
-    ("given_name", "fmt", "expected"),
-    [
-        ("street.bin", "label", "street.label"),
-        ("street.bin", "same", "street.label"),
-        ("n015.pcd.bin", "same", "n015_lidarseg.bin"),
-        ("n015.PCD.BIN", "lidarseg", "n015_lidarseg.bin"),
-        ("n015.pcd.bin", "ply", "n015.ply"),
-        ("Room.PLY", "same", "Room.labelled.ply"),
-        ("room.npz", "npz", "room.labelled.npz"),
-        ("room.npy", "npy", "room.labelled.npy"),
-        ("land.laz", "same", "land.labelled.laz"),
-        ("land.laz", "laz", "land.labelled.laz"),
-        ("land.laz", "las", "land.las"),
-        ("land.las", "laz", "land.laz"),
-        ("room", "same", "room.labelled"),
-        ("", "same", "points.labelled"),
-        ("room.ply", "json", "room.json"),
-    ],
-)
-def test_names_of_answers(given_name, fmt, expected):
-    assert answer_name(given_name, fmt) == expected
-
-
-@pytest.mark.parametrize("fmt", [*ANSWERS, SAME, "json"])
-def test_no_answer_is_called_as_its_file(fmt):
-    for ending in [ending for each in FORMATS.values() for ending in each.extensions]:
-        name = answer_name(f"a{ending}", fmt)
-        extension = ANSWERS[fmt].extension if fmt in ANSWERS else ".json"
-        assert name != f"a{ending}"
-        assert name in (f"a{extension}", f"a.labelled{ending}") or fmt == SAME
 
 
 @pytest.mark.parametrize(
