@@ -1,7 +1,8 @@
 """`soak_rss_mb_per_1e4`, `soak_descriptor_growth`, `soak_unexpected_5xx`: 100,000 mixed requests, and what they leave behind.
 
-A fifth of the bodies is damaged, a tenth of the clients leaves before its answer; both tasks, several formats and sizes. After each few
-hundred requests, when all have ended, memory and descriptors of all processes of the service are read.
+A fifth of the bodies is damaged, a tenth of the clients leaves before its answer; both tasks, several formats and sizes. After each
+thousand requests, when all have ended and what was freed has gone back to the system, memory and descriptors of all processes of the
+service are read.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from service import memory
 from service.load.client import run_load
 from service.load.plan import Body, LoadPlan
 from service.load.records import LoadResult
@@ -21,12 +23,13 @@ from tests.bench.service.process import Service, service
 from tests.bench.service.records import FOLDER, keep, keep_series
 from tests.bench.service.rows import Row, at_most, exactly
 
-REQUESTS, EVERY = 100_000, 500
+REQUESTS, EVERY = 100_000, 1_000
 MALFORMED, DISCONNECT = 0.2, 0.1
 SETTLED = 0.2  # share of the requests after which the slope begins
 CLASSIFYING, SEGMENTING = 6, 2  # clients
 FIRST_STEP_S, MOST_STEP_S = 5.0, 60.0
 POLL_S = 0.15
+GIVEN_BACK_S = memory.EVERY_S + 0.5
 KEPT_EVERY = 2_000
 BAR_MB = 1.0
 SIZES = {256: 0.3, 1_024: 0.4, 4_096: 0.2, 20_000: 0.08, 60_000: 0.02}  # points -> share
@@ -90,6 +93,7 @@ async def soak(running: Service, requests: int, samples: Samples) -> None:
         rate = (samples.requests - before) / (time.monotonic() - began)
         seconds = min(MOST_STEP_S, EVERY / rate)
         samples.descriptors.append((samples.requests, await quietest(running.descriptors)))
+        await asyncio.sleep(GIVEN_BACK_S)
         samples.memory.append((samples.requests, running.memory_bytes()))
         if samples.requests - kept >= KEPT_EVERY:
             kept = samples.requests
