@@ -14,6 +14,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.contract.conftest import BODY_LIMIT, Serve
 from tests.fire import metric, paused, until, waiting
+from tests.open_inference import address, body_of, read_answer
 
 Ball = Callable[[int], bytes]
 POINTS = (30, 100, 300, 1000, 3000, 10_000, 47, 2000)
@@ -71,6 +72,24 @@ def test_a_batch_of_scans_labels_every_point_as_each_alone(app: FastAPI, bundled
         assert one[:count] == other[:count]
         sure, other_sure = (np.frombuffer(each, "<f2", offset=count).astype(float) for each in (one, other))
         np.testing.assert_allclose(sure, other_sure, atol=2e-3)
+
+
+def test_a_batch_of_scans_has_the_logits_of_each_alone(app: FastAPI, bundled: httpx.Client, scan: bytes) -> None:
+    table = np.frombuffer(scan, "<f4").reshape(-1, 4)
+    scans = [table[::step] for step in (1, 2, 3, 7)]
+
+    def post(points: np.ndarray) -> Callable[[httpx.Client], httpx.Response]:
+        inputs = {"points": np.ascontiguousarray(points[:, :3]), "intensity": np.ascontiguousarray(points[:, 3])}
+        body, headers = body_of(inputs, outputs=[{"name": "logits"}])
+        return lambda client: client.post(address("lidar19"), content=body, headers=headers)
+
+    alone = [read_answer(post(each)(bundled)).arrays["logits"] for each in scans]
+    before = metric(bundled, "fip_batch_requests_count")
+    answers = together(app, bundled, [post(each) for each in (scans[-1], *scans)])[1:]
+    assert metric(bundled, "fip_batch_requests_count") - before == 2
+    for points, one, answer in zip(scans, alone, answers, strict=True):
+        assert one.shape == (len(points), 19)
+        np.testing.assert_allclose(one, read_answer(answer).arrays["logits"], atol=1e-4)
 
 
 def test_models_are_not_mixed(app: FastAPI, bundled: httpx.Client, ball: Ball) -> None:

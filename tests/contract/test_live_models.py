@@ -193,6 +193,36 @@ def test_many_models_share_a_small_memory(registry: LocalRegistry, version: Shif
         assert metric(client, "fip_model_info") < 6
 
 
+def test_who_was_asked_for_longest_ago_goes_first(registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball) -> None:
+    for number, name in enumerate("abc"):
+        publish_as(registry, version(number), name, "champion")
+    app = create_app(Settings(registry=registry.address, model="a"))
+    with serve(app):
+        [one] = [each.bytes for each in app.state.context.pool.residents.all() if each.entry.model.name == "a"]
+    room_for_two = one + loading_bytes(registry.root / "a" / "1")
+    with serve(create_app(Settings(registry=registry.address, model="a", model_memory_bytes=room_for_two))) as client:
+        for name in "abac":
+            assert answers(client, ball(9), name) == f"{name}:1"
+        assert [loaded(client, f"{name}:1") for name in "abc"] == [True, False, True]
+
+
+def test_one_load_for_all_who_ask_meanwhile(registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball, tmp_path: Path) -> None:
+    for number, name in enumerate(("warm", "cold")):
+        publish_as(registry, version(number), name, "champion")
+    publish_as(registry, broken(version(2), tmp_path / "broken"), "broken", "champion")
+    app = create_app(Settings(registry=registry.address, model="warm"))
+    with serve(app) as client, ThreadPoolExecutor(8) as threads:
+        loads = metric(client, "fip_model_loads_total")
+        for name, answer in (("cold", "cold:1"), ("broken", "bad_checkpoint")):
+            with app.state.context.pool.residents._loading:  # a device that is slow to load
+                asked = [threads.submit(answers, client, ball(9), name) for _ in range(8)]
+                waits = app.state.context.loads.statistics
+                until(lambda: waits().borrowed_tokens + waits().tasks_waiting == 8, "all wait for it")  # noqa: B023  # called at once
+            assert {each.result() for each in asked} == {answer}
+        assert metric(client, "fip_model_loads_total") == loads + 1
+        assert metric(client, "fip_model_load_failures_total", model="broken") == 1
+
+
 def test_a_model_larger_than_the_memory_is_refused(serve: Serve, ball: Ball, scan: bytes) -> None:
     classifier, segmenter = (loading_bytes(BUNDLED / name / "1") for name in ("modelnet40", "lidar19"))
     assert classifier < segmenter
