@@ -52,18 +52,18 @@ class Context:
     loads: CapacityLimiter  # threads that wait for a model to be loaded, which look-ups of others must not wait for
     encoders: CapacityLimiter  # threads that write answers, which need not wait for files being parsed either
 
-    async def model(self, reference: str | None, task: Task | None, ticket: Ticket | None = None) -> Live:
+    async def model(self, reference: str | None, task: Task | None, ticket: Ticket | None = None, *, asked: bool = True) -> Live:
         """The model of a reference (see Pool.get); one that has to be loaded is waited for beside the line."""
-        live = self.pool.now(reference, task)
+        live = self.pool.now(reference, task, asked=asked)
         if live is None:
             try:
-                live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False), limiter=self.lookups)
+                live = await to_thread.run_sync(partial(self.pool.get, reference, task, may_load=False, asked=asked), limiter=self.lookups)
             except NotLoaded:
                 if self.loads.statistics().tasks_waiting >= MOST_LOADING:  # else whoever comes next waits behind all of them
                     raise Overloaded("many models are waited for to be loaded; try again", retry_after_s=LOADING_S) from None
                 if ticket is not None:
                     ticket.step_aside()
-                live = await to_thread.run_sync(partial(self.pool.get, reference, task), limiter=self.loads)
+                live = await to_thread.run_sync(partial(self.pool.get, reference, task, asked=asked), limiter=self.loads)
         return live
 
     def readers_of(self, size: int) -> CapacityLimiter:

@@ -37,9 +37,11 @@ BROKEN = (BadCheckpoint, ModelTooLarge, OutOfMemory)  # a version is at fault, a
 PASSING = (RegistryUnavailable, NotReady)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Live:
-    """A loaded model and the name it answers under. key: what the device calls its net; engine: what its convolutions run on."""
+    """A loaded model and the name it answers under, which is not put out as long as this is held. key: what the device calls its net;
+    engine: what its convolutions run on.
+    """
 
     ref: ModelRef
     processor: Processor
@@ -109,20 +111,21 @@ class Pool:
             raise next((error for error in missing if not isinstance(error, UnknownModel)), missing[0])
         return found
 
-    def now(self, reference: str | None, task: Task | None) -> Live | None:
-        """The model of a reference that is followed and in memory. Does not block, and may be called on the event loop."""
-        asked = self._defaults.get(task) if reference is None and task is not None else reference
-        followed = self._followed.get(asked) if asked is not None else None
+    def now(self, reference: str | None, task: Task | None, *, asked: bool = True) -> Live | None:
+        """The model of a reference that is followed and in memory. Does not block, and may be called on the event loop. asked: see `get`."""
+        written = self._defaults.get(task) if reference is None and task is not None else reference
+        followed = self._followed.get(written) if written is not None else None
         if followed is None or not self._settings.lookup_seconds:
             return None
-        loaded = self.residents.find(followed.entry)
+        loaded = self.residents.find(followed.entry, asked=asked)
         if loaded is None or loaded.digest != followed.ref.digest or task not in (None, loaded.processor.manifest.task):
             return None
         followed.asked_s = time.monotonic()
         return _live(followed.ref, loaded)
 
-    def get(self, reference: str | None, task: Task | None, *, may_load: bool = True) -> Live:
-        """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does.
+    def get(self, reference: str | None, task: Task | None, *, may_load: bool = True, asked: bool = True) -> Live:
+        """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does. asked:
+        for somebody who waits for an answer; else others are not put out before it, nor room waited for.
 
         Raises: NotLoaded (unless `may_load`: it would have to be loaded, or is being loaded), BadModelName, UnknownModel, WrongTask (says
         what to ask instead); if a version was asked for, or nothing else can be answered: BadCheckpoint, ModelTooLarge, OutOfMemory,
@@ -130,9 +133,9 @@ class Pool:
         """
         if task is None:
             assert reference is not None  # no model is the default of all tasks
-            return self._live(reference, None, may_load)
+            return self._live(reference, None, may_load, asked)
         try:
-            return self._live(self.default(task) if reference is None else reference, task, may_load)
+            return self._live(self.default(task) if reference is None else reference, task, may_load, asked)
         except WrongTask as error:
             raise self._instead(error, reference, task) from error
 
@@ -235,10 +238,10 @@ class Pool:
             self._telemetry.model_swaps.labels(name).inc()
             LOG.info("model swapped", extra={"fields": {"name": name, "alias": ref.alias, "before": str(before), "model": str(entry)}})
 
-    def _live(self, written: str, task: Task | None, may_load: bool = True) -> Live:
+    def _live(self, written: str, task: Task | None, may_load: bool = True, asked: bool = True) -> Live:
         """As `get`, for a model of any task if None."""
         wanted = parse_reference(written)
-        live = self._found(written, wanted, task, may_load)
+        live = self._found(written, wanted, task, may_load, asked)
         check_task(wanted.name, live.processor.manifest, task)
         return live
 
@@ -249,11 +252,11 @@ class Pool:
                 return WrongTask(f"{error.detail}, or leave ?model= out to ask {default!r}", where="model", known=[default])
         return error
 
-    def _found(self, written: str, wanted: Reference, task: Task | None, may_load: bool) -> Live:
+    def _found(self, written: str, wanted: Reference, task: Task | None, may_load: bool, asked: bool) -> Live:
         followed, entry = self._followed.get(written), None
         try:
             entry = self._stands_for(followed, wanted)
-            loaded = self.loader.load(entry, task, may_load=may_load)
+            loaded = self.loader.load(entry, task, may_load=may_load, asked=asked)
         except (*BROKEN, *PASSING) as error:
             found = self._before(wanted, error, task, may_load) or self._earlier(entry, error, wanted, task, may_load)
             if found is None:
@@ -305,7 +308,9 @@ class Pool:
 
 
 def _live(ref: ModelRef, loaded: Loaded) -> Live:
-    return Live(ref, loaded.processor, loaded.net, loaded.engine)
+    live = Live(ref, loaded.processor, loaded.net, loaded.engine)
+    loaded.users.add(live)
+    return live
 
 
 def _complain(written: str, followed: Followed, error: FipError) -> None:

@@ -174,8 +174,8 @@ def test_who_is_in_debt_waits_and_nobody_else(serve: Serve, app_of_jobs: Changed
     app = app_of_jobs(keys=keys)
     with serve(app) as client:
         with paused(app):
+            running(client, submitted(ben.asks(client), scan))
             paid, waits = (submitted(anna.asks(client), scan) for _ in range(2))
-            running(client, paid)
         assert ended(client, paid)["state"] == "done"
         for _ in range(2):
             assert ended(ben.asks(client), submitted(client, scan))["state"] == "done"

@@ -206,6 +206,24 @@ def test_who_was_asked_for_longest_ago_goes_first(registry: LocalRegistry, versi
         assert [loaded(client, f"{name}:1") for name in "abc"] == [True, False, True]
 
 
+def test_what_a_job_has_in_hand_is_not_put_out_and_keeps_nobody_out(
+    registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball
+) -> None:
+    for number in range(6):
+        publish_as(registry, version(number), f"m{number}", "champion")
+    one = loading_bytes(registry.root / "m0" / "1")
+    app = create_app(Settings(registry=registry.address, model="m0", model_memory_bytes=3 * one // 2))
+    with serve(app) as client:
+        held = app.state.context.pool.get("m1", None)  # as a job does, for hours
+        for name in ("m2", "m3", "m4", "m5", "m0", "m1"):
+            assert answers(client, ball(9), name) == f"{name}:1"
+        loads = metric(client, "fip_model_loads_total")
+        assert answers(client, ball(9), "m1") == "m1:1"
+        assert (metric(client, "fip_model_loads_total"), held.ref.name) == (loads, "m1")
+        app.state.context.pool.residents.let_go([])
+        assert loaded(client, "m1:1")
+
+
 def test_one_load_for_all_who_ask_meanwhile(registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball, tmp_path: Path) -> None:
     for number, name in enumerate(("warm", "cold")):
         publish_as(registry, version(number), name, "champion")
