@@ -134,7 +134,7 @@ class Line(Generic[Job]):
 
     def _of(self, batch: Sequence[Job]) -> _Line[Job]:
         """The line they were in; it may have been forgotten since."""
-        return self._lines.setdefault(batch[0].model, _Line(self._budget))
+        return self._lines.setdefault(batch[0].model, _Line(self._budget, self._clock))
 
     def _small(self, job: Job) -> bool:
         return job.voxels <= self._budget and job.most_voxels > 0

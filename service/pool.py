@@ -112,7 +112,7 @@ class Pool:
         return found
 
     def now(self, reference: str | None, task: Task | None, *, asked: bool = True) -> Live | None:
-        """The model of a reference that is followed and in memory. Does not block, and may be called on the event loop. asked: see `get`."""
+        """The model of a reference that is followed and in memory. Does not block, and may be called on the event loop. See `get`."""
         written = self._defaults.get(task) if reference is None and task is not None else reference
         followed = self._followed.get(written) if written is not None else None
         if followed is None or not self._settings.lookup_seconds:
@@ -124,8 +124,8 @@ class Pool:
         return _live(followed.ref, loaded)
 
     def get(self, reference: str | None, task: Task | None, *, may_load: bool = True, asked: bool = True) -> Live:
-        """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does. asked:
-        for somebody who waits for an answer; else others are not put out before it, nor room waited for.
+        """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does.
+        asked: for somebody who waits for an answer, and if need be for room; else this does not count as use of it.
 
         Raises: NotLoaded (unless `may_load`: it would have to be loaded, or is being loaded), BadModelName, UnknownModel, WrongTask (says
         what to ask instead); if a version was asked for, or nothing else can be answered: BadCheckpoint, ModelTooLarge, OutOfMemory,

@@ -1,7 +1,7 @@
 """A candidate beside the champion: it runs on a share of what that answers, nobody sees what it says, and how often they agree is counted.
 
 It never makes anybody wait: it runs when the device has nothing else to do, one cloud at a time, and what comes meanwhile is passed over.
-Of all models in memory it is the first to make room, and where there is none beside those at work it does not run.
+Its runs do not keep the candidate in memory, and where there is no room beside the champion it does not run.
 """
 
 import asyncio
