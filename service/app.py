@@ -40,7 +40,7 @@ from service.uploads import Uploads
 from service.worker.device import Device
 
 LOG = logging.getLogger("fip.service")
-LOOKUPS, LOADS = 4, 4
+LOOKUPS, FIRST_LOOKUPS, LOADS = 4, 2, 4
 LARGE_READERS = 1
 UPLOADS = UploadRoutes("/v1/classify", "/v1/segment", "/v1/jobs", *open_inference.UPLOADS)
 
@@ -80,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         large_readers=CapacityLimiter(LARGE_READERS),
         tilers=CapacityLimiter(settings.readers),
         lookups=CapacityLimiter(LOOKUPS),
+        first_lookups=CapacityLimiter(FIRST_LOOKUPS),
         loads=CapacityLimiter(LOADS),
         encoders=CapacityLimiter(settings.readers),
     )

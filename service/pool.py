@@ -61,7 +61,7 @@ class Followed:
 
 
 class Pool:
-    """Thread-safe. All but `now` ask files and servers, and belong into threads."""
+    """Thread-safe. All but `now` and `knows` ask files and servers, and belong into threads."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry, device: Device, models: Catalogue | None = None) -> None:
         """models: what can be asked for; None opens the registry of the settings at the first use."""
@@ -122,6 +122,16 @@ class Pool:
             return None
         followed.asked_s = time.monotonic()
         return _live(followed.ref, loaded)
+
+    def knows(self, reference: str | None, task: Task | None) -> bool:
+        """Whether it was found before, however it was spelt. Does not block, as `now`. Raises: BadModelName."""
+        if reference is None:
+            return task in self._defaults
+        wanted = parse_reference(reference)
+        if wanted.version is None:
+            return any((wanted.name, alias) in self._served for alias in _aliases(wanted))
+        found = (each.entry.model for each in list(self._followed.values()))
+        return any((model.name, model.version) == (wanted.name, wanted.version) for model in found)
 
     def get(self, reference: str | None, task: Task | None, *, may_load: bool = True, asked: bool = True) -> Live:
         """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does.
@@ -276,7 +286,7 @@ class Pool:
     def _before(self, wanted: Reference, error: FipError, task: Task | None, may_load: bool) -> tuple[Entry, Loaded] | None:
         """What was answered under this name and alias, whichever way they were spelt; under a version only if it is out of reach."""
         if wanted.version is None:
-            found = (self._served.get((wanted.name, alias)) for alias in ((wanted.alias,) if wanted.alias else (CHAMPION, None)))
+            found = (self._served.get((wanted.name, alias)) for alias in _aliases(wanted))
             entries = [entry for entry in found if entry is not None]
         elif isinstance(error, BROKEN):
             return None
@@ -305,6 +315,11 @@ class Pool:
             with contextlib.suppress(UnknownModel, *BROKEN, *PASSING):
                 return older, self.loader.load(older, task, may_load=may_load)
         return None
+
+
+def _aliases(wanted: Reference) -> tuple[str | None, ...]:
+    """Those that a reference without a version may go through, None being the newest version."""
+    return (wanted.alias,) if wanted.alias else (CHAMPION, None)
 
 
 def _live(ref: ModelRef, loaded: Loaded) -> Live:

@@ -19,11 +19,11 @@ from models.registry import Catalogue, ModelVersion, Registry, publish_as
 from models.registry.catalogue import BUNDLED
 from models.registry.local import LocalRegistry
 from models.registry.publish import rollback
-from service import residents
+from service import context, residents
 from service.app import create_app
 from service.settings import Settings
 from tests.contract.test_served_registry import flip, passage
-from tests.fire import metric, until
+from tests.fire import PROMPT_S, metric, until
 from tests.published import Answer, shifted, steadily
 
 Serve = Callable[[FastAPI], AbstractContextManager[httpx.Client]]
@@ -373,6 +373,44 @@ class SlowRegistry(LocalRegistry):
             SlowRegistry.waits = True
             SlowRegistry.pause.wait(30)
         return found
+
+
+class HungRegistry(LocalRegistry):
+    """One that does not answer about models called `hung…` until it is `over`."""
+
+    over = threading.Event()
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        if name.startswith("hung"):
+            HungRegistry.over.wait(60)
+        return super().versions(name)
+
+
+def test_unknown_names_that_hang_keep_nobody_waiting_who_asks_for_known_ones(
+    serve: Serve, registry: LocalRegistry, version: Shifted, ball: Ball, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "LINE_S", 0.5)
+    monkeypatch.setattr(HungRegistry, "over", over := threading.Event())
+    publish_as(registry, version(1), "other", "champion")
+    app = create_app(Settings(registry=registry.address, model="other", lookup_seconds=3600))
+    app.state.context.pool.inquiry.models = Catalogue(HungRegistry(registry.root))
+    with serve(app) as client, ThreadPoolExecutor(8) as threads:
+        client.timeout = httpx.Timeout(PROMPT_S)
+        try:
+            for number in range(4):
+                threads.submit(answers, client, ball(9), f"hung-{number}")
+                threads.submit(client.get, f"/v1/models/hung-{number}")
+            until(lambda: app.state.context.first_lookups.available_tokens == 0, "the registry is asked")
+            for spelt in ("other@champion", "models:/other@champion", "other:1"):
+                assert answers(client, ball(9), spelt) == "other:1"
+            assert client.get("/v1/models").status_code == 200
+            assert client.get("/v2/models/other/ready").status_code == 200
+            refused = client.get("/v1/models/nobody")
+            assert (refused.status_code, refused.json()["code"]) == (503, "registry_unavailable")
+            assert refused.headers["Retry-After"]
+        finally:
+            over.set()
+        until(lambda: answers(client, ball(9), "hung-0") == "unknown_model", "the registry is there again")
 
 
 def test_who_waits_for_models_does_not_pile_up(registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball) -> None:
