@@ -307,9 +307,10 @@ def test_a_model_removed_from_the_registry_goes_on_until_its_worker_dies(
     serve: Serve, tiny_registry: Path, tmp_path: Path, ball: Ball
 ) -> None:
     shutil.copytree(tiny_registry, tmp_path / "registry")
-    app = create_app(Settings(registry=str(tmp_path / "registry"), model="tiny"))
+    app = create_app(Settings(registry=str(tmp_path / "registry"), model="tiny", lookup_seconds=3600))
     with serve(app) as client:
         shutil.rmtree(tmp_path / "registry" / "tiny")
+        assert client.post("/v1/classify", content=ball(100)).status_code == 200
         kill(worker_pid(app))
         until(lambda: metric(client, "fip_worker_restarts_total") == 1 and ready(client) == 200, "a worker without it")
         answer = client.post("/v1/classify", content=ball(100))
