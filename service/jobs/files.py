@@ -74,6 +74,10 @@ class Files:
     def drop_input(self, job: str) -> None:
         (self._folder / job / "input").unlink(missing_ok=True)
 
+    def lost(self, kept: Mapping[str, Name]) -> list[str]:
+        """The jobs of these whose result is not there."""
+        return [job for job, name in kept.items() if name == "result" and not (self._folder / job / name).exists()]
+
     def sweep(self, kept: Mapping[str, Name]) -> int:
         """Remove every file of a job but these, and what a process that was killed left half-written; how many jobs lost something."""
         swept = 0

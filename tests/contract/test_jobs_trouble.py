@@ -4,9 +4,10 @@ import gc
 import json
 import os
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -242,6 +243,79 @@ def test_rows_that_another_program_locks_refuse_a_job_and_keep_no_reader_waiting
         assert problem(client.delete(done["links"]["job"])) == (429, "overloaded")
         db.execute("ROLLBACK")
         assert ended(client, submitted(client, scan))["state"] == "done"
+
+
+@contextmanager
+def read_only_rows(path: Path) -> Iterator[None]:
+    """The rows of jobs can be read and not written, as on a full disk."""
+    with closing(sqlite3.connect(path, timeout=30)) as db:
+        db.execute("CREATE TRIGGER fails BEFORE UPDATE ON jobs BEGIN SELECT json('none'); END")
+        yield
+        db.execute("DROP TRIGGER fails")
+
+
+def test_a_result_goes_although_its_row_cannot_be_written_which_follows(
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
+) -> None:
+    with serve(app_of_jobs(job_seconds=20)) as client:
+        job = ended(client, submitted(client, scan))
+        with read_only_rows(jobs_folder / "jobs.sqlite3"):
+            assert problem(client.delete(job["links"]["job"])) == (507, "spool_full")
+            assert dirs(jobs_folder) == set()
+            assert problem(client.get(job["links"]["result"])) == (410, "expired")
+        until(lambda: show(client, job)["state"] == "expired", "the row follows", 15)
+        assert [each["state"] for each in client.get("/v1/jobs").json()["jobs"]] == ["expired"]
+
+
+def test_results_go_when_their_time_is_over_although_no_row_can_be_written(
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
+) -> None:
+    with serve(app_of_jobs(job_seconds=3)) as client:
+        for job in [submitted(client, scan) for _ in range(2)]:
+            ended(client, job, "done")
+        with read_only_rows(jobs_folder / "jobs.sqlite3"):
+            until(lambda: dirs(jobs_folder) == set(), "both are gone")
+
+
+def test_a_result_that_is_gone_has_expired_in_the_next_service(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    with serve(app_of_jobs()) as client:
+        job = ended(client, submitted(client, scan))
+    (jobs_folder / job["id"] / "result").unlink()
+    with serve(app_of_jobs()) as client:
+        assert show(client, job)["state"] == "expired"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a disk of three megabytes")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def fill(folder: Path) -> None:
+    with (folder / "other").open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_is_emptied_through_the_service(serve: Serve, app_of_jobs: Changed, small_disk: Path, scan: bytes) -> None:
+    """The disk has no room for one page of the rows; what goes has some ten pages."""
+    app = app_of_jobs(jobs_dir=small_disk / "jobs")
+    with serve(app) as client:
+        done = ended(client, submitted(client, scan, format="csv"))
+        with paused(app):
+            runs, waits = (submitted(client, scan) for _ in range(2))
+            running(client, runs)
+            for job, state in ((done, "expired"), (waits, "cancelled")):
+                fill(small_disk)
+                gone = client.delete(job["links"]["job"])
+                assert (gone.status_code, gone.json()["state"]) == (200, state)
+        assert ended(client, runs)["state"] == "done"
 
 
 def dropped(path: Path) -> None:
