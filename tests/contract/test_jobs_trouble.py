@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import shutil
+import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +18,9 @@ import numpy as np
 import pytest
 
 from models.durable import is_held
+from service.app import LOADS
 from service.auth.keys import Key, add_key, new_key, remove_key
+from service.context import MOST_LOADING
 from tests.contract.conftest import Changed, Serve
 from tests.contract.job_calls import NAME, TILES, ended, post, problem, running, show, submitted
 from tests.fire import paused, until
@@ -130,6 +134,54 @@ def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(
         found = show(client, waits)
         assert (found["state"] in ("queued", "running"), found["error"]) == (True, None)
         aside.rename(registry)
+        assert ended(client, waits)["state"] == "done"
+
+
+@pytest.mark.parametrize(("back", "ends"), [(True, "done"), (False, "failed")])
+def test_a_worker_that_dies_while_the_registry_is_away_fails_no_job(
+    serve: Serve, app_of_jobs: Changed, scan: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture, back: bool, ends: str
+) -> None:
+    """Unless the model is gone when the registry is back."""
+    registry, aside = tmp_path / "registry", tmp_path / "aside"
+    save_segmenter(registry / "fields" / "1", "fields")
+    app = app_of_jobs(registry=str(registry), model="fields")
+    with serve(app) as client:
+        with paused(app) as pid:
+            job = submitted(client, scan)
+            running(client, job)
+            registry.rename(aside)
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: caplog.text.count("job put off") > 1, "it has been tried again")
+        assert show(client, job)["error"] is None
+        if not back:
+            shutil.rmtree(aside / "fields")
+        aside.rename(registry)
+        assert (ended(client, job)["error"] or {}).get("code") == (None if back else "unknown_model")
+        assert show(client, job)["state"] == ends
+
+
+def test_a_job_waits_while_many_wait_for_models(
+    serve: Serve, app_of_jobs: Changed, scan: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = tmp_path / "registry"
+    for name in ("streets", "fields"):
+        save_segmenter(registry / name / "1", name)
+    app = app_of_jobs(registry=str(registry))
+    with ExitStack() as stuck, serve(app) as client:
+        ended(client, submitted(client, scan, model="fields"))  # it is loaded
+        stuck.enter_context(paused(app))
+        long = submitted(client, (sweep(4, 60_000) * np.array([8, 8, 8, 1], "<f4")).tobytes(), format="label")
+        running(client, long)
+        waits = submitted(client, scan, model="fields")
+    app = app_of_jobs(registry=str(registry), **TILES)
+    loads = app.state.context.loads
+    with serve(app) as client, ThreadPoolExecutor(MOST_LOADING + LOADS) as threads:
+        with paused(app):  # nothing is loaded
+            for _ in range(MOST_LOADING + LOADS):
+                threads.submit(client.post, "/v1/segment?model=fields", content=scan, headers=NAME)
+            until(lambda: loads.statistics().tasks_waiting >= MOST_LOADING, "many wait for it")
+            client.delete(long["links"]["job"])
+            until(lambda: "job put off" in caplog.text or show(client, waits)["error"] is not None, "the job had its turn")
         assert ended(client, waits)["state"] == "done"
 
 
