@@ -29,12 +29,15 @@ THREADS = 4  # that open and remove files
 
 @dataclass
 class Running:
-    """The job that is being run. scope: cancelled to end its run; progress: how far it is; paid: its points have been."""
+    """The job that is being run. scope: cancelled to end its run; progress: how far it is; paid: its points have been;
+    needs: bytes of a result of it that did not fit.
+    """
 
     job: Job
     scope: CancelScope
     progress: Callable[[], JobProgress | None] = lambda: None
     paid: bool = False
+    needs: int | None = None
 
 
 class Jobs:
@@ -163,7 +166,7 @@ class Jobs:
                 with move_on_after(LOOK_S if wait_s is None else min(wait_s, LOOK_S)):
                     await self._queued.wait()
             elif (row := await self.rows.surely(store.claim, job, time.time())) is not None:  # else it was cancelled just now
-                self.running = Running(row, CancelScope(), paid=self._line.paid(job))
+                self.running = Running(row, CancelScope(), paid=self._line.paid(job), needs=self._line.needs(job))
                 if self.stopping:
                     self.running.scope.cancel()
                 self._bells.ring_all()
@@ -178,7 +181,7 @@ class Jobs:
         if self.running is running:
             self.running = None
         if row is not None:
-            pause_s = self._line.put_off(row.id, paid=running.paid)
+            pause_s = self._line.put_off(row.id, paid=running.paid, needs=running.needs)
             LOG.warning("job put off", extra={"fields": {"job": row.id, "seconds": pause_s}})
         self._bells.ring_all()
 
@@ -190,6 +193,11 @@ class Jobs:
         """Its own file makes room for it. In a thread. Raises: SpoolFull, as `write`."""
         room, ever = self.intake.room(job.owner)
         return self.rows.files.keep_result(job.id, write, room + job.bytes, ever)
+
+    def check_room(self, running: Running) -> None:
+        """Whether there may be room now for a result that did not fit. In a thread. Raises: SpoolFull, OSError."""
+        if running.needs is not None:
+            self.rows.files.check_room(running.needs, self.intake.room(running.job.owner)[0] + running.job.bytes)
 
     async def ended(self, outcome: Result | JobError | None) -> None:
         """The run of a job is over; None if it was cancelled, or if the service stops, which leaves it to the next one."""

@@ -65,6 +65,8 @@ class Runner:
         try:
             return await self._result(running)
         except Exception as error:
+            if isinstance(error, SpoolFull) and error.needs is not None:
+                running.needs = error.needs
             if isinstance(error, LATER) or (_of_the_disk(error) and not old):
                 LOG.warning("job cannot be run now", extra={"fields": {"job": job.id, "error": f"{type(error).__name__}: {error}"}})
                 return None
@@ -80,6 +82,7 @@ class Runner:
             done.parts, done.of = parts, of
             self._jobs.moved(job.id)
 
+        await to_thread.run_sync(self._jobs.check_room, running, limiter=context.encoders)
         model = await self._model(job)
         with ExitStack() as held:
             sent = KeptFile(held, self._jobs.rows.files, job)

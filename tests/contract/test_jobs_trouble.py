@@ -23,7 +23,7 @@ from service.auth.keys import Key, add_key, new_key, remove_key
 from service.context import MOST_LOADING
 from tests.contract.conftest import Changed, Serve
 from tests.contract.job_calls import NAME, TILES, ended, post, problem, running, show, submitted
-from tests.fire import paused, until
+from tests.fire import metric, paused, until
 from tests.sweep import sweep
 from tests.untrained_segmenter import save_segmenter
 
@@ -90,15 +90,20 @@ def test_a_job_that_is_put_off_is_cancelled_at_once_or_goes_on_in_the_next_servi
         assert show(client, goes)["state"] == "cancelled"
 
 
-def test_a_job_waits_for_room_for_its_result(serve: Serve, app_of_jobs: Changed, segment_client: httpx.Client, scan: bytes) -> None:
+def test_a_job_waits_for_room_for_its_result_and_is_not_computed_meanwhile(
+    serve: Serve, app_of_jobs: Changed, segment_client: httpx.Client, scan: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     size = len(segment_client.post("/v1/segment?format=csv", content=scan, headers=NAME).content)
     with serve(app_of_jobs(max_jobs_bytes=size * 3 // 2)) as client:
         done = ended(client, submitted(client, scan, format="csv"))
         waits, other = submitted(client, scan, format="csv"), submitted(client, scan[:1600], format="label")
         assert ended(client, other)["state"] == "done"
+        until(lambda: caplog.text.count("job put off") > 2, "it has had three turns")
         assert show(client, waits)["error"] is None
+        assert metric(client, "fip_batch_requests_count") == 3  # each of the jobs once
         client.delete(done["links"]["job"])
         assert ended(client, waits)["result"]["bytes"] == size
+        assert metric(client, "fip_batch_requests_count") == 4
 
 
 def test_a_disk_that_fails_for_longer_than_results_are_kept_fails_the_job(
@@ -368,6 +373,23 @@ def test_a_full_disk_is_emptied_through_the_service(serve: Serve, app_of_jobs: C
                 gone = client.delete(job["links"]["job"])
                 assert (gone.status_code, gone.json()["state"]) == (200, state)
         assert ended(client, runs)["state"] == "done"
+
+
+def test_a_result_that_finds_the_disk_full_is_not_computed_again_before_there_is_room(
+    serve: Serve, app_of_jobs: Changed, small_disk: Path, scan: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = app_of_jobs(jobs_dir=small_disk / "jobs")
+    with serve(app) as client:
+        with paused(app):
+            job = submitted(client, scan, format="csv")
+            running(client, job)
+            fill(small_disk)
+            os.truncate(small_disk / "other", (small_disk / "other").stat().st_size - (64 << 10))  # for the rows
+        until(lambda: caplog.text.count("job put off") > 2, "it has had three turns")
+        assert metric(client, "fip_batch_requests_count") == 1
+        (small_disk / "other").unlink()
+        assert ended(client, job)["state"] == "done"
+        assert metric(client, "fip_batch_requests_count") == 2
 
 
 def dropped(path: Path) -> None:
