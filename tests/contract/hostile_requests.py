@@ -126,7 +126,9 @@ def _path(rng: random.Random, key: bytes) -> Hostile:
 
 def _upload(rng: random.Random, key: bytes) -> Hostile:
     options = [(rng.choice(OPTIONS), _encoded(rng, _word(rng))) for _ in range(rng.choice((1, 1, 1, 2, 4)))]
-    target = rng.choice(("/v1/classify", "/v1/segment", "/v1/jobs")) + "?" + "&".join(f"{name}={value}" for name, value in options)
+    target = (
+        rng.choice(("/v1/classify", "/v1/segment", "/v1/jobs", "/v1/points")) + "?" + "&".join(f"{name}={value}" for name, value in options)
+    )
     return Hostile("option", _request("POST", target, [], BODY, key))
 
 

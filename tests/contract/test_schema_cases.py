@@ -20,5 +20,5 @@ def test_made_up_requests_are_answered_as_described(serve: Serve, segment_settin
     assert outcome.failures == [], chr(10).join(outcome.failures)
     assert len(outcome.cases) >= 22
     assert outcome.fewest >= CASES
-    assert all(outcome.statuses[f"POST {path} 200"] for path in ("/v1/classify", "/v1/segment", *INFERENCES))
+    assert all(outcome.statuses[f"POST {path} 200"] for path in ("/v1/classify", "/v1/segment", "/v1/points", *INFERENCES))
     assert all(outcome.statuses[each] for each in ("POST /v1/jobs 202", "GET /v1/jobs/{id}/result 200", "DELETE /v1/jobs/{id} 200"))

@@ -21,7 +21,7 @@ NOT_OURS = ("ignored_auth", "object_level_authorization", "use_after_free", "ens
 # request no time (X-Request-Timeout); `time_is_up_when_asked` sees to it that nobody else gets it.
 CONFIG = """
 [[operations]]
-include-path-regex = "^/v1/(classify|segment|jobs)$|^/v2/models/.*/infer$"
+include-path-regex = "^/v1/(classify|segment|points|jobs)$|^/v2/models/.*/infer$"
 checks.positive_data_acceptance.enabled = false
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
 
