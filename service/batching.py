@@ -83,7 +83,7 @@ class Line(Generic[Job]):
     def take(self, express: bool = False) -> list[Job]:
         """The next pass: jobs of one model, taken out of the line. Empty if nobody waits.
 
-        express: a pass between the layers of a longer one, of small clouds that need not be alone.
+        express: a pass beside a longer one, of small clouds that need not be alone.
         """
         line = self._next(express)
         if line is None:

@@ -154,7 +154,7 @@ class Scheduler:
                 return
 
     async def _long_pass(self, batch: list[Job]) -> None:
-        """A pass that lets small clouds through between its layers."""
+        """A pass that has others beside it, of small clouds."""
         passing = asyncio.create_task(self._pass(batch, "long"))
         try:
             while not passing.done():
@@ -207,7 +207,7 @@ class Scheduler:
             self._again_alone(batch, WorkerFailed(str(error)))
         else:
             seconds = time.perf_counter() - started
-            if lane != "express":  # which waits for the other's layers
+            if lane != "express":  # which shares the processor with the other
                 self._line.measured(batch, seconds)
             for job in batch:
                 job.timings.ended("forward", seconds)

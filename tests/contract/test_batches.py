@@ -140,12 +140,13 @@ def test_small_clouds_do_not_wait_for_a_large_one_to_be_through(serve: Serve, se
     assert sorted(took)[len(took) // 2] < found["timings_ms"]["forward"] / 1000 / 3
 
 
-def test_small_clouds_go_between_the_layers_of_a_long_pass(app: FastAPI, bundled: httpx.Client, ball: Ball) -> None:
+def test_small_clouds_go_beside_a_long_pass(app: FastAPI, bundled: httpx.Client, ball: Ball, scan: bytes) -> None:
     """A cloud that is one pass of some seconds: what comes meanwhile does not wait for its end, and nobody's answer changes."""
     rng = np.random.default_rng(2)
     long = np.column_stack([rng.uniform([-90, -90, 0], [90, 90, 8], (120_000, 3)), rng.random(120_000)]).astype("<f4").tobytes()
     query = {"input_format": "bin", "format": "raw"}
     alone = bundled.post("/v1/classify", params={"logits": "true"}, content=ball(2000)).json()
+    same_net = bundled.post("/v1/segment", params=query, content=scan)
     before = bundled.post("/v1/segment", params=query, content=long, timeout=120)
     took = []
     with ThreadPoolExecutor(1) as thread:
@@ -156,6 +157,7 @@ def test_small_clouds_go_between_the_layers_of_a_long_pass(app: FastAPI, bundled
             found = bundled.post("/v1/classify", params={"logits": "true"}, content=ball(2000)).json()
             took.append(time.perf_counter() - began)
             np.testing.assert_allclose(found["logits"], alone["logits"], atol=1e-4)
+            assert bundled.post("/v1/segment", params=query, content=scan).content == same_net.content
     assert "X-Tiles" not in before.headers  # one pass
     assert answer.result().content == before.content
     assert len(took) >= 4
