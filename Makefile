@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-BENCHES := io listing first-model engine segment lidar tiling service
+BENCHES := io listing first-model engine segment lidar tiling service page
 
 .PHONY: help install serve test lint format fuzz ui sbom bench $(BENCHES:%=bench-%) clean
 
@@ -73,6 +73,9 @@ bench-lidar: $(VENV)/.installed-bench  ## the bundled LiDAR model against booste
 
 bench-service: $(VENV)/.installed-bench  ## the service under load and under fire, against plain FastAPI and LitServe (an hour; ARGS="--rows overload,cancel")
 	$(BIN)/python -m tests.bench.bench_service $(ARGS)
+
+bench-page: $(VENV)/.installed-dev  ## the page in a browser without a GPU (needs Chromium)
+	$(BIN)/python -m tests.bench.bench_page
 
 bench-engine: $(VENV)/.installed-bench  ## sparse convolution against spconv, conv3d and the machine (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_engine $(ARGS)

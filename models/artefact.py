@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from models.errors import BadCheckpoint
 from models.manifest import Manifest
 
-WEIGHTS, MANIFEST, CARD = "model.safetensors", "manifest.json", "README.md"
+WEIGHTS, MANIFEST, CARD, SCORES = "model.safetensors", "manifest.json", "README.md", "metrics.json"
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_TEXT = 16 << 20  # bytes of a manifest, a card, a table of metrics
 LARGEST_YAML = 64 << 10  # of a recipe: Python reads some ten thousand a second

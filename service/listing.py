@@ -6,7 +6,7 @@ import logging
 from models.artefact import read_manifest
 from models.errors import BadCheckpoint, ModelError, RegistryUnavailable
 from models.registry import CHAMPION, Entry, ModelVersion, parse_reference
-from service.model_rows import alias_of, model_info, read_card
+from service.model_rows import alias_of, model_info, read_card, read_class_scores
 from service.pool import TASKS, Pool
 from service.schemas import DamagedModel, ModelDetails, ModelInfo, ModelList
 
@@ -43,9 +43,9 @@ class Listing:
         with self._inquiry.fetching(entry.model):
             folder = entry.folder()
             manifest, digest = read_manifest(folder)
-            card = read_card(folder, manifest)
+            card, scores = read_card(folder, manifest), read_class_scores(folder, manifest)
         info = model_info(entry.model, manifest, digest, alias_of(entry.model, wanted), self._defaults())
-        return ModelDetails(**dict(info), card=card, provenance=manifest.provenance)
+        return ModelDetails(**dict(info), card=card, class_scores=scores, provenance=manifest.provenance)
 
     def _listed(self, name: str, defaults: list[ModelVersion]) -> list[ModelInfo | DamagedModel | None]:
         """A row for every version of a model; one for all of them if its aliases are damaged."""

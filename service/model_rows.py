@@ -1,25 +1,50 @@
 """What the service says of a model: the reference in every answer, and the rows of GET /v1/models."""
 
+import json
 from collections.abc import Collection
 from hashlib import sha256
 from pathlib import Path
 
-from models.artefact import CARD
+from models.artefact import CARD, LARGEST_TEXT, SCORES
 from models.errors import BadCheckpoint, WrongTask
 from models.manifest import Manifest, Task
 from models.registry import CHAMPION, ModelVersion, Reference
 from service.schemas import ModelInfo, ModelRef
 
+CLASS_SCORES: dict[Task, str] = {"segment": "class_iou", "classify": "class_accuracy"}
+
 
 def read_card(folder: Path, manifest: Manifest) -> str:
     """The model card, in Markdown. Raises: BadCheckpoint (it is not the one that was published)."""
+    return _published(folder, manifest, CARD).decode("utf-8")
+
+
+def read_class_scores(folder: Path, manifest: Manifest) -> dict[str, float]:
+    """IoU (segment) or accuracy (classify) of each class, 0..1, best first; of those that were scored. Raises: as `read_card`."""
+    if SCORES not in manifest.files:
+        return {}
     try:
-        text = (folder / CARD).read_bytes()
+        details = json.loads(_published(folder, manifest, SCORES))
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"not a table of metrics: {error}", where=SCORES) from error
+    scores = details.get(CLASS_SCORES[manifest.task]) if isinstance(details, dict) else None
+    if not isinstance(scores, dict):
+        return {}
+    known = {name: scores[name] for name in manifest.labels if isinstance(scores.get(name), float | int) and 0 <= scores[name] <= 1}
+    return dict(sorted(known.items(), key=lambda each: -each[1]))
+
+
+def _published(folder: Path, manifest: Manifest, name: str) -> bytes:
+    path = folder / name
+    try:
+        if path.stat().st_size > LARGEST_TEXT:
+            raise BadCheckpoint(f"larger than {LARGEST_TEXT >> 20} MiB", where=name)
+        content = path.read_bytes()
     except OSError as error:
-        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=CARD) from error
-    if sha256(text).hexdigest() != manifest.files.get(CARD):
-        raise BadCheckpoint("the file differs from the digest in the manifest", where=CARD)
-    return text.decode("utf-8")
+        raise BadCheckpoint(f"cannot be read: {error.strerror}", where=name) from error
+    if sha256(content).hexdigest() != manifest.files.get(name):
+        raise BadCheckpoint("the file differs from the digest in the manifest", where=name)
+    return content
 
 
 def model_ref(model: ModelVersion, digest: str, wanted: Reference) -> ModelRef:

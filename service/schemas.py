@@ -118,6 +118,10 @@ class ModelDetails(ModelInfo):
     """Also where a model comes from. `card` is Markdown."""
 
     card: str
+    class_scores: Annotated[
+        dict[str, float],
+        Field(description="IoU (segment) or accuracy (classify) of each class that was scored, best first; the card says on what"),
+    ]
     provenance: Provenance
 
 

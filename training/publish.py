@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
+from models.artefact import SCORES
 from models.checkpoint import save_checkpoint
 from models.labels import LabelMap
 from models.manifest import Manifest, Provenance
@@ -98,7 +99,7 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     report = scores.test or scores.validation
     kind = "class_accuracy" if manifest.task == "classify" else "class_iou"
     details = {**manifest.metrics, kind: report.class_scores if report else {}, "epochs": read_scalars(run_dir)}
-    (part / "metrics.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
+    (part / SCORES).write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
     plot_curve(run_dir, part / "curve.png")
     parameters = sum(parameter.numel() for parameter in net.parameters())
     validation = None if scores.chosen_on_test else made.validation

@@ -12,7 +12,7 @@ await build({
   format: "esm",
   target: "es2022",
   legalComments: "none",
-  banner: { js: "/* fip-server, Apache-2.0; with three.js, MIT: see three.LICENSE.txt beside this file */" },
+  banner: { js: "/* fip-server, Apache-2.0; with three.js and marked, MIT: see three.LICENSE.txt and marked.LICENSE.txt beside this file */" },
 });
 for (const name of ["index.html", "page.css", "icon.svg"]) cpSync(`src/${name}`, `${out}${name}`);
-writeFileSync(`${out}three.LICENSE.txt`, readFileSync("node_modules/three/LICENSE"));
+for (const name of ["three", "marked"]) writeFileSync(`${out}${name}.LICENSE.txt`, readFileSync(`node_modules/${name}/LICENSE`));

@@ -40,6 +40,7 @@ def test_list(client: httpx.Client) -> None:
     assert [model["name"] for model in models if model["default"] and model["task"] == "classify"] == ["tiny"]
     shown = client.get("/v1/models/tiny").json()
     assert shown.pop("card").startswith("# tiny")
+    assert shown.pop("class_scores") == {}  # nobody measured any
     assert shown.pop("provenance")["code_version"] == "test"
     assert shown == tiny
     assert client.get("/v1/models/models:/tiny/1").json()["version"] == "1"

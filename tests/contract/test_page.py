@@ -49,9 +49,11 @@ def test_scripts_are_small(client: httpx.Client) -> None:
     assert 0 < sum(len(gzip.compress(each)) for each in scripts) < LARGEST_SCRIPTS
 
 
-def test_the_licence_of_what_is_built_in_lies_beside_it(client: httpx.Client) -> None:
-    assert "three.LICENSE.txt" in client.get("/ui/page.js").text[:200]
-    assert "The MIT License" in client.get("/ui/three.LICENSE.txt").text
+@pytest.mark.parametrize("library", ["three", "marked"])
+def test_the_licence_of_what_is_built_in_lies_beside_it(client: httpx.Client, library: str) -> None:
+    assert f"{library}.LICENSE.txt" in client.get("/ui/page.js").text[:200]
+    licence = client.get(f"/ui/{library}.LICENSE.txt").text
+    assert "Permission is hereby granted, free of charge" in licence
 
 
 def test_what_is_not_there(client: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 """A service on a registry that changes, breaks and goes away beneath it: real files, the real app, a real MLflow server."""
 
 import contextlib
+import json
 import logging
 import shutil
 import socket
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.registry import ModelVersion, Registry, publish_as
+from models.registry.catalogue import BUNDLED
 from models.registry.local import LocalRegistry
 from service import inquiry
 from service.app import create_app
@@ -208,6 +210,12 @@ def test_a_model_shows_its_card_and_where_it_comes_from(client: httpx.Client, re
     shown = client.get("/v1/models/modelnet40:1").json()
     assert shown["card"].startswith("---\nlicense: other")
     assert shown["provenance"]["weights_2d_sha256"] in shown["card"]
+    accuracy = json.loads((BUNDLED / "modelnet40" / "1" / "metrics.json").read_text())["class_accuracy"]
+    assert list(shown["class_scores"].items()) == sorted(accuracy.items(), key=lambda each: -each[1])
+    assert len(accuracy) == 40
+    iou = client.get("/v1/models/lidar19").json()["class_scores"]
+    assert (iou["vegetation"], iou["person"]) == (pytest.approx(0.712, abs=5e-4), 0)
+    assert not {"truck", "bicyclist"} & iou.keys()  # not among what was tested on
     (registry.folder(ModelVersion("parts", 2)) / "README.md").write_text("# Trust me\n")
     refused = client.get("/v1/models/parts:2")
     assert (refused.status_code, refused.json()["code"]) == (500, "bad_checkpoint")

@@ -17,6 +17,12 @@ export interface Model {
   metrics: Record<string, number>;
 }
 
+/** What is asked of one model alone. class_scores: best first. */
+export interface Details {
+  card: string;
+  class_scores: Record<string, number>;
+}
+
 export interface Prediction {
   label: string;
   score: number;
@@ -63,9 +69,9 @@ export async function models(signal?: AbortSignal): Promise<Model[]> {
   return (json(answer) as { models: Model[] }).models;
 }
 
-export async function cardOf(model: Model): Promise<string> {
+export async function detailsOf(model: Model): Promise<Details> {
   const answer = await ask("GET", `v1/models/${encodeURIComponent(`${model.name}:${model.version}`)}`, {}, null);
-  return (json(answer) as { card: string }).card;
+  return json(answer) as Details;
 }
 
 export function json(answer: Answer): unknown {

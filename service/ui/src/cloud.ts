@@ -19,10 +19,10 @@ export interface Cloud {
   others: Column[];
 }
 
-/** N classes and how sure the net is of each, 0..1. */
+/** N classes and how sure the net is of each, as float16: of many millions of points every byte counts. */
 export interface Labels {
   classes: Uint8Array | Uint16Array;
-  confidence: Float32Array;
+  halves: Uint16Array;
 }
 
 interface Head {
@@ -72,10 +72,12 @@ export function labelsOf(body: ArrayBuffer, numPoints: number, numClasses: numbe
   const size = numPoints * (wide ? 2 : 1);
   if (body.byteLength !== size + 2 * numPoints) throw new Error(`an answer of ${body.byteLength} bytes for ${numPoints} points`);
   const classes = wide ? new Uint16Array(body, 0, numPoints) : new Uint8Array(body, 0, numPoints);
-  const halves = new Uint16Array(body.slice(size));
-  const confidence = new Float32Array(numPoints);
-  for (let i = 0; i < numPoints; i++) confidence[i] = HALF[halves[i]!]!;
-  return { classes, confidence };
+  return { classes, halves: new Uint16Array(size % 2 ? body.slice(size) : body, size % 2 ? 0 : size) };
+}
+
+/** How sure the net is of a point, 0..1. */
+export function confidenceOf(labels: Labels, row: number): number {
+  return HALF[labels.halves[row]!]!;
 }
 
 /** The value of every float16 from 0 to 1: sign and exponents above are not confidences. */

@@ -1,6 +1,6 @@
 // Colours of points, one of five ways.
 
-import { rowOf, type Cloud, type Labels } from "./cloud";
+import { confidenceOf, rowOf, type Cloud, type Labels } from "./cloud";
 
 export type Mode = "label" | "confidence" | "rgb" | "intensity" | "height";
 export const MODES: readonly Mode[] = ["label", "confidence", "rgb", "intensity", "height"];
@@ -25,7 +25,7 @@ export function colours(cloud: Cloud, labels: Labels | null, palette: readonly n
   } else if (mode === "label" && labels) {
     for (let i = 0; i < cloud.shown; i++) out.set(palette[labels.classes[rowOf(cloud, i)]!] ?? PLAIN, 3 * i);
   } else if (mode === "confidence" && labels) {
-    scaled(out, (i) => labels.confidence[rowOf(cloud, i)]!, 0, 1);
+    scaled(out, (i) => confidenceOf(labels, rowOf(cloud, i)), 0, 1);
   } else if (mode === "intensity" && cloud.intensity) {
     const values = cloud.intensity;
     scaled(out, (i) => values[i]!, ...middleOf(values, 1, 0));

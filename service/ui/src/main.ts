@@ -1,11 +1,11 @@
 // The page: a file goes out, its points and what a model says of them come back, and are looked at.
 
-import { cardOf, json, models, post, ServiceError, useKey, type Classified, type LabelClass, type Model } from "./api";
+import { detailsOf, json, models, post, ServiceError, useKey, type Classified, type LabelClass, type Model } from "./api";
 import { cloudOf, counts, labelsOf, rowOf, type Cloud, type Labels } from "./cloud";
 import { colours, modesOf, type Axis, type Mode } from "./colours";
 import { find, make, save } from "./dom";
 import { read, written } from "./link";
-import { showBars, showLegend, showPicked, showScores } from "./panel";
+import { showBars, showLegend, showModel, showPicked } from "./panel";
 import { View } from "./view";
 
 const FORMATS = ["same", "ply", "las", "laz", "pcd", "xyz", "pts", "csv", "npy", "npz", "label", "lidarseg", "raw", "json"];
@@ -240,7 +240,9 @@ async function start(): Promise<void> {
 
 async function about(): Promise<void> {
   const chosen = model();
-  if (chosen) showScores(chosen, await cardOf(chosen).catch(() => ""));
+  if (!chosen) return;
+  const details = await detailsOf(chosen).catch(() => null);
+  if (chosen === model()) showModel(chosen, details);
 }
 
 function keep(): void {

@@ -1,17 +1,16 @@
 // What stands beside the cloud: bars of a classification, the legend, the point that was picked, a model's scores.
 
-import type { LabelClass, Model, Prediction } from "./api";
-import { rowOf, type Cloud, type Labels } from "./cloud";
+import type { Details, LabelClass, Model, Prediction } from "./api";
+import { written } from "./card";
+import { confidenceOf, rowOf, type Cloud, type Labels } from "./cloud";
 import { find, make, rgb, share } from "./dom";
+
+const WHOLE = /^test_(miou|accuracy|mean_class_accuracy)$/;
 
 export function showBars(predictions: Prediction[] | null): void {
   const list = find<HTMLOListElement>("bars");
   list.replaceChildren(
-    ...(predictions ?? []).map(({ label, score }) => {
-      const bar = make("meter", { min: 0, max: 1, value: score });
-      bar.setAttribute("aria-label", label);
-      return make("li", {}, make("span", {}, label), bar, make("b", {}, share(score, 1)));
-    }),
+    ...(predictions ?? []).map(({ label, score }) => scoreBar(label, score)),
   );
   find("classified").hidden = !predictions;
 }
@@ -53,7 +52,7 @@ export function showPicked(cloud: Cloud | null, labels: Labels | null, classes: 
   const row = rowOf(cloud, i);
   if (labels) {
     say("class", classes[labels.classes[row]!]?.name ?? "");
-    say("confidence", labels.confidence[row]!.toFixed(3));
+    say("confidence", confidenceOf(labels, row).toFixed(3));
   }
   ["x", "y", "z"].forEach((axis, k) => say(axis, String(Number((cloud.origin[k]! + cloud.xyz[3 * i + k]!).toPrecision(9)))));
   if (cloud.rgb) say("colour", [...cloud.rgb.subarray(3 * i, 3 * i + 3)].join(", "));
@@ -62,23 +61,19 @@ export function showPicked(cloud: Cloud | null, labels: Labels | null, classes: 
   say("point", `${row.toLocaleString("en")} of ${cloud.numPoints.toLocaleString("en")}`);
 }
 
-const CLASS_SCORE = /^test_(?:iou|accuracy)_(?:class_)?(.+)$/;
+/** The model's scores, those of single classes as a chart, and its card. */
+export function showModel(model: Model, details: Details | null): void {
+  const whole = Object.entries(model.metrics).filter(([name, value]) => WHOLE.test(name) && value <= 1);
+  find("scores").replaceChildren(...whole.map(([name, value]) => scoreBar(name.replace("test_", "").replaceAll("_", " ").replace("miou", "mean IoU"), value)));
+  const ofClasses = Object.entries(details?.class_scores ?? {});
+  find("class-scores-title").textContent = model.task === "segment" ? "IoU of each class" : "Accuracy of each class";
+  find("class-scores").replaceChildren(...ofClasses.map(([label, value]) => scoreBar(label, value)));
+  find("by-class").hidden = !ofClasses.length;
+  find("card").replaceChildren(...written(details?.card ?? ""));
+}
 
-/** The model's scores, those of single classes as bars. */
-export function showScores(model: Model, card: string): void {
-  const bars: [string, number][] = [];
-  const others: [string, number][] = [];
-  for (const [name, value] of Object.entries(model.metrics)) {
-    const label = model.labels.find((each) => name === `test_iou_${each}` || name === `test_iou/${each}` || CLASS_SCORE.exec(name)?.[1] === each);
-    if (label) bars.push([label, value]);
-    else if (name.startsWith("test_") && value <= 1) others.push([name.slice("test_".length).replaceAll("_", " "), value]);
-  }
-  find("scores").replaceChildren(
-    ...[...others, ...bars].map(([label, value]) => {
-      const bar = make("meter", { min: 0, max: 1, value });
-      bar.setAttribute("aria-label", label);
-      return make("li", {}, make("span", {}, label), bar, make("b", {}, share(value, 1)));
-    }),
-  );
-  find("card").textContent = card.replace(/^---\n[^]*?\n---\n/, "");
+function scoreBar(label: string, value: number): HTMLElement {
+  const bar = make("meter", { min: 0, max: 1, value });
+  bar.setAttribute("aria-label", label);
+  return make("li", {}, make("span", {}, label), bar, make("b", {}, share(value, 1)));
 }

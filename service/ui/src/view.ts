@@ -35,6 +35,11 @@ ColorManagement.enabled = false;
 const UPS: Record<Axis, [number, number, number]> = { x: [1, 0, 0], y: [0, 1, 0], z: [0, 0, 1] };
 const STEP = Math.PI / 36;
 const REACH_PX = 10;
+// While the cloud turns, as many of its points are drawn as keep up with the hand; all of them once it rests.
+const SLOW_MS = 70;
+const FAST_MS = 25;
+const FEWEST = 50_000;
+const REST_MS = 200;
 
 export interface Place {
   position: number[];
@@ -49,6 +54,14 @@ export class View {
   private readonly points = new Points(new BufferGeometry(), this.material);
   private controls: OrbitControls;
   private visible: Uint32Array | null = null;
+  private all: BufferAttribute | null = null; // the index of the visible points
+  private mixed: BufferAttribute | null = null; // the same in random order: any beginning of it stands for all
+  private share = 1;
+  private held = false;
+  private turns = false;
+  private drawing = false; // a frame of a turn is not yet done
+  private behind = false; // and the camera has moved since it began
+  private resting = 0;
   private radius = 1;
   private up: Axis = "z";
   private asked = false;
@@ -71,7 +84,8 @@ export class View {
     this.points.geometry = new BufferGeometry();
     this.points.geometry.setAttribute("position", new BufferAttribute(xyz, 3));
     this.points.geometry.setAttribute("color", new BufferAttribute(new Uint8Array(xyz.length), 3, true));
-    this.visible = null;
+    this.choose(null);
+    this.share = 1;
     this.radius = reachOf(xyz);
     this.turnUp(up);
   }
@@ -89,9 +103,15 @@ export class View {
 
   /** Show only these points, null for all. */
   select(visible: Uint32Array | null): void {
-    this.visible = visible;
-    this.points.geometry.setIndex(visible ? new BufferAttribute(visible, 1) : null);
+    this.choose(visible);
     this.draw();
+  }
+
+  private choose(visible: Uint32Array | null): void {
+    this.visible = visible;
+    this.all = visible ? new BufferAttribute(visible, 1) : null;
+    this.mixed = null;
+    this.points.geometry.setIndex(this.all);
   }
 
   setSize(pixels: number): void {
@@ -186,16 +206,10 @@ export class View {
 
   /** The picture as it is, as PNG. */
   picture(): Promise<Blob> {
-    this.renderer.render(this.scene, this.camera);
+    this.drawAll();
     return new Promise((resolve, reject) =>
       this.canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("no picture"))), "image/png"),
     );
-  }
-
-  /** Draw now, and wait until it is done; for measuring. */
-  drawNow(): void {
-    this.renderer.render(this.scene, this.camera);
-    this.renderer.getContext().finish();
   }
 
   private relative(change: (around: Spherical) => void): void {
@@ -209,15 +223,20 @@ export class View {
 
   private settle(): void {
     this.controls.update();
-    this.draw();
+    this.turn();
     this.moved();
   }
 
   private control(): OrbitControls {
     const controls = new OrbitControls(this.camera, this.canvas);
     controls.enableDamping = false;
-    controls.addEventListener("change", () => this.draw());
-    controls.addEventListener("end", () => this.moved());
+    controls.addEventListener("change", () => this.turn());
+    controls.addEventListener("start", () => (this.held = true));
+    controls.addEventListener("end", () => {
+      this.held = false;
+      this.rest();
+      this.moved();
+    });
     return controls;
   }
 
@@ -236,9 +255,79 @@ export class View {
     this.asked = true;
     requestAnimationFrame(() => {
       this.asked = false;
-      this.renderer.render(this.scene, this.camera);
+      if (this.turns) this.drawSome();
+      else this.drawAll();
     });
   }
+
+  /** Draw while the camera moves. */
+  private turn(): void {
+    this.turns = true;
+    this.draw();
+    this.rest();
+  }
+
+  private rest(): void {
+    clearTimeout(this.resting);
+    if (this.held) return;
+    this.resting = window.setTimeout(() => {
+      this.turns = false;
+      if (this.share < 1) this.draw();
+    }, REST_MS);
+  }
+
+  private drawAll(): void {
+    this.points.geometry.setIndex(this.all);
+    this.points.geometry.setDrawRange(0, Infinity);
+    this.renderer.render(this.scene, this.camera);
+  }
+
+  /** A frame of a turn, unless the one before is still under way: then after it. */
+  private drawSome(): void {
+    if (this.drawing) {
+      this.behind = true;
+      return;
+    }
+    const count = this.visible?.length ?? this.points.geometry.getAttribute("position").count;
+    this.share = Math.min(Math.max(this.share, FEWEST / count), 1);
+    if (this.share < 1) {
+      this.mixed ??= new BufferAttribute(mixedUp(this.visible, count), 1);
+      this.points.geometry.setIndex(this.mixed);
+      this.points.geometry.setDrawRange(0, Math.round(this.share * count));
+      this.renderer.render(this.scene, this.camera);
+    } else this.drawAll();
+    this.timed();
+  }
+
+  /** How long a frame takes tells how many points are too many. */
+  private timed(): void {
+    const gl = this.renderer.getContext() as WebGL2RenderingContext;
+    const until = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    if (!until) return;
+    const began = performance.now();
+    const wait = () => {
+      if (gl.clientWaitSync(until, 0, 0) === gl.TIMEOUT_EXPIRED) return void requestAnimationFrame(wait);
+      gl.deleteSync(until);
+      this.drawing = false;
+      const took = performance.now() - began;
+      if (took > SLOW_MS) this.share *= Math.max(SLOW_MS / took / 1.5, 0.1);
+      else if (took < FAST_MS) this.share *= 1.2;
+      if (this.behind && this.turns) this.draw();
+    };
+    this.drawing = true;
+    this.behind = false;
+    requestAnimationFrame(wait);
+  }
+}
+
+/** The indices of so many points, or those that are given, in random order. */
+function mixedUp(indices: Uint32Array | null, count: number): Uint32Array {
+  const mixed = indices ? indices.slice() : Uint32Array.from({ length: count }, (_, i) => i);
+  for (let i = count - 1; i > 0; i--) {
+    const other = Math.floor(Math.random() * (i + 1));
+    [mixed[i], mixed[other]] = [mixed[other]!, mixed[i]!];
+  }
+  return mixed;
 }
 
 /** Into a frame whose y is up, in which angles are counted, and back. */

@@ -1,0 +1,160 @@
+"""The page in a real browser without a GPU: how soon a cloud is on the screen, how fast it turns, what memory it takes.
+
+    python -m tests.bench.bench_page
+
+Every figure is of a fresh page before `fip serve` with the bundled models. On the screen means: the pixels are read back from the canvas. A
+cloud turns while the arrow key is held, with as many points a frame as the page then draws; at rest all are drawn. Memory is that of the
+page's JavaScript with all its buffers, once what is not needed has been collected.
+"""
+
+import gzip
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page
+
+from service.routes.page import BUILT
+from tests.bench.report import Row, write
+from tests.bench.service.clouds import kitti, street
+from tests.bench.service.process import service
+from tests.browser import SOFTWARE_GL, chromium
+
+ON_SCREEN_S, FRAMES_PER_S, HEAP_MB, SCRIPT_KB = 1.0, 3.0, 200.0, 500.0
+ROUNDS, TURN_S, FRAMES = 5, 4.0, 10
+SEVERAL = (200_000, 1_000_000, 10_000_000)
+WIDTH, HEIGHT = 1280, 800
+PATIENCE_MS = 300_000
+
+# Notes when the labels have arrived and when the first pixels after them can be read: the legend is filled just before it is drawn anew.
+WATCH = """
+() => {
+  const send = XMLHttpRequest.prototype.open;
+  XMLHttpRequest.prototype.open = function (...all) {
+    if (String(all[1]).startsWith("v1/segment")) this.addEventListener("progress", () => (window.arrived = performance.now()));
+    return send.apply(this, all);
+  };
+  window.seen = new Promise((resolve) => {
+    new MutationObserver(() => requestAnimationFrame(() => {
+      const canvas = document.getElementById("canvas");
+      const gl = canvas.getContext("webgl2");
+      const pixels = new Uint8Array(4 * canvas.width * canvas.height);
+      gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+      const drawn = new Set();
+      for (let i = 0; i < pixels.length; i += 4) drawn.add((pixels[i] << 16) | (pixels[i + 1] << 8) | pixels[i + 2]);
+      resolve({ seconds: (performance.now() - window.arrived) / 1000, colours: drawn.size });
+    })).observe(document.getElementById("legend"), { childList: true });
+  });
+}
+"""
+# Frames in so many seconds of held arrow key, all of them done at the end, and how many points each of them had.
+TURN = """
+async (seconds) => {
+  const canvas = document.getElementById("canvas");
+  const gl = canvas.getContext("webgl2");
+  const drawn = [];
+  for (const [name, place] of [["drawArrays", 2], ["drawElements", 1]]) {
+    const draw = gl[name];
+    gl[name] = function (...all) {
+      drawn.push(all[place]);
+      return draw.apply(gl, all);
+    };
+  }
+  const began = performance.now();
+  while (performance.now() - began < 1000 * seconds) {
+    canvas.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+    await new Promise((frame) => requestAnimationFrame(frame));
+  }
+  gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+  return { frames: (1000 * drawn.length) / (performance.now() - began), points: drawn.reduce((a, b) => a + b, 0) / drawn.length };
+}
+"""
+# Seconds of a frame of all points, at rest.
+REST = """
+async (frames) => {
+  const canvas = document.getElementById("canvas");
+  const gl = canvas.getContext("webgl2");
+  const times = [];
+  await new Promise((rested) => setTimeout(rested, 1000));
+  for (let frame = 0; frame < frames; frame++) {
+    const began = performance.now();
+    document.getElementById("size").dispatchEvent(new Event("input"));
+    await new Promise((drawn) => requestAnimationFrame(drawn));
+    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
+    times.push((performance.now() - began) / 1000);
+  }
+  return times;
+}
+"""
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder, service() as running, chromium() as launch:
+        browser = launch(*SOFTWARE_GL)
+        rows = [script_row()]
+        for points in SEVERAL:
+            file = Path(folder) / f"{points}.bin"
+            file.write_bytes(kitti(street(points, half_m=40.0)))
+            rows += of_cloud(browser, running.url, file, points)
+        browser_version = browser.version
+        browser.close()
+    title, _, rest = __doc__.partition("\n\n    python -m tests.bench.bench_page\n\n")
+    about = f"{title}\n\n{rest.strip()}"
+    write("page", about, rows, f"median of {ROUNDS}", after=f"Chromium {browser_version}, SwiftShader, {WIDTH}×{HEIGHT}. ")
+    return 0 if all(row["holds"] for row in rows) else 1
+
+
+def of_cloud(browser: Browser, url: str, file: Path, points: int) -> list[Row]:
+    soon, turns, drawn, frames, heaps = [], [], [], [], []
+    for _ in range(ROUNDS):
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto(url)
+        page.wait_for_selector("#model option", state="attached")
+        page.evaluate(WATCH)
+        page.set_input_files("#file", str(file))
+        page.wait_for_selector("#legend tr", timeout=PATIENCE_MS)
+        seen = page.evaluate("() => window.seen")
+        if seen["colours"] < 3:
+            raise RuntimeError(f"{points} points: only {seen['colours']} colours on the screen")
+        soon.append(seen["seconds"])
+        turn = page.evaluate(TURN, TURN_S)
+        turns.append(turn["frames"])
+        drawn.append(turn["points"])
+        frames.append(1 / statistics.median(page.evaluate(REST, FRAMES)))
+        heaps.append(heap_mb(page))
+        page.close()
+    size = f"{points:,} points"
+    on_screen = ON_SCREEN_S if points == 200_000 else None
+    turning = FRAMES_PER_S if points == 1_000_000 else None
+    return [
+        row(f"{size}: on the screen after the answer", soon, "s", on_screen, at_most=True),
+        row(f"{size}: turned", turns, "frames/s", turning, at_most=False),
+        row(f"{size}: of them in a frame of a turn", drawn, "", None, at_most=False),
+        row(f"{size}: all of them drawn", frames, "frames/s", None, at_most=False),
+        row(f"{size}: memory", heaps, "MB", HEAP_MB, at_most=True),
+    ]
+
+
+def heap_mb(page: Page) -> float:
+    session = page.context.new_cdp_session(page)
+    session.send("HeapProfiler.collectGarbage")
+    used = session.send("Runtime.getHeapUsage")
+    session.detach()
+    return float(used["usedSize"] + used["backingStorageSize"] + used["embedderHeapUsedSize"]) / 1e6
+
+
+def script_row() -> Row:
+    kilobytes = len(gzip.compress((BUILT / "page.js").read_bytes(), 9)) / 1000
+    return row("scripts, gzip", [kilobytes], "kB", SCRIPT_KB, at_most=True)
+
+
+def row(name: str, values: list[float], unit: str, bar: float | None, *, at_most: bool) -> Row:
+    value = statistics.median(values)
+    holds = bar is None or (value <= bar if at_most else value >= bar)
+    shown = None if bar is None else f"{'≤' if at_most else '≥'} {bar:g}"
+    return {"name": name, "value": round(value, 3), "unit": unit, "bar": shown, "holds": holds, "all": [round(each, 3) for each in values]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
