@@ -100,7 +100,7 @@ function show(next: Cloud, answered: Labels | null, palette: LabelClass[]): void
   if (fresh) {
     showBars(null);
     view?.show(next.xyz, up());
-    if (!sized) resize(next.shown < 20_000 ? 5 : next.shown < 400_000 ? 2 : 1);
+    if (!sized) resize(next.shown < 20_000 ? 5 : next.shown < 100_000 ? 3 : next.shown < 400_000 ? 2 : 1);
     if (wanted.place && view) view.place = wanted.place;
     delete wanted.place;
   }

@@ -1,0 +1,93 @@
+// Labels for a file. A small one is waited for; a large one becomes a job, which tells how far it is and outlives a lost connection.
+
+import { ask, json, ServiceError, type Answer, type Progress } from "./api";
+
+const LARGE_BYTES = 4 << 20;
+const EVERY_MS = 400;
+const PATIENCE_MS = 120_000; // how long a service that went away may take to come back
+const STAGES: Record<string, string> = {
+  read: "Reading",
+  parse: "Reading",
+  voxelize: "Voxelizing",
+  queue: "In line",
+  forward: "Computing",
+  encode: "Writing",
+};
+
+/** What is going on, and which part of it is done, if that is known. */
+export type Tell = (what: string, part: number | null) => void;
+
+interface Job {
+  state: "queued" | "running" | "done" | "failed" | "cancelled" | "expired";
+  position: number | null;
+  progress: { stage: string; done: number; parts: number | null } | null;
+  error: { code: string; detail: string; where: string | null } | null;
+  links: { job: string; result: string };
+}
+
+/** What POST /v1/segment answers. Rejects with ServiceError. */
+export async function segmented(file: File, query: Record<string, string>, tell: Tell, signal: AbortSignal): Promise<Answer> {
+  const sending: Progress = (sent, total) => (sent < total ? tell("Sending", sent / total) : tell("Computing", null));
+  if (file.size > LARGE_BYTES) {
+    try {
+      return await byJob(file, query, tell, sending, signal);
+    } catch (error) {
+      if (!(error instanceof ServiceError && error.code === "jobs_off")) throw error;
+    }
+  }
+  return ask("POST", "v1/segment", query, file, signal, sending);
+}
+
+async function byJob(file: File, query: Record<string, string>, tell: Tell, sending: Progress, signal: AbortSignal): Promise<Answer> {
+  let job = json(await ask("POST", "v1/jobs", query, file, signal, sending)) as Job;
+  const address = job.links.job.replace(/^\//, "");
+  try {
+    while (job.state === "queued" || job.state === "running") {
+      say(job, tell);
+      await pause(EVERY_MS, signal);
+      job = json(await patiently(() => ask("GET", address, {}, null, signal), tell, signal)) as Job;
+    }
+    if (job.state !== "done") throw new ServiceError(job.error?.code ?? job.state, job.error?.detail ?? `The job is ${job.state}.`, job.error?.where);
+    tell("Fetching", null);
+    return await patiently(() => ask("GET", job.links.result.replace(/^\//, ""), {}, null, signal), tell, signal);
+  } finally {
+    ask("DELETE", address, {}, null).catch(() => {}); // nobody else knows of it; if that fails too, it goes in a day
+  }
+}
+
+function say(job: Job, tell: Tell): void {
+  if (!job.progress) return tell(job.position ? `In line, ${job.position} before` : "In line", null);
+  const { stage, done, parts } = job.progress;
+  const name = STAGES[stage] ?? stage;
+  if (parts && parts > 1) tell(`${name}, part ${Math.min(done + 1, parts)} of ${parts}`, done / parts);
+  else tell(name, null);
+}
+
+/** Again, for some time, while the service cannot be reached or is not ready. */
+async function patiently(asking: () => Promise<Answer>, tell: Tell, signal: AbortSignal): Promise<Answer> {
+  for (const until = Date.now() + PATIENCE_MS; ; ) {
+    try {
+      return await asking();
+    } catch (error) {
+      const passing = error instanceof ServiceError && (error.code === "no_connection" || error.retryAfterS !== null);
+      if (!passing || Date.now() > until) throw error;
+      tell("The service cannot be reached; the work is kept, trying again", null);
+      await pause(2000, signal);
+    }
+  }
+}
+
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(new DOMException("cancelled", "AbortError"));
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", stop);
+      resolve();
+    }, milliseconds);
+    if (signal.aborted) stop();
+    signal.addEventListener("abort", stop, { once: true });
+  });
+}
