@@ -68,6 +68,14 @@ export async function cardOf(model: Model): Promise<string> {
   return (json(answer) as { card: string }).card;
 }
 
+/** Whether it answers, and can work. */
+export function isBack(): Promise<boolean> {
+  return fetch("health/ready", { cache: "no-store" }).then(
+    (answer) => answer.ok,
+    () => false,
+  );
+}
+
 export function json(answer: Answer): unknown {
   return JSON.parse(new TextDecoder().decode(answer.body));
 }
