@@ -233,7 +233,7 @@ function keep(): void {
   const size = Number(find<HTMLInputElement>("size").value);
   const background = find<HTMLInputElement>("background").value;
   const chosen = find<HTMLSelectElement>("model").value;
-  history.replaceState(null, "", written({ place: view.place, mode, hidden: [...hidden], size, background, model: chosen, sample }));
+  history.replaceState(null, "", written({ place: view.place, mode, hidden: [...hidden], size, background, model: chosen, sample, safe }));
 }
 
 async function trySample(name: string): Promise<void> {
