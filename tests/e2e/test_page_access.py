@@ -27,8 +27,12 @@ SEEN_AS = np.array(
         [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
     ]
 )
-CONES = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]])
-LAB = np.array([[0.2104542553, 0.793617785, -0.0040720468], [1.9779984951, -2.428592205, 0.4505937099], [0.0259040371, 0.7827717662, -0.808675766]])
+CONES = np.array(
+    [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]]
+)
+LAB = np.array(
+    [[0.2104542553, 0.793617785, -0.0040720468], [1.9779984951, -2.428592205, 0.4505937099], [0.0259040371, 0.7827717662, -0.808675766]]
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +65,15 @@ def test_axe_finds_nothing_in_any_state(looked_at: Page, tmp_path: Path) -> None
     page.wait_for_selector("#bars li")
     found["classified"] = barriers(page)
     assert found == dict.fromkeys(found, [])
+
+
+def test_words_on_the_cloud_are_read_on_any_background(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}/#background=%23ffffff") as page:
+        assert page.input_value("#background") == "#ffffff"
+        words = pixels(page)
+        assert bool((words == BACKGROUND).all(axis=-1).mean() > 0.9)  # light words, as the style says
+        sent(page, STREET)
+        until(lambda: bool((pixels(page) == 255).all(axis=-1).mean() > 0.5), "the cloud has it")
 
 
 def focused(page: Page) -> str:
