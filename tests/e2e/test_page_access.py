@@ -186,6 +186,9 @@ def test_small_screens(browser: Browser, address: str, width: int, height: int) 
     with opened(browser, address, width, height, has_touch=True, is_mobile=True) as page:
         page.tap("[data-sample='street.bin']")
         answered(page)
+        status = page.locator("#status").bounding_box()  # what came of it is in sight
+        assert status is not None
+        assert status["y"] + status["height"] <= height
         wide = page.evaluate("() => [document.documentElement, document.querySelector('aside')].map((each) => each.scrollWidth)")
         assert wide == [width, width]
         box = page.locator("#canvas").bounding_box()

@@ -61,10 +61,11 @@ async function run(): Promise<void> {
   const mine = (work = new AbortController());
   const sent = file;
   const query = options(asked);
+  const format = query["input_format"];
   clearTrouble();
   busy(true);
   try {
-    const pointsAnswer = await post("v1/points", sent, {}, progress("Sending"), mine.signal);
+    const pointsAnswer = await post("v1/points", sent, format ? { input_format: format } : {}, progress("Sending"), mine.signal);
     const next = cloudOf(pointsAnswer.body);
     show(next, null, []);
     step("Computing", null);
@@ -91,7 +92,7 @@ async function run(): Promise<void> {
 
 function options(asked: Model): Record<string, string> {
   const query: Record<string, string> = { model: `${asked.name}:${asked.version}` };
-  for (const name of ["up", "unit"]) {
+  for (const name of ["up", "unit", "input_format"]) {
     const value = find<HTMLSelectElement>(name).value;
     if (value) query[name] = value;
   }
@@ -181,6 +182,7 @@ function busy(is: boolean): void {
   find("progress").hidden = cancel.hidden = !is;
   run.disabled = is || !file;
   if (held) (is ? cancel : run).focus();
+  if (is) find("progress").scrollIntoView({ block: "nearest" });
 }
 
 function done(what: string, filled: string): void {
@@ -296,7 +298,7 @@ function wire(): void {
     view?.turnUp(up());
     void run();
   };
-  find("unit").onchange = () => void run();
+  find("unit").onchange = find("input_format").onchange = () => void run();
   find<HTMLSelectElement>("colour").onchange = (event) => recolour((event.target as HTMLSelectElement).value as Mode);
   const size = find<HTMLInputElement>("size");
   size.oninput = () => resized(Number(size.value));

@@ -15,8 +15,7 @@ const ADVICE: Record<string, string> = {
   deadline_exceeded: "Send a smaller cloud, or try again later.",
   degenerate_cloud: "Send a cloud that extends in space.",
   empty_file: "Choose another file.",
-  extent: "If its unit is another one than metres, say so under “What only you know of the file”.",
-  missing_coordinates: "Name its columns x, y and z, and send it again.",
+  extent: "Its unit is said under “What only you know of the file”.",
   missing_feature: "Choose another model above, or a file that has it.",
   no_points: "Choose a file that has points.",
   non_finite: "Remove these points, and send it again.",
@@ -27,8 +26,9 @@ const ADVICE: Record<string, string> = {
   too_many_points: "Cut it into parts, or thin it out.",
   too_many_voxels: "Cut it into parts, or thin it out.",
   truncated_file: "It ends too early: copy or export it once more.",
+  unauthorized: "Give it below; it is kept until this tab is closed.",
   unknown_model: "Choose another model above.",
-  unsupported_format: "Save it as PLY, LAS, PCD or CSV, or give its name the ending that it should have.",
+  unsupported_format: "If it is one of them, say so under “What only you know of the file”; else save it as PLY, LAS, PCD or CSV.",
   wrong_task: "Choose another model above.",
 };
 
@@ -59,6 +59,7 @@ export function showTrouble(error: unknown, again: () => void): void {
   if (KEYLESS.includes(error.code)) askForKey(again);
   else if (error.code === "no_connection") onceBack(again);
   else if (error.retryAfterS) after(error.retryAfterS, again);
+  box.scrollIntoView({ block: "nearest" });
 }
 
 function after(seconds: number, again: () => void): void {
