@@ -1,6 +1,6 @@
-// Builds the page into ../ui/built; the same sources give the same bytes.
+// Builds the script of the page into built/; the same sources give the same bytes. What needs no building is in static/.
 import { build } from "esbuild";
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 
 const out = new URL("built/", import.meta.url).pathname;
 mkdirSync(out, { recursive: true });
@@ -14,5 +14,4 @@ await build({
   legalComments: "none",
   banner: { js: "/* fip-server, Apache-2.0; with three.js and marked, MIT: see three.LICENSE.txt and marked.LICENSE.txt beside this file */" },
 });
-for (const name of ["index.html", "page.css", "icon.svg"]) cpSync(`src/${name}`, `${out}${name}`);
 for (const name of ["three", "marked"]) writeFileSync(`${out}${name}.LICENSE.txt`, readFileSync(`node_modules/${name}/LICENSE`));

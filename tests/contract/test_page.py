@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.routes.page import FILES
+from service.routes.page import FILES, UI
 from service.settings import Settings
 from tests.contract.conftest import Serve
 
@@ -59,3 +59,16 @@ def test_the_licence_of_what_is_built_in_lies_beside_it(client: httpx.Client, li
 def test_what_is_not_there(client: httpx.Client) -> None:
     for path in ("/ui/", "/ui/nothing.js", "/ui/../app.py", "/ui/%2e%2e/app.py"):
         assert client.get(path).status_code == 404
+
+
+def test_head_is_answered_as_get_without_the_body(client: httpx.Client) -> None:
+    for path in ("/", "/ui/page.js", "/ui/page.css"):
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "content-length", "etag", "content-security-policy"):
+            assert head.headers[name] == got.headers[name]
+
+
+def test_no_file_lies_in_two_places() -> None:
+    names = [path.name for folder in ("src", "built", "static") for path in (UI / folder).iterdir()]
+    assert len(set(names)) == len(names)

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.routes.page import BUILT
+from service.routes.page import BUILT, UI
 from tests.page_samples import main
-
-UI = BUILT.parent
 
 
 def test_the_samples_are_what_their_script_makes(tmp_path: Path) -> None:

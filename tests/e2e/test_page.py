@@ -1,72 +1,19 @@
 """The page in a real browser, before a real service: what is on the screen after a real upload, counted in pixels."""
 
-import io
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Page
 
 from models.labels import load_label_map
-from service.routes.page import BUILT
-from tests.bench.service.process import service
+from tests.browser import STREET, WAIT_MS, Launch, pixels, sent
 from tests.fire import until
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
-FLAGS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-WAIT_MS = 60_000
 STREETS = load_label_map("semantickitti19")
-STREET = BUILT / "street.bin"
-Launch = Callable[..., Browser]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with service() as running:
-        yield running.url
-
-
-@pytest.fixture(scope="module")
-def launch() -> Iterator[Launch]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    with sync_playwright() as started:
-        yield lambda *flags: started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", *flags])
-
-
-@pytest.fixture(scope="module")
-def browser(launch: Launch) -> Browser:
-    return launch(*FLAGS)
-
-
-@pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page, and afterwards: nothing went wrong in it, and it asked nobody else."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    wrong: list[str] = []
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((address, "blob:")) else wrong.append(request.url))
-    page.goto(address)
-    page.wait_for_selector("#model option", state="attached")
-    yield page
-    page.close()
-    assert wrong == []
-
-
-def sent(page: Page, path: Path) -> None:
-    page.set_input_files("#file", str(path))
-    page.wait_for_selector("#legend tr, #bars li", timeout=WAIT_MS)
-
-
-def pixels(page: Page) -> np.ndarray:
-    """(H, W, 3) of the cloud."""
-    shot = Image.open(io.BytesIO(page.locator("#canvas").screenshot())).convert("RGB")
-    return np.asarray(shot)
 
 
 def shares(picture: np.ndarray) -> dict[str, float]:
@@ -164,6 +111,7 @@ def test_a_link_brings_the_view_back(page: Page) -> None:
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     until(lambda: "view=" in page.url and (seen := shares(pixels(page))) != {} and "vegetation" not in seen, "it is turned")
+    page.locator("#canvas").blur()  # the frame of what has the focus is no part of the view
     before, link = pixels(page), page.url
     page.goto("about:blank")
     page.goto(link)

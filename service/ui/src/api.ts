@@ -74,6 +74,14 @@ export async function detailsOf(model: Model): Promise<Details> {
   return json(answer) as Details;
 }
 
+/** Whether it answers, and can work. */
+export function isBack(): Promise<boolean> {
+  return fetch("health/ready", { cache: "no-store" }).then(
+    (answer) => answer.ok,
+    () => false,
+  );
+}
+
 export function json(answer: Answer): unknown {
   return JSON.parse(new TextDecoder().decode(answer.body));
 }
@@ -83,7 +91,8 @@ export function post(path: string, file: File, query: Record<string, string>, pr
   return ask("POST", path, query, file, signal, progress);
 }
 
-function ask(
+/** Rejects with ServiceError, or AbortError. */
+export function ask(
   method: string,
   path: string,
   query: Record<string, string>,

@@ -11,6 +11,7 @@ export interface Seen {
   background: string;
   model: string;
   sample: string;
+  safe: boolean;
 }
 
 export function written(seen: Partial<Seen>): string {
@@ -18,6 +19,7 @@ export function written(seen: Partial<Seen>): string {
   if (seen.sample) said.set("sample", seen.sample);
   if (seen.model) said.set("model", seen.model);
   if (seen.mode) said.set("colour", seen.mode);
+  if (seen.safe) said.set("palette", "safe");
   if (seen.hidden?.length) said.set("hidden", seen.hidden.join("."));
   if (seen.size) said.set("size", String(seen.size));
   if (seen.background) said.set("background", seen.background);
@@ -34,6 +36,7 @@ export function read(hash: string): Partial<Seen> {
   if (view.length === 6 && view.every(Number.isFinite)) found.place = { position: view.slice(0, 3), target: view.slice(3) };
   const mode = said.get("colour") as Mode;
   if (MODES.includes(mode)) found.mode = mode;
+  if (said.get("palette") === "safe") found.safe = true;
   found.hidden = numbers("hidden", ".").filter((each) => Number.isInteger(each) && each >= 0);
   const size = Number(said.get("size"));
   if (size >= 1 && size <= 8) found.size = size;

@@ -1,15 +1,22 @@
 // The page: a file goes out, its points and what a model says of them come back, and are looked at.
 
-import { detailsOf, json, models, post, ServiceError, useKey, type Classified, type LabelClass, type Model } from "./api";
+import { detailsOf, json, models, post, type Classified, type LabelClass, type Model } from "./api";
 import { cloudOf, counts, labelsOf, rowOf, type Cloud, type Labels } from "./cloud";
 import { colours, modesOf, type Axis, type Mode } from "./colours";
 import { find, make, save } from "./dom";
+import { handle } from "./hand";
 import { read, written } from "./link";
 import { showBars, showLegend, showModel, showPicked } from "./panel";
+import { safePalette } from "./safe";
+import { clearTrouble, showTrouble } from "./trouble";
 import { View } from "./view";
+import { segmented } from "./work";
 
 const FORMATS = ["same", "ply", "las", "laz", "pcd", "xyz", "pts", "csv", "npy", "npz", "label", "lidarseg", "raw", "json"];
 const NAMES: Record<Mode, string> = { label: "class", confidence: "confidence", rgb: "colour", intensity: "intensity", height: "height" };
+
+const BACKGROUNDS = ["#101418", "#000000", "#808080", "#ffffff"];
+const SAFE = "fip-safe-colours";
 
 const view = opened();
 const wanted = read(location.hash);
@@ -24,7 +31,7 @@ let mode: Mode = "height";
 const hidden = new Set<number>(wanted.hidden);
 let picked: number | null = null;
 let work: AbortController | null = null;
-let countdown = 0;
+let safe = wanted.safe ?? localStorage.getItem(SAFE) === "yes";
 let sized = wanted.size !== undefined;
 
 function opened(): View | null {
@@ -55,10 +62,11 @@ async function run(): Promise<void> {
   const mine = (work = new AbortController());
   const sent = file;
   const query = options(asked);
-  say(null);
+  const format = query["input_format"];
+  clearTrouble();
   busy(true);
   try {
-    const pointsAnswer = await post("v1/points", sent, {}, progress("Sending"), mine.signal);
+    const pointsAnswer = await post("v1/points", sent, format ? { input_format: format } : {}, progress("Sending"), mine.signal);
     const next = cloudOf(pointsAnswer.body);
     show(next, null, []);
     step("Computing", null);
@@ -67,14 +75,14 @@ async function run(): Promise<void> {
       showBars(answer.predictions);
       done(`${answer.predictions[0]?.label ?? "no class"}, of ${answer.num_points.toLocaleString("en")} points`, answer.filled.join(", "));
     } else {
-      const answer = await post("v1/segment", sent, { ...query, format: "raw" }, progress("Sending"), mine.signal);
+      const answer = await segmented(sent, { ...query, format: "raw" }, step, mine.signal);
       const palette = asked.label_map?.classes ?? [];
       show(next, labelsOf(answer.body, next.numPoints, palette.length), palette);
       done(`${next.numPoints.toLocaleString("en")} points labelled`, answer.header("X-Filled") ?? "");
     }
     find("downloads").hidden = asked.task !== "segment";
   } catch (error) {
-    if (!mine.signal.aborted) say(error);
+    if (!mine.signal.aborted) showTrouble(error, () => void run());
   } finally {
     if (work === mine) {
       work = null;
@@ -85,7 +93,7 @@ async function run(): Promise<void> {
 
 function options(asked: Model): Record<string, string> {
   const query: Record<string, string> = { model: `${asked.name}:${asked.version}` };
-  for (const name of ["up", "unit"]) {
+  for (const name of ["up", "unit", "input_format"]) {
     const value = find<HTMLSelectElement>(name).value;
     if (value) query[name] = value;
   }
@@ -108,21 +116,29 @@ function show(next: Cloud, answered: Labels | null, palette: LabelClass[]): void
   const chosen = wanted.mode && modes.includes(wanted.mode) ? wanted.mode : answered ? "label" : (modes[0] ?? "height");
   find("colour").replaceChildren(...modes.map((each) => make("option", { value: each, selected: each === chosen }, NAMES[each])));
   find("thinned").hidden = next.shown === next.numPoints;
-  find("thinned").textContent = `${next.shown.toLocaleString("en")} of ${next.numPoints.toLocaleString("en")} points are drawn; all are labelled.`;
+  const drawn = `${next.shown.toLocaleString("en")} of ${next.numPoints.toLocaleString("en")} points are drawn`;
+  find("thinned").textContent = answered ? `${drawn}; all are labelled, counted and downloaded.` : `${drawn}.`;
   find("empty").hidden = true;
   recolour(chosen);
   filter();
 }
 
+/** The classes in the colours that they are shown in. */
+function painted(): LabelClass[] {
+  if (!safe) return classes;
+  const palette = safePalette(classes.length);
+  return classes.map((each, i) => ({ ...each, colour: palette[i]! }));
+}
+
 function recolour(chosen: Mode): void {
   mode = chosen;
-  if (cloud) view?.colour(colours(cloud, labels, classes.map((each) => each.colour), mode, up()));
+  if (cloud) view?.colour(colours(cloud, labels, painted().map((each) => each.colour), mode, up()));
   keep();
 }
 
 function filter(): void {
-  showLegend(labels ? classes : null, found, hidden, { toggle, only });
-  showPicked(cloud, labels, classes, picked);
+  showLegend(labels ? painted() : null, found, hidden, { toggle, only });
+  pick(picked);
   if (!cloud || !view) return;
   const of = labels;
   if (!of || !hidden.size) view.select(null);
@@ -162,54 +178,22 @@ function step(what: string, part: number | null): void {
 }
 
 function busy(is: boolean): void {
-  find("progress").hidden = find("cancel").hidden = !is;
-  find<HTMLButtonElement>("run").disabled = is || !file;
+  const [run, cancel] = [find<HTMLButtonElement>("run"), find("cancel")];
+  const held = document.activeElement === (is ? run : cancel); // the focus is not lost with the button that had it
+  find("progress").hidden = cancel.hidden = !is;
+  run.disabled = is || !file;
+  if (held) (is ? cancel : run).focus();
+  if (is) find("progress").scrollIntoView({ block: "nearest" });
 }
 
 function done(what: string, filled: string): void {
   find("status").textContent = filled ? `${what}; filled in: ${filled}` : what;
 }
 
-function say(error: unknown): void {
-  clearInterval(countdown);
-  const box = find("error");
-  box.hidden = error === null;
-  box.replaceChildren();
-  if (error === null) return;
-  find("status").textContent = "";
-  if (!(error instanceof ServiceError)) {
-    box.append(make("p", {}, `The answer could not be read: ${String(error)}`));
-    return;
-  }
-  box.append(make("p", {}, error.message));
-  const small = [error.where ? `at ${error.where}` : "", error.known.length ? `known: ${error.known.join(", ")}` : "", error.code].filter(Boolean);
-  box.append(make("p", { className: "small" }, small.join(" · ")));
-  if (error.code === "unauthorized") askForKey(box);
-  if (error.retryAfterS) again(box, error.retryAfterS);
-}
-
-function again(box: HTMLElement, seconds: number): void {
-  const line = box.appendChild(make("p"));
-  const tell = () => {
-    line.textContent = seconds > 0 ? `Again in ${seconds} s` : "";
-    if (seconds-- <= 0) {
-      clearInterval(countdown);
-      void run();
-    }
-  };
-  tell();
-  countdown = window.setInterval(tell, 1000);
-}
-
-function askForKey(box: HTMLElement): void {
-  const input = make("input", { type: "password", id: "key", autocomplete: "off" });
-  const form = make("form", {}, make("label", { htmlFor: "key" }, "Key of this service"), input, make("button", {}, "Use it"));
-  form.onsubmit = (event) => {
-    event.preventDefault();
-    useKey(input.value.trim());
-    void start().then(run);
-  };
-  box.append(form);
+function cancel(): void {
+  if (!work) return;
+  work.abort();
+  done("cancelled", "");
 }
 
 // --- what is chosen
@@ -220,14 +204,18 @@ async function choose(given: File, from = ""): Promise<void> {
   await run();
 }
 
+function begin(): void {
+  void start().then(() => (known.length && wanted.sample && !file ? trySample(wanted.sample) : run()));
+}
+
 async function start(): Promise<void> {
   try {
     known = await models();
   } catch (error) {
-    say(error);
+    showTrouble(error, begin);
     return;
   }
-  say(null);
+  clearTrouble();
   const first = wanted.model ?? known.filter((each) => each.default).map((each) => `${each.name}:${each.version}`)[0];
   const of = (task: Model["task"], label: string) =>
     make("optgroup", { label }, ...known.filter((each) => each.task === task).map((each) => {
@@ -250,7 +238,7 @@ function keep(): void {
   const size = Number(find<HTMLInputElement>("size").value);
   const background = find<HTMLInputElement>("background").value;
   const chosen = find<HTMLSelectElement>("model").value;
-  history.replaceState(null, "", written({ place: view.place, mode, hidden: [...hidden], size, background, model: chosen, sample }));
+  history.replaceState(null, "", written({ place: view.place, mode, hidden: [...hidden], size, background, model: chosen, sample, safe }));
 }
 
 async function trySample(name: string): Promise<void> {
@@ -268,18 +256,22 @@ async function download(): Promise<void> {
   const asked = model();
   if (!file || !asked) return;
   const format = find<HTMLSelectElement>("format").value;
+  clearTrouble();
   busy(true);
+  work?.abort();
   const mine = (work = new AbortController());
   try {
-    const answer = await post("v1/segment", file, { ...options(asked), format }, progress("Sending"), mine.signal);
+    const answer = await segmented(file, { ...options(asked), format }, step, mine.signal);
     const named = /filename="([^"]+)"/.exec(answer.header("Content-Disposition") ?? "")?.[1] ?? `labelled.${format}`;
     save(new Blob([answer.body]), named);
     done(`${named} is saved`, "");
   } catch (error) {
-    if (!mine.signal.aborted) say(error);
+    if (!mine.signal.aborted) showTrouble(error, () => void download());
   } finally {
-    busy(false);
-    work = null;
+    if (work === mine) {
+      work = null;
+      busy(false);
+    }
   }
 }
 
@@ -302,27 +294,26 @@ function wire(): void {
   }
   for (const button of document.querySelectorAll<HTMLButtonElement>("[data-sample]")) button.onclick = () => void trySample(button.dataset["sample"]!);
   find("run").onclick = () => void run();
-  find("cancel").onclick = () => {
-    work?.abort();
-    done("cancelled", "");
-  };
+  find("cancel").onclick = cancel;
+  document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
   find("model").onchange = () => void about().then(run);
   find("up").onchange = () => {
     view?.turnUp(up());
     void run();
   };
-  find("unit").onchange = () => void run();
+  find("unit").onchange = find("input_format").onchange = () => void run();
   find<HTMLSelectElement>("colour").onchange = (event) => recolour((event.target as HTMLSelectElement).value as Mode);
   const size = find<HTMLInputElement>("size");
-  size.oninput = () => {
-    sized = true;
-    resize(Number(size.value));
-    keep();
-  };
+  size.oninput = () => resized(Number(size.value));
   const background = find<HTMLInputElement>("background");
-  background.oninput = () => {
-    view?.setBackground(background.value);
-    keep();
+  background.oninput = () => backed(background.value);
+  const safely = find<HTMLInputElement>("safe");
+  safely.checked = safe;
+  safely.onchange = () => {
+    safe = safely.checked;
+    localStorage.setItem(SAFE, safe ? "yes" : "no");
+    recolour(mode);
+    filter();
   };
   find("fit").onclick = () => view?.fit();
   find("picture").onclick = () => void view?.picture().then((blob) => save(blob, "view.png"));
@@ -339,38 +330,29 @@ function wire(): void {
     background.value = wanted.background ?? background.value;
     resize(wanted.size ?? 2);
     view.setBackground(background.value);
-    view.moved = keep;
-    pointing(find<HTMLCanvasElement>("canvas"), view);
+    view.moved = () => {
+      mark();
+      keep();
+    };
+    const canvas = find<HTMLCanvasElement>("canvas");
+    const more = (by: number) => resized(Math.min(Math.max(Number(size.value) + by, 1), 8));
+    const next = () => backed(BACKGROUNDS[(BACKGROUNDS.indexOf(background.value) + 1) % BACKGROUNDS.length]!);
+    handle(canvas, view, { pick, step: stepping, resize: more, nextMode, nextBackground: next });
+    canvas.addEventListener("pointerdown", () => (find("mark").hidden = true));
+    window.addEventListener("resize", mark);
   }
 }
 
-function pointing(canvas: HTMLCanvasElement, on: View): void {
-  let down: [number, number] = [0, 0];
-  canvas.onpointerdown = (event) => (down = [event.clientX, event.clientY]);
-  canvas.onpointerup = (event) => {
-    if (Math.hypot(event.clientX - down[0], event.clientY - down[1]) > 4) return;
-    const box = canvas.getBoundingClientRect();
-    pick(on.pick(event.clientX - box.left, event.clientY - box.top));
-  };
-  const keys: Record<string, (shift: boolean) => void> = {
-    ArrowLeft: (shift) => (shift ? on.pan(-1, 0) : on.orbit(-1, 0)),
-    ArrowRight: (shift) => (shift ? on.pan(1, 0) : on.orbit(1, 0)),
-    ArrowUp: (shift) => (shift ? on.pan(0, 1) : on.orbit(0, 1)),
-    ArrowDown: (shift) => (shift ? on.pan(0, -1) : on.orbit(0, -1)),
-    "+": () => on.zoom(1),
-    "=": () => on.zoom(1),
-    "-": () => on.zoom(-1),
-    f: () => on.fit(),
-    c: () => nextMode(),
-    Enter: () => pick(on.pick(canvas.clientWidth / 2, canvas.clientHeight / 2)),
-    Escape: () => pick(null),
-  };
-  canvas.onkeydown = (event) => {
-    const action = keys[event.key];
-    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    action(event.shiftKey);
-  };
+function resized(pixels: number): void {
+  sized = true;
+  resize(pixels);
+  keep();
+}
+
+function backed(colour: string): void {
+  find<HTMLInputElement>("background").value = colour;
+  view?.setBackground(colour);
+  keep();
 }
 
 function resize(pixels: number): void {
@@ -387,8 +369,29 @@ function nextMode(): void {
 
 function pick(i: number | null): void {
   picked = i;
-  showPicked(cloud, labels, classes, i);
+  showPicked(cloud, labels, painted(), i);
+  mark();
+}
+
+function stepping(way: 1 | -1, far: boolean): void {
+  if (!cloud) return;
+  const all = cloud.shown;
+  const first = picked === null ? (way > 0 ? -1 : all) : picked + (far ? way * Math.floor(all / 100) : 0);
+  for (let k = 1; k <= all; k++) {
+    const i = (((first + way * k) % all) + all) % all;
+    if (labels && hidden.has(labels.classes[rowOf(cloud, i)]!)) continue;
+    pick(i);
+    return;
+  }
+}
+
+/** A ring around the point that was picked. */
+function mark(): void {
+  const ring = find("mark");
+  const at = picked === null ? null : (view?.placeOf(picked) ?? null);
+  ring.hidden = at === null;
+  if (at) ring.style.translate = `${at[0]}px ${at[1]}px`;
 }
 
 wire();
-void start().then(() => (wanted.sample ? trySample(wanted.sample) : undefined));
+begin();

@@ -204,6 +204,16 @@ export class View {
     return found;
   }
 
+  /** Where on the canvas a point is (pixels of the page), null if it is not on it. */
+  placeOf(i: number): [number, number] | null {
+    const xyz = this.points.geometry.getAttribute("position")?.array as Float32Array | undefined;
+    if (!xyz) return null;
+    this.camera.updateMatrixWorld();
+    const at = new Vector3().fromArray(xyz, 3 * i).project(this.camera);
+    if (Math.max(Math.abs(at.x), Math.abs(at.y), Math.abs(at.z)) > 1) return null;
+    return [((at.x + 1) / 2) * this.canvas.clientWidth, ((1 - at.y) / 2) * this.canvas.clientHeight];
+  }
+
   /** The picture as it is, as PNG. */
   picture(): Promise<Blob> {
     this.drawAll();

@@ -140,13 +140,13 @@ def _memory(pid: int) -> int:
 
 
 @contextmanager
-def service(*, wait: bool = True, nice: int = 0, **environment: str) -> Iterator[Service]:
-    """`fip serve` on a free port, with default settings but for `environment`; stopped on leaving. wait: until it is ready.
+def service(*, wait: bool = True, nice: int = 0, port: int | None = None, **environment: str) -> Iterator[Service]:
+    """`fip serve` on a free port or that one, with default settings but for `environment`; stopped on leaving. wait: until it is ready.
 
     nice: how far it stands back behind the clients on the same cores, which would elsewhere have cores of their own.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("FIP_", "OMP_", "MKL_"))}
-    command = [str(Path(sys.executable).with_name("fip")), "serve", "--port", str(free_port())]
+    command = [str(Path(sys.executable).with_name("fip")), "serve", "--port", str(port or free_port())]
     command = ["nice", "-n", str(nice), *command] if nice else command  # it becomes the program: the same process
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
