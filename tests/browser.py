@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from service.routes.page import BUILT
 
@@ -20,6 +20,15 @@ CHAIR = BUILT / "chair.ply"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 RUN_AXE = "() => axe.run(document, {rules: {'target-size': {enabled: true}}})"
 Launch = Callable[..., Browser]
+
+
+@contextmanager
+def chromium() -> Iterator[Launch]:
+    """Starts browsers with the flags that it is given. Raises: FileNotFoundError."""
+    if CHROMIUM is None:
+        raise FileNotFoundError("no Chromium: apt-get install chromium")
+    with sync_playwright() as started:
+        yield lambda *flags: started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", *flags])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from service.routes.page import BUILT
 from tests.bench.report import Row, write
 from tests.bench.service.clouds import kitti, street
 from tests.bench.service.process import service
-from tests.browser import SOFTWARE_GL, chromium
+from tests.browser import FLAGS, chromium, opened
 
 ON_SCREEN_S, FRAMES_PER_S, HEAP_MB, SCRIPT_KB = 1.0, 3.0, 200.0, 500.0
 ROUNDS, TURN_S, FRAMES = 5, 4.0, 10
@@ -32,7 +32,7 @@ WATCH = """
 () => {
   const send = XMLHttpRequest.prototype.open;
   XMLHttpRequest.prototype.open = function (...all) {
-    if (String(all[1]).startsWith("v1/segment")) this.addEventListener("progress", () => (window.arrived = performance.now()));
+    if (/^v1\\/(segment|jobs\\/[^/]+\\/result)/.test(all[1])) this.addEventListener("progress", () => (window.arrived = performance.now()));
     return send.apply(this, all);
   };
   window.seen = new Promise((resolve) => {
@@ -91,7 +91,7 @@ async (frames) => {
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder, service() as running, chromium() as launch:
-        browser = launch(*SOFTWARE_GL)
+        browser = launch(*FLAGS)
         rows = [script_row()]
         for points in SEVERAL:
             file = Path(folder) / f"{points}.bin"
@@ -108,22 +108,19 @@ def main() -> int:
 def of_cloud(browser: Browser, url: str, file: Path, points: int) -> list[Row]:
     soon, turns, drawn, frames, heaps = [], [], [], [], []
     for _ in range(ROUNDS):
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.goto(url)
-        page.wait_for_selector("#model option", state="attached")
-        page.evaluate(WATCH)
-        page.set_input_files("#file", str(file))
-        page.wait_for_selector("#legend tr", timeout=PATIENCE_MS)
-        seen = page.evaluate("() => window.seen")
-        if seen["colours"] < 3:
-            raise RuntimeError(f"{points} points: only {seen['colours']} colours on the screen")
-        soon.append(seen["seconds"])
-        turn = page.evaluate(TURN, TURN_S)
-        turns.append(turn["frames"])
-        drawn.append(turn["points"])
-        frames.append(1 / statistics.median(page.evaluate(REST, FRAMES)))
-        heaps.append(heap_mb(page))
-        page.close()
+        with opened(browser, url, WIDTH, HEIGHT) as page:
+            page.evaluate(WATCH)
+            page.set_input_files("#file", str(file))
+            page.wait_for_selector("#legend tr", timeout=PATIENCE_MS)
+            seen = page.evaluate("() => window.seen")
+            if seen["colours"] < 3:
+                raise RuntimeError(f"{points} points: only {seen['colours']} colours on the screen")
+            soon.append(seen["seconds"])
+            turn = page.evaluate(TURN, TURN_S)
+            turns.append(turn["frames"])
+            drawn.append(turn["points"])
+            frames.append(1 / statistics.median(page.evaluate(REST, FRAMES)))
+            heaps.append(heap_mb(page))
     size = f"{points:,} points"
     on_screen = ON_SCREEN_S if points == 200_000 else None
     turning = FRAMES_PER_S if points == 1_000_000 else None

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.bench.service.process import service
-from tests.browser import CHROMIUM, FLAGS, Launch, opened
+from tests.browser import CHROMIUM, FLAGS, Launch, chromium, opened
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def address() -> Iterator[str]:
 def launch() -> Iterator[Launch]:
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")
-    with sync_playwright() as started:
-        yield lambda *flags: started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", *flags])
+    with chromium() as launch:
+        yield launch
 
 
 @pytest.fixture(scope="module")

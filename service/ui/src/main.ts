@@ -10,7 +10,7 @@ import { showBars, showLegend, showModel, showPicked } from "./panel";
 import { safePalette } from "./safe";
 import { clearTrouble, showTrouble } from "./trouble";
 import { View } from "./view";
-import { segmented } from "./work";
+import { segmented, sending } from "./work";
 
 const FORMATS = ["same", "ply", "las", "laz", "pcd", "xyz", "pts", "csv", "npy", "npz", "label", "lidarseg", "raw", "json"];
 const NAMES: Record<Mode, string> = { label: "class", confidence: "confidence", rgb: "colour", intensity: "intensity", height: "height" };
@@ -66,12 +66,12 @@ async function run(): Promise<void> {
   clearTrouble();
   busy(true);
   try {
-    const pointsAnswer = await post("v1/points", sent, format ? { input_format: format } : {}, progress("Sending"), mine.signal);
+    const pointsAnswer = await post("v1/points", sent, format ? { input_format: format } : {}, sending(step, "Reading"), mine.signal);
     const next = cloudOf(pointsAnswer.body);
     show(next, null, []);
     step("Computing", null);
     if (asked.task === "classify") {
-      const answer = json(await post("v1/classify", sent, { ...query, top: "5" }, progress("Sending"), mine.signal)) as Classified;
+      const answer = json(await post("v1/classify", sent, { ...query, top: "5" }, sending(step, "Computing"), mine.signal)) as Classified;
       showBars(answer.predictions);
       done(`${answer.predictions[0]?.label ?? "no class"}, of ${answer.num_points.toLocaleString("en")} points`, answer.filled.join(", "));
     } else {
@@ -165,10 +165,6 @@ function only(index: number): void {
 }
 
 // --- what is going on
-
-function progress(what: string): (sent: number, total: number) => void {
-  return (sent, total) => (sent < total ? step(what, sent / total) : step("Computing", null));
-}
 
 function step(what: string, part: number | null): void {
   const bar = find<HTMLProgressElement>("progress");

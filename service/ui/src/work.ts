@@ -25,22 +25,26 @@ interface Job {
   links: { job: string; result: string };
 }
 
+/** How much has gone out, and then what the service is at. */
+export function sending(tell: Tell, then: string): Progress {
+  return (sent, total) => (sent < total ? tell("Sending", sent / total) : tell(then, null));
+}
+
 /** What POST /v1/segment answers. Rejects with ServiceError. */
 export async function segmented(file: File, query: Record<string, string>, tell: Tell, signal: AbortSignal): Promise<Answer> {
-  const sending: Progress = (sent, total) => (sent < total ? tell("Sending", sent / total) : tell("Computing", null));
   if (file.size > LARGE_BYTES) {
     try {
-      return await byJob(file, query, tell, sending, signal);
+      return await byJob(file, query, tell, signal);
     } catch (error) {
       if (!(error instanceof ServiceError && error.code === "jobs_off")) throw error;
     }
   }
-  return ask("POST", "v1/segment", query, file, signal, sending);
+  return ask("POST", "v1/segment", query, file, signal, sending(tell, "Computing"));
 }
 
-async function byJob(file: File, query: Record<string, string>, tell: Tell, sending: Progress, signal: AbortSignal): Promise<Answer> {
-  let job = json(await ask("POST", "v1/jobs", query, file, signal, sending)) as Job;
-  const address = job.links.job.replace(/^\//, "");
+async function byJob(file: File, query: Record<string, string>, tell: Tell, signal: AbortSignal): Promise<Answer> {
+  let job = await submitted(file, query, tell, signal);
+  const address = here(job.links.job);
   try {
     while (job.state === "queued" || job.state === "running") {
       say(job, tell);
@@ -49,10 +53,32 @@ async function byJob(file: File, query: Record<string, string>, tell: Tell, send
     }
     if (job.state !== "done") throw new ServiceError(job.error?.code ?? job.state, job.error?.detail ?? `The job is ${job.state}.`, job.error?.where);
     tell("Fetching", null);
-    return await patiently(() => ask("GET", job.links.result.replace(/^\//, ""), {}, null, signal), tell, signal);
+    return await patiently(() => ask("GET", here(job.links.result), {}, null, signal), tell, signal);
   } finally {
     ask("DELETE", address, {}, null).catch(() => {}); // nobody else knows of it; if that fails too, it goes in a day
   }
+}
+
+/** Once all of it is sent there may be a job, whose name is waited for even if nobody wants it any more: to remove it. */
+async function submitted(file: File, query: Record<string, string>, tell: Tell, signal: AbortSignal): Promise<Job> {
+  const early = new AbortController();
+  const stop = () => early.abort();
+  signal.addEventListener("abort", stop, { once: true });
+  const tells = sending(tell, "In line");
+  const progress: Progress = (sent, total) => {
+    if (sent >= total) signal.removeEventListener("abort", stop);
+    if (!signal.aborted) tells(sent, total);
+  };
+  try {
+    return json(await ask("POST", "v1/jobs", query, file, early.signal, progress)) as Job;
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+/** An address of the service as the page sees it, whatever a proxy puts before it. */
+function here(address: string): string {
+  return address.slice(address.indexOf("v1/"));
 }
 
 function say(job: Job, tell: Tell): void {
