@@ -17,7 +17,7 @@ export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BENCHES := io listing first-model engine segment lidar tiling service
 
-.PHONY: help install serve test lint format fuzz sbom bench $(BENCHES:%=bench-%) clean
+.PHONY: help install serve test lint format fuzz ui sbom bench $(BENCHES:%=bench-%) clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ format: $(VENV)/.installed-dev  ## format the code and mend what ruff can
 fuzz: $(VENV)/.installed-dev  ## damaged files of every format, 100,000 each (hours; goes on where it stopped; FIP_DATA: real ones too)
 	$(BIN)/python -m tests.fuzz.e57_library
 	$(BIN)/python -m tests.fuzz.run all --report $(ARGS)
+
+ui: $(VENV)/.installed-dev  ## build the page anew (needs Node.js 20); what is built is committed, and a test compares
+	cd service/ui && npm ci --no-audit --no-fund && npm run check && npm run build
+	$(BIN)/python -m tests.page_samples service/ui/built
 
 sbom: $(VENV)/.installed-dev  ## what the service is made of (build/sbom.json, CycloneDX), and whether any of it is known to be vulnerable
 	@$(BIN)/python -m tests.sbom build

@@ -4,12 +4,17 @@ import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
 CHUNK = 1 << 20
+
+
+class NotTheOwner(PermissionError):
+    """A file cannot be replaced by one that belongs to the same user and group."""
 
 
 @contextmanager
@@ -35,10 +40,11 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int | None = None, as_before: bool = False) -> None:
     """Replace a file by new content, all at once and durably. Whoever writes the same file must hold the same lock.
 
-    mode: its permissions, from the first byte on; None leaves them to the umask.
+    mode: its permissions, from the first byte on; None leaves them to the umask. as_before: one that is replaced leaves its owner, group
+    and permissions to the new one. Raises: NotTheOwner (they cannot be left to it: nothing is replaced); OSError.
     """
     part = path.with_name(f".{path.name}.part")
     if mode is not None:  # what a process that was killed left may be open to all
@@ -46,9 +52,28 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     with os.fdopen(os.open(part, flags, 0o666 if mode is None else mode), "wb") as file:
         file.write(content)
+        if as_before:
+            _take_after(path, part, file.fileno())
         sync(file)
     part.replace(path)
     sync_path(path.parent)
+
+
+def _take_after(path: Path, part: Path, descriptor: int) -> None:
+    """Give a new file the owner, group and permissions of the one of that name, if there is one. Raises: as `write_whole`."""
+    try:
+        before = path.stat()
+    except FileNotFoundError:
+        return
+    ours = os.fstat(descriptor)
+    try:
+        if (before.st_uid, before.st_gid) != (ours.st_uid, ours.st_gid):
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        belongs = f"it belongs to user {before.st_uid} and group {before.st_gid}"
+        raise NotTheOwner(error.errno, f"{belongs}, and whoever replaces it must be able to leave it to them", str(path)) from error
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 B clouds, L classes, N points and M voxels of a cloud, S = ΣM.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -54,11 +54,6 @@ class Predictor(Processor):
         net = build(checkpoint.manifest.network)
         checkpoint.load_into(net)
         return cls(net, checkpoint.manifest, device, engine, precision)
-
-    def between_layers(self, call: Callable[[], None]) -> None:
-        """Have something called before every layer of every forward pass: a long one need not keep everything else waiting."""
-        for module in self._net.modules():
-            module.register_forward_pre_hook(lambda _module, _inputs: call())
 
     def settle(self) -> int:
         """Let go of what the passes to come do not need, after at least one, and nothing else is asked of the net from then on; the bytes

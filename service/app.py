@@ -29,7 +29,7 @@ from service.memory import EVERY_S, give_back
 from service.middleware import RequestMiddleware
 from service.pool import Pool
 from service.problems import describe_problems, on_bad_option, on_fip_error, on_http_error
-from service.routes import aliases, classify, docs, health, jobs, metrics, models, open_inference, segment
+from service.routes import aliases, classify, docs, health, jobs, metrics, models, open_inference, page, points, segment
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.shadow import Shadow
@@ -40,9 +40,9 @@ from service.uploads import Uploads
 from service.worker.device import Device
 
 LOG = logging.getLogger("fip.service")
-LOOKUPS, LOADS = 4, 4
+LOOKUPS, FIRST_LOOKUPS, LOADS = 4, 2, 4
 LARGE_READERS = 1
-UPLOADS = UploadRoutes("/v1/classify", "/v1/segment", "/v1/jobs", *open_inference.UPLOADS)
+UPLOADS = UploadRoutes("/v1/classify", "/v1/segment", "/v1/points", "/v1/jobs", *open_inference.UPLOADS)
 
 
 async def _every(seconds: float, work: Callable[[], None]) -> None:
@@ -80,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         large_readers=CapacityLimiter(LARGE_READERS),
         tilers=CapacityLimiter(settings.readers),
         lookups=CapacityLimiter(LOOKUPS),
+        first_lookups=CapacityLimiter(FIRST_LOOKUPS),
         loads=CapacityLimiter(LOADS),
         encoders=CapacityLimiter(settings.readers),
     )
@@ -133,7 +134,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(FipError, on_fip_error)
     app.add_exception_handler(RequestValidationError, on_bad_option)
     app.add_exception_handler(HTTPException, on_http_error)
-    for routes in (classify, segment, jobs, models, aliases, open_inference, health, metrics, docs):
+    for routes in (page, classify, segment, points, jobs, models, aliases, open_inference, health, metrics, docs):
         app.include_router(routes.router)
     describe_problems(app)
     open_inference.describe_inference(app)

@@ -83,7 +83,7 @@ class Line(Generic[Job]):
     def take(self, express: bool = False) -> list[Job]:
         """The next pass: jobs of one model, taken out of the line. Empty if nobody waits.
 
-        express: a pass between the layers of a longer one, of small clouds that need not be alone.
+        express: a pass beside a longer one, of small clouds that need not be alone.
         """
         line = self._next(express)
         if line is None:
@@ -134,7 +134,7 @@ class Line(Generic[Job]):
 
     def _of(self, batch: Sequence[Job]) -> _Line[Job]:
         """The line they were in; it may have been forgotten since."""
-        return self._lines.setdefault(batch[0].model, _Line(self._budget))
+        return self._lines.setdefault(batch[0].model, _Line(self._budget, self._clock))
 
     def _small(self, job: Job) -> bool:
         return job.voxels <= self._budget and job.most_voxels > 0

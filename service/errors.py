@@ -57,6 +57,11 @@ class SpoolFull(FipError):
 
     code = "spool_full"
 
+    def __init__(self, message: str, *, where: str | None = None, needs: int | None = None) -> None:
+        """needs: bytes of a result that did not fit, as far as they are known."""
+        super().__init__(message, where=where)
+        self.needs = needs
+
 
 class Overloaded(FipError):
     """There is no room for one more request at the moment."""

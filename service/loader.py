@@ -66,7 +66,7 @@ class Loader:
                 return loaded
             if error := self.failure(entry):
                 raise error
-            return self._read(entry, task)
+            return self._read(entry, task, asked)
 
     def _here(self, entry: Entry, asked: bool) -> Loaded | None:
         """What is in memory, unless the registry has another model under this number: somebody deleted the name and published anew."""
@@ -78,7 +78,7 @@ class Loader:
         except ModelError:  # damaged or out of reach: what is loaded is what was published
             return loaded
 
-    def _read(self, entry: Entry, task: Task | None) -> Loaded:
+    def _read(self, entry: Entry, task: Task | None, asked: bool) -> Loaded:
         """Raises: as `load`."""
         model, key = entry.model, key_of(entry)
         try:
@@ -87,7 +87,7 @@ class Loader:
                 manifest, digest = read_manifest(folder)
                 check_task(model.name, manifest, task)
                 check_files(folder, manifest)  # before anything else makes room for it
-                loaded = self._residents.load(entry, folder, manifest, digest)
+                loaded = self._residents.load(entry, folder, manifest, digest, asked=asked)
         except WorkerFailed as error:
             raise self._remember(entry, BadCheckpoint(f"{model} does not run; the log says why", where=str(model)), error) from error
         except (BadCheckpoint, ModelTooLarge, OutOfMemory) as error:

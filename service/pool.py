@@ -37,9 +37,11 @@ BROKEN = (BadCheckpoint, ModelTooLarge, OutOfMemory)  # a version is at fault, a
 PASSING = (RegistryUnavailable, NotReady)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Live:
-    """A loaded model and the name it answers under. key: what the device calls its net; engine: what its convolutions run on."""
+    """A loaded model and the name it answers under, which is not put out as long as this is held. key: what the device calls its net;
+    engine: what its convolutions run on.
+    """
 
     ref: ModelRef
     processor: Processor
@@ -59,7 +61,7 @@ class Followed:
 
 
 class Pool:
-    """Thread-safe. All but `now` ask files and servers, and belong into threads."""
+    """Thread-safe. All but `now` and `knows` ask files and servers, and belong into threads."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry, device: Device, models: Catalogue | None = None) -> None:
         """models: what can be asked for; None opens the registry of the settings at the first use."""
@@ -109,20 +111,31 @@ class Pool:
             raise next((error for error in missing if not isinstance(error, UnknownModel)), missing[0])
         return found
 
-    def now(self, reference: str | None, task: Task | None) -> Live | None:
-        """The model of a reference that is followed and in memory. Does not block, and may be called on the event loop."""
-        asked = self._defaults.get(task) if reference is None and task is not None else reference
-        followed = self._followed.get(asked) if asked is not None else None
+    def now(self, reference: str | None, task: Task | None, *, asked: bool = True) -> Live | None:
+        """The model of a reference that is followed and in memory. Does not block, and may be called on the event loop. See `get`."""
+        written = self._defaults.get(task) if reference is None and task is not None else reference
+        followed = self._followed.get(written) if written is not None else None
         if followed is None or not self._settings.lookup_seconds:
             return None
-        loaded = self.residents.find(followed.entry)
+        loaded = self.residents.find(followed.entry, asked=asked)
         if loaded is None or loaded.digest != followed.ref.digest or task not in (None, loaded.processor.manifest.task):
             return None
         followed.asked_s = time.monotonic()
         return _live(followed.ref, loaded)
 
-    def get(self, reference: str | None, task: Task | None, *, may_load: bool = True) -> Live:
+    def knows(self, reference: str | None, task: Task | None) -> bool:
+        """Whether it was found before, however it was spelt. Does not block, as `now`. Raises: BadModelName."""
+        if reference is None:
+            return task in self._defaults
+        wanted = parse_reference(reference)
+        if wanted.version is None:
+            return any((wanted.name, alias) in self._served for alias in _aliases(wanted))
+        found = (each.entry.model for each in list(self._followed.values()))
+        return any((model.name, model.version) == (wanted.name, wanted.version) for model in found)
+
+    def get(self, reference: str | None, task: Task | None, *, may_load: bool = True, asked: bool = True) -> Live:
         """The model of a reference, loaded if need be; what it was before, if it cannot be had now. task: None is whatever it does.
+        asked: for somebody who waits for an answer, and if need be for room; else this does not count as use of it.
 
         Raises: NotLoaded (unless `may_load`: it would have to be loaded, or is being loaded), BadModelName, UnknownModel, WrongTask (says
         what to ask instead); if a version was asked for, or nothing else can be answered: BadCheckpoint, ModelTooLarge, OutOfMemory,
@@ -130,9 +143,9 @@ class Pool:
         """
         if task is None:
             assert reference is not None  # no model is the default of all tasks
-            return self._live(reference, None, may_load)
+            return self._live(reference, None, may_load, asked)
         try:
-            return self._live(self.default(task) if reference is None else reference, task, may_load)
+            return self._live(self.default(task) if reference is None else reference, task, may_load, asked)
         except WrongTask as error:
             raise self._instead(error, reference, task) from error
 
@@ -235,10 +248,10 @@ class Pool:
             self._telemetry.model_swaps.labels(name).inc()
             LOG.info("model swapped", extra={"fields": {"name": name, "alias": ref.alias, "before": str(before), "model": str(entry)}})
 
-    def _live(self, written: str, task: Task | None, may_load: bool = True) -> Live:
+    def _live(self, written: str, task: Task | None, may_load: bool = True, asked: bool = True) -> Live:
         """As `get`, for a model of any task if None."""
         wanted = parse_reference(written)
-        live = self._found(written, wanted, task, may_load)
+        live = self._found(written, wanted, task, may_load, asked)
         check_task(wanted.name, live.processor.manifest, task)
         return live
 
@@ -249,11 +262,11 @@ class Pool:
                 return WrongTask(f"{error.detail}, or leave ?model= out to ask {default!r}", where="model", known=[default])
         return error
 
-    def _found(self, written: str, wanted: Reference, task: Task | None, may_load: bool) -> Live:
+    def _found(self, written: str, wanted: Reference, task: Task | None, may_load: bool, asked: bool) -> Live:
         followed, entry = self._followed.get(written), None
         try:
             entry = self._stands_for(followed, wanted)
-            loaded = self.loader.load(entry, task, may_load=may_load)
+            loaded = self.loader.load(entry, task, may_load=may_load, asked=asked)
         except (*BROKEN, *PASSING) as error:
             found = self._before(wanted, error, task, may_load) or self._earlier(entry, error, wanted, task, may_load)
             if found is None:
@@ -273,7 +286,7 @@ class Pool:
     def _before(self, wanted: Reference, error: FipError, task: Task | None, may_load: bool) -> tuple[Entry, Loaded] | None:
         """What was answered under this name and alias, whichever way they were spelt; under a version only if it is out of reach."""
         if wanted.version is None:
-            found = (self._served.get((wanted.name, alias)) for alias in ((wanted.alias,) if wanted.alias else (CHAMPION, None)))
+            found = (self._served.get((wanted.name, alias)) for alias in _aliases(wanted))
             entries = [entry for entry in found if entry is not None]
         elif isinstance(error, BROKEN):
             return None
@@ -304,8 +317,15 @@ class Pool:
         return None
 
 
+def _aliases(wanted: Reference) -> tuple[str | None, ...]:
+    """Those that a reference without a version may go through, None being the newest version."""
+    return (wanted.alias,) if wanted.alias else (CHAMPION, None)
+
+
 def _live(ref: ModelRef, loaded: Loaded) -> Live:
-    return Live(ref, loaded.processor, loaded.net, loaded.engine)
+    live = Live(ref, loaded.processor, loaded.net, loaded.engine)
+    loaded.users.add(live)
+    return live
 
 
 def _complain(written: str, followed: Followed, error: FipError) -> None:

@@ -22,6 +22,7 @@ from service.worker.device import Device
 
 LOG = logging.getLogger("fip.service")
 DEATHS_ALONE = 2  # workers that a request may take down by itself
+AFTER_MISTAKE_S = 0.1
 
 
 @dataclass(eq=False)
@@ -95,7 +96,7 @@ class Scheduler:
         try:
             self._line.add(job)
             self._arrived.set()
-            if self._runs is None or self._runs.done():  # the latter by mistake
+            if self._runs is None:
                 self._runs = asyncio.create_task(self._run())
             return await job.answer
         finally:
@@ -115,21 +116,27 @@ class Scheduler:
         self._telemetry.queue_points.inc(points)
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            await self._somebody()
-            if not self._device.up:
-                try:
-                    await loop.run_in_executor(self._threads, self._device.wait)
-                except NotReady as error:
-                    self._refuse_all(error)
-                    continue
-            await self._company()
-            if batch := [job for job in self._line.take() if not job.answer.done()]:  # who has just left has not yet been taken out
-                if batch[0].voxels > self._budget and batch[0].most_voxels:  # unless it has to be alone
-                    await self._long_pass(batch)
-                else:
-                    await self._pass(batch)
+            try:
+                await self._next_pass()
+            except Exception:  # a mistake in here costs a moment, and not all requests to come
+                LOG.exception("line went wrong")
+                await asyncio.sleep(AFTER_MISTAKE_S)
+
+    async def _next_pass(self) -> None:
+        await self._somebody()
+        if not self._device.up:
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._device.wait)
+            except NotReady as error:
+                self._refuse_all(error)
+                return
+        await self._company()
+        if batch := [job for job in self._line.take() if not job.answer.done()]:  # who has just left has not yet been taken out
+            if batch[0].voxels > self._budget and batch[0].most_voxels:  # unless it has to be alone
+                await self._long_pass(batch)
+            else:
+                await self._pass(batch)
 
     async def _somebody(self) -> None:
         while not len(self._line):
@@ -147,7 +154,7 @@ class Scheduler:
                 return
 
     async def _long_pass(self, batch: list[Job]) -> None:
-        """A pass that lets small clouds through between its layers."""
+        """A pass that has others beside it, of small clouds."""
         passing = asyncio.create_task(self._pass(batch, "long"))
         try:
             while not passing.done():
@@ -158,9 +165,12 @@ class Scheduler:
                 arrival = asyncio.create_task(self._arrived.wait())
                 await asyncio.wait({passing, arrival}, return_when=asyncio.FIRST_COMPLETED)
                 arrival.cancel()
-            await passing
-        finally:
+        except asyncio.CancelledError:
             passing.cancel()
+            raise
+        finally:  # also after a mistake: somebody waits for it
+            with suppress(asyncio.CancelledError):
+                await passing
 
     async def _pass(self, batch: list[Job], lane: Lane = "usual") -> None:
         """A pass, after which everyone in it is answered, is told why not, or is in line again. The line goes on, whatever happens."""
@@ -182,10 +192,12 @@ class Scheduler:
         if self._under_way:
             self._mixed |= {lane, *self._under_way}
         self._under_way[lane] = started + self._line.seconds_of(batch)
+        loads = self._device.loads
         try:
             logits = await self._forward(batch, lane)
         except WorkerLost as error:
-            self._again_after_death(batch, str(error), alone=len(batch) == 1 and lane not in self._mixed)
+            nothing_else = lane not in self._mixed and not loads.under_way and loads.begun == self._device.loads.begun
+            self._again_after_death(batch, str(error), alone=len(batch) == 1 and nothing_else)
         except OutOfMemory as error:
             self._again_in_less_memory(batch, error, alone=lane not in self._mixed)
         except FipError as error:
@@ -195,7 +207,7 @@ class Scheduler:
             self._again_alone(batch, WorkerFailed(str(error)))
         else:
             seconds = time.perf_counter() - started
-            if lane != "express":  # which waits for the other's layers
+            if lane != "express":  # which shares the processor with the other
                 self._line.measured(batch, seconds)
             for job in batch:
                 job.timings.ended("forward", seconds)

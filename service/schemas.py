@@ -15,6 +15,7 @@ from models.manifest import InputSpec, Provenance
 from models.voxelize import UNITS_M
 
 AXES = ("x", "y", "z")
+MOST_SHOWN = 2_000_000
 SEGMENT_FORMATS = ("json", SAME, *ANSWERS)
 JOB_STATES = ("queued", "running", "done", "failed", "cancelled", "expired")
 
@@ -23,17 +24,35 @@ class Shape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileOptions(Shape):
-    """What the query of every request with a file may say: which model, and what only the caller knows of the file."""
+class SentFile(Shape):
+    """What the query of every request with a file may say of the file alone."""
+
+    input_format: Annotated[
+        str | None, Field(description="the file's format; else its name or its content tells", json_schema_extra={"enum": sorted(FORMATS)})
+    ] = None
+
+    @field_validator("input_format")
+    @classmethod
+    def _input_format(cls, value: str | None) -> str | None:
+        return _one_of(value, tuple(sorted(FORMATS)), "format")
+
+
+class PointsOptions(SentFile):
+    """The query of a look at the points."""
+
+    most: Annotated[int, Field(ge=1, le=MOST_SHOWN, description="how many points are answered at most; of more, some stand for all")] = (
+        MOST_SHOWN
+    )
+
+
+class FileOptions(SentFile):
+    """What the query of every request to a model may say: which model, and what only the caller knows of the file."""
 
     model: Annotated[
         str | None, Field(description="NAME, NAME:VERSION or NAME@ALIAS, or MLflow's models:/...; the service's default without it")
     ] = None
     up: Annotated[str | None, Field(description="the file's up axis, if not the model's", json_schema_extra={"enum": list(AXES)})] = None
     unit: Annotated[str | None, Field(description="the file's unit, if not metres", json_schema_extra={"enum": list(UNITS_M)})] = None
-    input_format: Annotated[
-        str | None, Field(description="the file's format; else its name or its content tells", json_schema_extra={"enum": sorted(FORMATS)})
-    ] = None
 
     @field_validator("up")
     @classmethod
@@ -44,11 +63,6 @@ class FileOptions(Shape):
     @classmethod
     def _unit(cls, value: str | None) -> str | None:
         return _one_of(value, tuple(UNITS_M), "unit")
-
-    @field_validator("input_format")
-    @classmethod
-    def _input_format(cls, value: str | None) -> str | None:
-        return _one_of(value, tuple(sorted(FORMATS)), "format")
 
 
 class ClassifyOptions(FileOptions):

@@ -1,6 +1,7 @@
 """A candidate beside the champion: it runs on a share of what that answers, nobody sees what it says, and how often they agree is counted.
 
 It never makes anybody wait: it runs when the device has nothing else to do, one cloud at a time, and what comes meanwhile is passed over.
+Its runs do not keep the candidate in memory, and where there is no room beside the champion it does not run.
 """
 
 import asyncio
@@ -99,7 +100,7 @@ class Shadow:
         assert self._wanted is not None
         try:
             with self._context.admission.hold_points(points):
-                candidate = await self._context.model(self._wanted, task)
+                candidate = await self._context.model(self._wanted, task, asked=False)
                 if candidate.ref.digest == champion.ref.digest:  # promoted already, or never different
                     return
                 if not await self._device_is_free():

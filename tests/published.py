@@ -29,8 +29,11 @@ def shifted(folder: Path, into: Path, shift: float) -> Path:
 
 @dataclass(frozen=True)
 class Answer:
-    """began_s, ended_s: on the monotonic clock; logit: the first one, by which versions are told apart."""
+    """asked: the model that was asked for; began_s, ended_s: on the monotonic clock; logit: the first one, by which versions are told
+    apart.
+    """
 
+    asked: str | None
     began_s: float
     ended_s: float
     status: int
@@ -46,13 +49,13 @@ async def ask(client: httpx.AsyncClient, body: bytes, model: str | None) -> Answ
     try:
         answer = await client.post("/v1/classify", params=params, content=body)
     except httpx.HTTPError:
-        return Answer(began, time.monotonic(), 0)
+        return Answer(model, began, time.monotonic(), 0)
     ended = time.monotonic()
     if answer.status_code != 200:
-        return Answer(began, ended, answer.status_code)
+        return Answer(model, began, ended, answer.status_code)
     said = answer.json()
     ref = said["model"]
-    return Answer(began, ended, 200, f"{ref['name']}:{ref['version']}", ref["digest"], said["logits"][0])
+    return Answer(model, began, ended, 200, f"{ref['name']}:{ref['version']}", ref["digest"], said["logits"][0])
 
 
 async def steadily(url: str, body: bytes, model: str | None, rate: float, stop: asyncio.Event) -> list[Answer]:

@@ -8,6 +8,7 @@ What may happen at any moment, and why nothing is ever half there:
   written before the rename, what its manifest was: a manifest that somebody changes later is noticed. (A folder that was put
   there by hand has no such file.)
 - Aliases move under the same lock: read, compare, write beside, sync, rename. Readers take no lock.
+- The folder of a model that cannot be read is that model's damage; the registry is away when its own folder is.
 """
 
 import errno
@@ -45,16 +46,15 @@ class LocalRegistry:
 
     def names(self) -> tuple[str, ...]:
         with self._reachable():
-            folders = [path for path in self.root.iterdir() if is_name(path.name) and path.is_dir()]
-            return tuple(sorted(path.name for path in folders if _numbers(path)))
+            return tuple(sorted(path.name for path in self.root.iterdir() if is_name(path.name) and _is_model(path)))
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         check_name(name)
         with self._reachable():
             self.root.stat()
-            current, numbers = read_aliases(self.root / name).current, _numbers(self.root / name)
+            current, numbers = read_aliases(self.root / name).current, _read_numbers(self.root / name)
             if not set(current.values()) <= set(numbers):  # an alias moved and what it pointed at was removed, in between
-                current, numbers = read_aliases(self.root / name).current, _numbers(self.root / name)
+                current, numbers = read_aliases(self.root / name).current, _read_numbers(self.root / name)
         pointing = {number: tuple(sorted(alias for alias, to in current.items() if to == number)) for number in numbers}
         return tuple(ModelVersion(name, number, pointing[number]) for number in numbers)
 
@@ -62,7 +62,7 @@ class LocalRegistry:
         check_name(model.name)
         with self._reachable():
             self.root.stat()
-            numbers = _numbers(self.root / model.name)
+            numbers = _read_numbers(self.root / model.name)
         if model.version not in numbers:
             raise UnknownModel(f"no version {model}", where="model", known=[f"{model.name}:{number}" for number in numbers])
         folder = self.root / model.name / str(model.version)
@@ -220,6 +220,22 @@ def _numbers(model_dir: Path, prefix: str = "") -> list[int]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(int(name.removeprefix(prefix)) for name in names if name.startswith(prefix) and _NUMBER.match(name.removeprefix(prefix)))
+
+
+def _read_numbers(model_dir: Path) -> list[int]:
+    """Version numbers, ascending. Raises: BadCheckpoint (the folder of the model cannot be read, which says nothing of the others)."""
+    try:
+        return _numbers(model_dir)
+    except OSError as error:
+        raise BadCheckpoint(f"cannot be read: {error.strerror or error}", where=str(model_dir)) from error
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a folder has versions. One that cannot be read counts as a model: whoever asks for it is told that it cannot be."""
+    try:
+        return path.is_dir() and bool(_numbers(path))
+    except OSError:
+        return True
 
 
 def _conflict(name: str, alias: str, found: int | None, expected: int | None) -> AliasConflict:

@@ -29,8 +29,9 @@ class Remembered:
         """file: where it is kept; it need not exist, and a damaged one counts for nothing."""
         self._registry, self._file = registry, file
         self._lock = threading.Lock()
-        self._names, self._versions = _read(file)
-        self._reached = file.exists()
+        kept = _read(file)
+        self._names, self._versions = kept or (None, {})
+        self._reached = kept is not None  # whether the server ever answered, this process or another
         self._again_s = 0.0
         self.away = False
 
@@ -84,7 +85,7 @@ class Remembered:
             if before is None:
                 raise
             return before
-        self.away = False
+        self.away, self._reached = False, True
         if (found and found != before) or (before and not found):  # of names that somebody made up, nothing is kept
             keep(found)
         return found
@@ -109,7 +110,7 @@ class Remembered:
     def _keep_names(self, names: tuple[str, ...]) -> None:
         with self._lock:
             self._names = names
-            self._write()
+            self._write(None)
 
     def _keep_versions(self, name: str, versions: tuple[ModelVersion, ...]) -> None:
         with self._lock:
@@ -117,21 +118,31 @@ class Remembered:
                 self._versions[name] = versions
             else:
                 self._versions.pop(name, None)
-            self._write()
+            self._write(name)
 
-    def _write(self) -> None:
-        """Raises nothing: without the file the next start has to find the server."""
+    def _write(self, changed: str | None) -> None:
+        """Keep what is new: the versions of a model, or (None) the names. Of all else, others may have been told later than we.
+
+        Raises nothing: without the file the next start has to find the server.
+        """
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with locked(self._file.with_name(f".{self._file.name}.lock")):  # other services may have the same cache
-                versions = _read(self._file)[1] | self._versions
+                names, versions = _read(self._file) or (self._names, dict(self._versions))
+                if changed is None:
+                    names = self._names
+                elif changed in self._versions:
+                    versions[changed] = self._versions[changed]
+                else:
+                    versions.pop(changed, None)
                 told = {name: [[model.version, *model.aliases] for model in found] for name, found in versions.items()}
-                write_whole(self._file, (json.dumps({"names": self._names, "versions": told}, sort_keys=True) + "\n").encode())
+                write_whole(self._file, (json.dumps({"names": names, "versions": told}, sort_keys=True) + "\n").encode())
         except OSError as error:
             LOG.warning("what the registry says cannot be kept", extra={"fields": {"error": str(error)}})
 
 
-def _read(file: Path) -> tuple[tuple[str, ...] | None, dict[str, tuple[ModelVersion, ...]]]:
+def _read(file: Path) -> tuple[tuple[str, ...] | None, dict[str, tuple[ModelVersion, ...]]] | None:
+    """Names, if they were ever asked for, and versions by name; None without a sound file."""
     try:
         document = json.loads(file.read_bytes())
         versions = {
@@ -141,4 +152,4 @@ def _read(file: Path) -> tuple[tuple[str, ...] | None, dict[str, tuple[ModelVers
         names = document["names"]
         return None if names is None else tuple(map(str, names)), versions
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None, {}
+        return None

@@ -15,7 +15,7 @@ from service.problems import from_error
 
 # Read by anybody: whether the service is well, what it is, and how it is asked.
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/v2", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
-OPEN_BELOW = ("/static-offline-docs/",)
+OPEN_BELOW = ("/static-offline-docs/", "/ui/")
 METRICS = "/metrics"
 CHANGED_BY_ADMIN = ("/v1/models", "/v2/repository")  # and everything below
 BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)

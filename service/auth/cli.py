@@ -9,7 +9,7 @@ import click
 
 T = TypeVar("T")
 
-SCOPES_HELP = "What it opens, with commas: infer, admin (moves aliases, loads models), metrics. None of them implies another."
+SCOPES_HELP = "What it opens, with commas: infer, admin (moves aliases), metrics. None of them implies another."
 file_option = click.option(
     "--file", "path", envvar="FIP_KEYS", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File of keys.  [FIP_KEYS]"
 )

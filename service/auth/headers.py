@@ -1,6 +1,7 @@
 """Headers of every answer, by which browsers keep others from making use of it. There are none for CORS: no other site may read any."""
 
 ASSETS = "/static-offline-docs/"
+PAGE = "/ui/"  # what the page is made of
 NOTHING = "default-src 'none'; frame-ancestors 'none'"
 SECURITY = (
     (b"x-content-type-options", b"nosniff"),

@@ -148,4 +148,5 @@ def _lock_of(path: Path) -> Path:
 
 
 def _write(path: Path, content: KeyFile) -> None:
-    write_whole(path, content.model_dump_json(indent=1).encode() + b"\n", mode=FILE_MODE)
+    """One that is replaced stays its owner's: the service, which may be another user than who changes keys, has to go on reading it."""
+    write_whole(path, content.model_dump_json(indent=1).encode() + b"\n", mode=FILE_MODE, as_before=True)

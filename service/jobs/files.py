@@ -1,6 +1,7 @@
 """The files of jobs: ID/input until a job has ended, ID/result after that; what is here is whole and on the disk."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from service.jobs.records import is_id
 from service.uploads import NO_ROOM
 
 PIECE = 1 << 20
+SPARE = 1 << 20  # bytes that have to be free beside those of a result that did not fit, before it is computed again
 
 Name = Literal["input", "result"]
 
@@ -54,14 +56,26 @@ class Files:
 
         ever: bytes for which there will be room at some time. Raises: SpoolFull, AnswerTooLarge, OSError, as `write`.
         """
-        with _room_for("result"), whole_file(self._folder / job / "result") as file:
-            write(file)
-            kept = read_through(file)
-            if kept.bytes > ever:
-                raise AnswerTooLarge(f"the result has {kept.bytes} bytes; all files of jobs together may have {ever}", where="format")
-            if kept.bytes > most:
-                raise SpoolFull("no room for the result beside those of the jobs before", where="result")
+        written = 0
+        try:
+            with _room_for("result"), whole_file(self._folder / job / "result") as file:
+                try:
+                    write(file)
+                    kept = read_through(file)
+                finally:
+                    written = os.fstat(file.fileno()).st_size
+                if kept.bytes > ever:
+                    raise AnswerTooLarge(f"the result has {kept.bytes} bytes; all files of jobs together may have {ever}", where="format")
+                if kept.bytes > most:
+                    raise SpoolFull("no room for the result beside those of the jobs before", where="result")
+        except SpoolFull as error:
+            raise SpoolFull(error.detail, where="result", needs=written) from error
         return kept
+
+    def check_room(self, needs: int, most: int) -> None:
+        """Whether a result that did not fit may now. Raises: SpoolFull, OSError."""
+        if needs > most or needs + SPARE > shutil.disk_usage(self._folder).free:
+            raise SpoolFull("no room yet for the result", where="result", needs=needs)
 
     def open(self, job: str, name: Name) -> BinaryIO:
         """Raises: FileNotFoundError."""
@@ -73,6 +87,10 @@ class Files:
 
     def drop_input(self, job: str) -> None:
         (self._folder / job / "input").unlink(missing_ok=True)
+
+    def lost(self, kept: Mapping[str, Name]) -> list[str]:
+        """The jobs of these whose result is not there."""
+        return [job for job, name in kept.items() if name == "result" and not (self._folder / job / name).exists()]
 
     def sweep(self, kept: Mapping[str, Name]) -> int:
         """Remove every file of a job but these, and what a process that was killed left half-written; how many jobs lost something."""

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from anyio import CancelScope, CapacityLimiter, move_on_after, to_thread
 
-from service.errors import Expired, NotDone, UnknownJob
+from service.errors import Expired, NotDone, SpoolFull, UnknownJob
 from service.jobs.events import HEARTBEAT, Bells, Listeners, event_of
 from service.jobs.files import Kept
 from service.jobs.intake import Intake
@@ -29,12 +29,15 @@ THREADS = 4  # that open and remove files
 
 @dataclass
 class Running:
-    """The job that is being run. scope: cancelled to end its run; progress: how far it is; paid: its points have been."""
+    """The job that is being run. scope: cancelled to end its run; progress: how far it is; paid: its points have been;
+    needs: bytes of a result of it that did not fit.
+    """
 
     job: Job
     scope: CancelScope
     progress: Callable[[], JobProgress | None] = lambda: None
     paid: bool = False
+    needs: int | None = None
 
 
 class Jobs:
@@ -49,6 +52,7 @@ class Jobs:
         self._threads = CapacityLimiter(THREADS)
         self._queued = asyncio.Event()
         self._line = Line()
+        self._gone: set[str] = set()  # jobs whose result was let go, and whose rows may not say so yet
         self.running: Running | None = None
         self.stopping = False
         self.left_behind = False  # whether a thread still works on a job that was left
@@ -107,14 +111,25 @@ class Jobs:
 
     async def delete(self, job: str, owner: str) -> JobInfo:
         """Cancel a job that has not ended; of one that is done, let the result go. Raises: UnknownJob, SpoolFull."""
-        await self._row(job, owner)
+        row = await self._row(job, owner)
         with CancelScope(shield=True):
-            row = await self.rows.write(self.rows.store.cancelled, job, time.time())
-            if row is None:
+            cancelled = None if row.state in FINAL else await self._cancelled(job)
+            if cancelled is None:
                 await self.expire(job)
             else:
-                await self._cancel(row)
+                await self._cancel(cancelled)
         return await self.info(job, owner)
+
+    async def _cancelled(self, job: str) -> Job | None:
+        """The row of a job that had not ended; on a full disk its files, which nobody wants any more, make room for it.
+
+        Raises: SpoolFull (it ends as `input_lost`, unless this is asked again), Overloaded.
+        """
+        try:
+            return await self.rows.write(self.rows.store.cancelled, job, time.time())
+        except SpoolFull:
+            await self._drop(job)
+            return await self.rows.write(self.rows.store.cancelled, job, time.time())
 
     async def _cancel(self, row: Job) -> None:
         self._tell("cancelled", row)
@@ -127,9 +142,15 @@ class Jobs:
         self._bells.ring_all()
 
     async def expire(self, job: str) -> None:
-        """Let the result of a job go, if it has one."""
-        if (row := await self.rows.write(self.rows.store.expired, job)) is not None:
-            await self._drop(job)
+        """Let the result of a job that has ended go, if it has one: its file first, which may be what fills the disk that the row needs.
+
+        Raises: SpoolFull, Overloaded (the file is gone, and the row follows: see `tidy`).
+        """
+        self._gone.add(job)
+        await self._drop(job)
+        row = await self.rows.write(self.rows.store.expired, job)
+        self._gone.discard(job)
+        if row is not None:
             self._tell("expired", row)
 
     async def next(self, debt_s: Callable[[str], float]) -> Running | None:
@@ -145,7 +166,7 @@ class Jobs:
                 with move_on_after(LOOK_S if wait_s is None else min(wait_s, LOOK_S)):
                     await self._queued.wait()
             elif (row := await self.rows.surely(store.claim, job, time.time())) is not None:  # else it was cancelled just now
-                self.running = Running(row, CancelScope(), paid=self._line.paid(job))
+                self.running = Running(row, CancelScope(), paid=self._line.paid(job), needs=self._line.needs(job))
                 if self.stopping:
                     self.running.scope.cancel()
                 self._bells.ring_all()
@@ -160,7 +181,7 @@ class Jobs:
         if self.running is running:
             self.running = None
         if row is not None:
-            pause_s = self._line.put_off(row.id, paid=running.paid)
+            pause_s = self._line.put_off(row.id, paid=running.paid, needs=running.needs)
             LOG.warning("job put off", extra={"fields": {"job": row.id, "seconds": pause_s}})
         self._bells.ring_all()
 
@@ -172,6 +193,11 @@ class Jobs:
         """Its own file makes room for it. In a thread. Raises: SpoolFull, as `write`."""
         room, ever = self.intake.room(job.owner)
         return self.rows.files.keep_result(job.id, write, room + job.bytes, ever)
+
+    def check_room(self, running: Running) -> None:
+        """Whether there may be room now for a result that did not fit. In a thread. Raises: SpoolFull, OSError."""
+        if running.needs is not None:
+            self.rows.files.check_room(running.needs, self.intake.room(running.job.owner)[0] + running.job.bytes)
 
     async def ended(self, outcome: Result | JobError | None) -> None:
         """The run of a job is over; None if it was cancelled, or if the service stops, which leaves it to the next one."""
@@ -212,7 +238,10 @@ class Jobs:
         while True:
             await asyncio.sleep(min(kept_s / 4, TIDY_S))
             try:
-                for job in await self.rows.do(self.rows.store.due, time.time() - kept_s, most):
+                due = await self.rows.do(self.rows.store.due, time.time() - kept_s, most)
+                for job in due:  # all files before any row, for which a full disk may have no room yet
+                    await self._drop(job)
+                for job in (*due, *self._gone):
                     await self.expire(job)
                 await self.rows.write(self.rows.store.forget, time.time() - 2 * kept_s, most)
             except Exception:

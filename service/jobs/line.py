@@ -10,9 +10,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 32.0  # before a job that was put off is t
 
 @dataclass
 class PutOff:
-    """A job that could not be run, through no fault of its own. paid: its points have been."""
+    """A job that could not be run, through no fault of its own. paid: its points have been; needs: bytes of a result that did not fit."""
 
     paid: bool
+    needs: int | None
     pause_s: float
     due_s: float
 
@@ -53,15 +54,18 @@ class Line:
             return debt_s(owner)
         return max(put_off.due_s - self._clock(), 0.0 if put_off.paid else debt_s(owner))
 
-    def put_off(self, job: str, *, paid: bool) -> float:
+    def put_off(self, job: str, *, paid: bool, needs: int | None = None) -> float:
         """Others may go; the pause in seconds before it is tried again."""
         before = self._put_off.get(job)
         pause_s = FIRST_PAUSE_S if before is None else min(2 * before.pause_s, LONGEST_PAUSE_S)
-        self._put_off[job] = PutOff(paid, pause_s, self._clock() + pause_s)
+        self._put_off[job] = PutOff(paid, needs, pause_s, self._clock() + pause_s)
         return pause_s
 
     def paid(self, job: str) -> bool:
         return job in self._put_off and self._put_off[job].paid
+
+    def needs(self, job: str) -> int | None:
+        return self._put_off[job].needs if job in self._put_off else None
 
     def ended(self, job: str) -> None:
         self._put_off.pop(job, None)

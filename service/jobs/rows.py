@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from models.durable import locked, sync_path
 from models.errors import BadOption
-from service.errors import JobsOff
+from service.errors import JobsOff, Overloaded, SpoolFull
 from service.jobs.files import Files
 from service.jobs.records import GaveUp, Totals
 from service.jobs.store import Store
@@ -96,7 +96,11 @@ class Rows:
         store, files = Store(folder / "jobs.sqlite3"), Files(folder)
         sync_path(folder)
         given_up = store.recover(MOST_RUNS, JobError(code=GaveUp.code, detail=GAVE_UP, where=None), time.time())
-        swept = files.sweep(store.files())
+        kept = store.files()
+        swept = files.sweep(kept)
+        with contextlib.suppress(SpoolFull, Overloaded):  # they are said to be gone by whoever asks for them
+            for job in files.lost(kept):  # let go on a full disk
+                store.expired(job)
         for job in given_up:
             LOG.error("job failed", extra={"fields": {"job": job, "code": GaveUp.code}})
         self._count(store)

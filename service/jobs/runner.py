@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from anyio import to_thread
 
-from models.errors import FipError, RegistryUnavailable
+from models.errors import BadCheckpoint, FipError, RegistryUnavailable
 from service.context import Context
 from service.errors import NotReady, Overloaded, RateLimited, SpoolFull
 from service.jobs.files import Files
@@ -31,6 +31,7 @@ ROOM_S = 0.1  # between two looks whether there is room for a cloud
 LEFT_S = 1.0  # for a thread in the middle of a file, which cannot be stopped
 AGAIN_S = 1.0
 PASSING = (*NO_ROOM, errno.EIO, errno.ENOMEM)
+LATER = (NotReady, Overloaded, RegistryUnavailable)  # models that others wait for, or that are out of reach
 
 
 class Runner:
@@ -64,7 +65,9 @@ class Runner:
         try:
             return await self._result(running)
         except Exception as error:
-            if isinstance(error, (NotReady, RegistryUnavailable)) or (_of_the_disk(error) and not old):
+            if isinstance(error, SpoolFull) and error.needs is not None:
+                running.needs = error.needs
+            if isinstance(error, LATER) or (_of_the_disk(error) and not old):
                 LOG.warning("job cannot be run now", extra={"fields": {"job": job.id, "error": f"{type(error).__name__}: {error}"}})
                 return None
             return _failure(job, error)
@@ -79,6 +82,7 @@ class Runner:
             done.parts, done.of = parts, of
             self._jobs.moved(job.id)
 
+        await to_thread.run_sync(self._jobs.check_room, running, limiter=context.encoders)
         model = await self._model(job)
         with ExitStack() as held:
             sent = KeptFile(held, self._jobs.rows.files, job)
@@ -86,7 +90,12 @@ class Runner:
             read = await to_thread.run_sync(work, limiter=context.readers_of(asked.bytes))
             await self._room(held, read)
             self._pay(running, len(read.cloud))
-            found = await in_parts(read, model, context, timings, progress)
+            try:
+                found = await in_parts(read, model, context, timings, progress)
+            except BadCheckpoint as error:
+                if context.device.has(model.key):
+                    raise
+                raise NotReady("its worker died, and the next one could not load the model") from error  # whoever asks for it is told why
             write = partial(write_segmented, asked.format, model, read, found, timings)
             kept = await to_thread.run_sync(self._jobs.keep_result, job, write, limiter=context.encoders)
         return Result(

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from models.errors import BadOption
 from service.context import Context, context_of, loaded
-from service.schemas import FileOptions
+from service.schemas import SentFile
 
-Endpoint = Callable[[Request, Context, FileOptions], Awaitable[Response]]
+Endpoint = Callable[[Request, Context, SentFile], Awaitable[Response]]
 
 
 class FileRoute(APIRoute):
@@ -24,7 +24,7 @@ class FileRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, object, Response]]:
         endpoint = cast(Endpoint, self.endpoint)
-        kind: type[FileOptions] = get_type_hints(endpoint)["options"]
+        kind: type[SentFile] = get_type_hints(endpoint)["options"]
         usual = kind()
 
         async def handle(request: Request) -> Response:
@@ -34,7 +34,7 @@ class FileRoute(APIRoute):
         return handle
 
 
-def options_of(request: Request, kind: type[FileOptions]) -> FileOptions:
+def options_of(request: Request, kind: type[SentFile]) -> SentFile:
     """What the query says. Raises: BadOption (an option is given twice), RequestValidationError."""
     given = request.query_params.multi_items()
     for name, times in Counter(name for name, _ in given).items():

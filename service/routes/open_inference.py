@@ -90,7 +90,7 @@ async def ready(context: Shared, response: Response) -> ServerReady:
 @router.get("/models/{model}", responses=WHEN_REFUSED, response_model_exclude_none=True)
 async def show_model(context: Loaded, model: Model) -> ModelMetadata:
     """The inputs and outputs of a model, and its versions."""
-    return await to_thread.run_sync(_metadata, context, model, limiter=context.lookups)
+    return await context.look_up(partial(_metadata, context, model), model)
 
 
 @router.get("/models/{model}/versions/{version}", responses=WHEN_REFUSED, response_model_exclude_none=True)
@@ -110,7 +110,7 @@ async def model_ready(context: Loaded, model: Model) -> ModelReady:
     """200 if the model would answer now; it need not be loaded yet."""
     if (phase := phase_of(context)) != "ready":
         raise NotReady(f"the service is {phase}")
-    found = await to_thread.run_sync(context.listing.describe, model, limiter=context.lookups)
+    found = await context.look_up(partial(context.listing.describe, model), model)
     return ModelReady(name=found.name, ready=True)
 
 

@@ -52,11 +52,11 @@ class Net:
 
 
 class Worker:
-    """Thread-safe: a forward pass and a load may be under way at the same time, two of the same kind wait for each other."""
+    """Thread-safe: a forward pass, one that is `express` and a load may be under way together; two of a kind wait for each other."""
 
     def __init__(self, nursery: Nursery, setup: dict[str, object], forward_seconds: float) -> None:
         """Have the process started. Raises: WorkerLost."""
-        self._busy, self._managing, self._between = threading.Lock(), threading.Lock(), threading.Lock()
+        self._busy, self._managing, self._beside = threading.Lock(), threading.Lock(), threading.Lock()
         self.pid: int | None = None
         self.why = "it ended by itself, by a signal or for want of memory"  # as far as is known on this side
         try:
@@ -98,13 +98,14 @@ class Worker:
             self._ask(self._control, {"do": "drop", "model": key}, [])
 
     def forward(self, key: str, batch: Sequence[Voxels], lane: Lane = "usual") -> npt.NDArray[np.float32]:
-        """As Predictor.forward: (B, L) or (S, L). Between the layers of a `long` pass there is room for one after the other that is
-        `express`. Raises: WorkerLost, OutOfMemory, WorkerFailed, BadCheckpoint (the net is not there).
+        """As Predictor.forward: (B, L) or (S, L). One after the other, but that one that is `express` goes beside another.
+
+        Raises: WorkerLost, OutOfMemory, WorkerFailed, BadCheckpoint (the net is not there).
         """
         arrays: list[Array] = [array for voxels in batch for array in (voxels.coords, voxels.feats)]
-        lock, channel = (self._between, self._express) if lane == "express" else (self._busy, self._compute)
+        lock, channel = (self._beside, self._express) if lane == "express" else (self._busy, self._compute)
         with lock:
-            _, [logits] = self._ask(channel, {"model": key, "long": lane == "long"}, arrays)
+            _, [logits] = self._ask(channel, {"model": key}, arrays)
         return logits.view(np.float32)
 
     def _ask(self, channel: socket.socket, head: Head, arrays: list[Array]) -> tuple[Head, list[Array]]:
@@ -141,7 +142,7 @@ class Worker:
         it may be that of the next worker when the thread wakes. For the thread that waits for the end.
         """
         self.hang_up()
-        with self._busy, self._between, self._managing:
+        with self._busy, self._beside, self._managing:
             for channel in (self._compute, self._express, self._control, self._lifeline):
                 channel.close()
 

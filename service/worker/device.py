@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -26,6 +27,14 @@ LOAD_TRIES = 2  # one may have been lost over something else
 CLOSE_S = 5.0  # for the watching thread to notice
 
 
+@dataclass(frozen=True)
+class Loads:
+    """How many have been begun so far, and how many of those are under way."""
+
+    begun: int = 0
+    under_way: int = 0
+
+
 class Device:
     """Thread-safe; everything but `up` and `close` blocks and belongs into threads."""
 
@@ -38,6 +47,7 @@ class Device:
         self._ending = threading.Event()
         self._sources: dict[str, Source] = {}
         self._bytes: dict[str, int] = {}
+        self.loads = Loads()
         self._released: SimpleQueue[str] = SimpleQueue()  # may be put into from anywhere, also while garbage is collected
 
     @property
@@ -58,6 +68,15 @@ class Device:
 
     def load(self, source: Source) -> Net:
         """Load a net, for this worker and those to come. Raises: BadCheckpoint, BadOption, OutOfMemory, WorkerFailed, NotReady."""
+        with self._changed:
+            self.loads = Loads(self.loads.begun + 1, self.loads.under_way + 1)
+        try:
+            return self._load(source)
+        finally:
+            with self._changed:
+                self.loads = Loads(self.loads.begun, self.loads.under_way - 1)
+
+    def _load(self, source: Source) -> Net:
         for _ in range(LOAD_TRIES):
             worker = self.wait()
             try:

@@ -1,4 +1,6 @@
-"""The worker: a device and the nets on it. Forward passes in one thread, loading in another, an end when the service closes its side."""
+"""The worker: a device and the nets on it. Forward passes in one thread, those of small clouds beside a long one in another, loading in a
+third; an end when the service closes its side.
+"""
 
 import ctypes
 import gc
@@ -63,33 +65,37 @@ def work(
     sys.setswitchinterval(SWITCH_S)
     send(lifeline, {"pid": os.getpid()})
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
-    worker = Worker(compute, express, lifeline)
+    worker = Worker(lifeline)
     threading.Thread(target=worker.serve_control, args=(control,), daemon=True).start()
+    threading.Thread(target=worker.serve_express, args=(express,), daemon=True).start()
     with suppress(PeerGone):
-        worker.serve_passes()
+        worker.serve_passes(compute)
 
 
 class Worker:
-    """The nets, and the pass under way."""
+    """The nets. Passes share them, and nothing else."""
 
-    def __init__(self, compute: socket.socket, express: socket.socket, lifeline: socket.socket) -> None:
-        self._compute, self._express, self._lifeline = compute, express, lifeline
+    def __init__(self, lifeline: socket.socket) -> None:
+        self._lifeline = lifeline
         self._nets: dict[str, Predictor] = {}
-        self._thread = threading.get_ident()
-        self._long = False  # whether the pass under way lets others through
 
-    def serve_passes(self) -> None:
+    def serve_passes(self, compute: socket.socket) -> None:
         """Raises: PeerGone."""
         given_back_s = time.monotonic()
         while True:
-            ready, _, _ = select.select([self._express, self._compute], [], [], IDLE_S)
-            for channel in ready:
-                self._answer(channel, self._forward)
-            if not ready:
+            if not select.select([compute], [], [], IDLE_S)[0]:
                 _free()
-            elif time.monotonic() > given_back_s + EVERY_S:
+                continue
+            self._answer(compute, self._forward)
+            if time.monotonic() > given_back_s + EVERY_S:
                 give_back()
                 given_back_s = time.monotonic()
+
+    def serve_express(self, express: socket.socket) -> None:
+        """Passes beside a long one, for they are short."""
+        with suppress(PeerGone):
+            while True:
+                self._answer(express, self._forward)
 
     def serve_control(self, control: socket.socket) -> None:
         with suppress(PeerGone):
@@ -106,18 +112,7 @@ class Worker:
         net = self._nets.get(str(head["model"]))
         if net is None:
             raise BadCheckpoint("the model could not be loaded again after its worker died", where=str(head["model"]))
-        self._long = bool(head["long"])
-        try:
-            logits = net.forward(batch)
-        finally:
-            self._long = False
-        return {}, [logits.cpu().numpy()]
-
-    def _let_through(self) -> None:
-        """Between two layers of a long pass: a short one, if there is one."""
-        if self._long and threading.get_ident() == self._thread and select.select([self._express], [], [], 0)[0]:
-            self._answer(self._express, self._forward)
-            self._long = True
+        return {}, [net.forward(batch).cpu().numpy()]
 
     def _manage(self, head: Head, _: list[Array]) -> Answer:
         key = str(head["model"])
@@ -130,7 +125,6 @@ class Worker:
         net = Predictor.load(folder, str(head["device"]), str(head["engine"]), cast(Precision, head["precision"]))
         net.forward([net.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
         size = net.settle()
-        net.between_layers(self._let_through)
         self._nets[key] = net
         reach = tuple(net.reach) if net.manifest.task == "segment" else None
         return {"reach": reach, "engine": net.engine.name, "bytes": size}, []

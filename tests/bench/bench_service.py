@@ -18,7 +18,10 @@ from tests.bench.service.report import write
 from tests.bench.service.rows import Row
 
 # In this order; each is a module of tests.bench.service with `rows()`.
-GROUPS = ("ready", "overhead", "cancel", "worker_kill", "slow", "schema", "throughput", "overload", "swap", "residents", "soak")
+GROUPS = (
+    *("ready", "overhead", "cancel", "worker_kill", "slow", "schema", "throughput", "overload", "swap", "residents"),
+    *("jobs", "large", "soak"),
+)
 FULL_SOAK = 100_000
 
 

@@ -38,11 +38,14 @@ HEADERS = (
     *(b"X-Request-ID", b"X-Filename", b"X-Request-Timeout", b"Accept", b"Content-Type", b"Content-Encoding", b"Authorization"),
     *(b"X-API-Key", b"Host", b"Origin", b"Cookie", b"Range", b"traceparent", b"tracestate", b"Forwarded", b"X-Forwarded-For"),
     *(b"X-Forwarded-Host", b"Transfer-Encoding", b"Expect", b"Upgrade", b"Connection", b"If-None-Match", b"X-HTTP-Method-Override"),
-    b"Inference-Header-Content-Length",
+    *(b"Inference-Header-Content-Length", b"Idempotency-Key"),
 )
 BROKEN = ("%", "%f", "%zz", "%ff%fe", "%c0%ae%c0%ae%c0%af", "%u002e", ";a=b", "?x", "#x")
 TARGETS = ("/v1/models", "*", "http://evil.example/v1/models", "//evil.example", "evil.example:80", "/\0", "/ ", "/?" + "a" * 70_000, "")
-ASKED = (("GET", "/v1/models"), ("POST", "/v1/classify"), ("POST", "/v1/segment?format=ply"), ("GET", "/health/ready"))
+ASKED = (
+    *(("GET", "/v1/models"), ("POST", "/v1/classify"), ("POST", "/v1/segment?format=ply"), ("GET", "/health/ready")),
+    *(("POST", "/v1/jobs"), ("POST", "/v2/models/tiny/infer")),
+)
 KEYED = (("GET", "/v1/models"), ("POST", "/v1/classify"), ("PUT", "/v1/models/x/aliases/y"), ("GET", "/metrics"))
 METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
 BODY = b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\nend_header\n1 2 3\n"
@@ -123,7 +126,9 @@ def _path(rng: random.Random, key: bytes) -> Hostile:
 
 def _upload(rng: random.Random, key: bytes) -> Hostile:
     options = [(rng.choice(OPTIONS), _encoded(rng, _word(rng))) for _ in range(rng.choice((1, 1, 1, 2, 4)))]
-    target = rng.choice(("/v1/classify", "/v1/segment", "/v1/jobs")) + "?" + "&".join(f"{name}={value}" for name, value in options)
+    target = (
+        rng.choice(("/v1/classify", "/v1/segment", "/v1/jobs", "/v1/points")) + "?" + "&".join(f"{name}={value}" for name, value in options)
+    )
     return Hostile("option", _request("POST", target, [], BODY, key))
 
 

@@ -14,6 +14,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.contract.conftest import BODY_LIMIT, Serve
 from tests.fire import metric, paused, until, waiting
+from tests.open_inference import address, body_of, read_answer
 
 Ball = Callable[[int], bytes]
 POINTS = (30, 100, 300, 1000, 3000, 10_000, 47, 2000)
@@ -73,6 +74,24 @@ def test_a_batch_of_scans_labels_every_point_as_each_alone(app: FastAPI, bundled
         np.testing.assert_allclose(sure, other_sure, atol=2e-3)
 
 
+def test_a_batch_of_scans_has_the_logits_of_each_alone(app: FastAPI, bundled: httpx.Client, scan: bytes) -> None:
+    table = np.frombuffer(scan, "<f4").reshape(-1, 4)
+    scans = [table[::step] for step in (1, 2, 3, 7)]
+
+    def post(points: np.ndarray) -> Callable[[httpx.Client], httpx.Response]:
+        inputs = {"points": np.ascontiguousarray(points[:, :3]), "intensity": np.ascontiguousarray(points[:, 3])}
+        body, headers = body_of(inputs, outputs=[{"name": "logits"}])
+        return lambda client: client.post(address("lidar19"), content=body, headers=headers)
+
+    alone = [read_answer(post(each)(bundled)).arrays["logits"] for each in scans]
+    before = metric(bundled, "fip_batch_requests_count")
+    answers = together(app, bundled, [post(each) for each in (scans[-1], *scans)])[1:]
+    assert metric(bundled, "fip_batch_requests_count") - before == 2
+    for points, one, answer in zip(scans, alone, answers, strict=True):
+        assert one.shape == (len(points), 19)
+        np.testing.assert_allclose(one, read_answer(answer).arrays["logits"], atol=1e-4)
+
+
 def test_models_are_not_mixed(app: FastAPI, bundled: httpx.Client, ball: Ball) -> None:
     body = ball(500)
     posts = [lambda client: client.post("/v1/classify", content=body), lambda client: client.post("/v1/segment", content=body)] * 3
@@ -121,12 +140,13 @@ def test_small_clouds_do_not_wait_for_a_large_one_to_be_through(serve: Serve, se
     assert sorted(took)[len(took) // 2] < found["timings_ms"]["forward"] / 1000 / 3
 
 
-def test_small_clouds_go_between_the_layers_of_a_long_pass(app: FastAPI, bundled: httpx.Client, ball: Ball) -> None:
+def test_small_clouds_go_beside_a_long_pass(app: FastAPI, bundled: httpx.Client, ball: Ball, scan: bytes) -> None:
     """A cloud that is one pass of some seconds: what comes meanwhile does not wait for its end, and nobody's answer changes."""
     rng = np.random.default_rng(2)
     long = np.column_stack([rng.uniform([-90, -90, 0], [90, 90, 8], (120_000, 3)), rng.random(120_000)]).astype("<f4").tobytes()
     query = {"input_format": "bin", "format": "raw"}
     alone = bundled.post("/v1/classify", params={"logits": "true"}, content=ball(2000)).json()
+    same_net = bundled.post("/v1/segment", params=query, content=scan)
     before = bundled.post("/v1/segment", params=query, content=long, timeout=120)
     took = []
     with ThreadPoolExecutor(1) as thread:
@@ -137,6 +157,7 @@ def test_small_clouds_go_between_the_layers_of_a_long_pass(app: FastAPI, bundled
             found = bundled.post("/v1/classify", params={"logits": "true"}, content=ball(2000)).json()
             took.append(time.perf_counter() - began)
             np.testing.assert_allclose(found["logits"], alone["logits"], atol=1e-4)
+            assert bundled.post("/v1/segment", params=query, content=scan).content == same_net.content
     assert "X-Tiles" not in before.headers  # one pass
     assert answer.result().content == before.content
     assert len(took) >= 4

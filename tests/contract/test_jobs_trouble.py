@@ -3,10 +3,13 @@
 import gc
 import json
 import os
+import shutil
+import signal
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -15,10 +18,12 @@ import numpy as np
 import pytest
 
 from models.durable import is_held
+from service.app import LOADS
 from service.auth.keys import Key, add_key, new_key, remove_key
+from service.context import MOST_LOADING
 from tests.contract.conftest import Changed, Serve
 from tests.contract.job_calls import NAME, TILES, ended, post, problem, running, show, submitted
-from tests.fire import paused, until
+from tests.fire import metric, paused, until
 from tests.sweep import sweep
 from tests.untrained_segmenter import save_segmenter
 
@@ -85,15 +90,20 @@ def test_a_job_that_is_put_off_is_cancelled_at_once_or_goes_on_in_the_next_servi
         assert show(client, goes)["state"] == "cancelled"
 
 
-def test_a_job_waits_for_room_for_its_result(serve: Serve, app_of_jobs: Changed, segment_client: httpx.Client, scan: bytes) -> None:
+def test_a_job_waits_for_room_for_its_result_and_is_not_computed_meanwhile(
+    serve: Serve, app_of_jobs: Changed, segment_client: httpx.Client, scan: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     size = len(segment_client.post("/v1/segment?format=csv", content=scan, headers=NAME).content)
     with serve(app_of_jobs(max_jobs_bytes=size * 3 // 2)) as client:
         done = ended(client, submitted(client, scan, format="csv"))
         waits, other = submitted(client, scan, format="csv"), submitted(client, scan[:1600], format="label")
         assert ended(client, other)["state"] == "done"
+        until(lambda: caplog.text.count("job put off") > 2, "it has had three turns")
         assert show(client, waits)["error"] is None
+        assert metric(client, "fip_batch_requests_count") == 3  # each of the jobs once
         client.delete(done["links"]["job"])
         assert ended(client, waits)["result"]["bytes"] == size
+        assert metric(client, "fip_batch_requests_count") == 4
 
 
 def test_a_disk_that_fails_for_longer_than_results_are_kept_fails_the_job(
@@ -129,6 +139,54 @@ def test_a_registry_that_is_away_fails_no_job_and_keeps_no_other_waiting(
         found = show(client, waits)
         assert (found["state"] in ("queued", "running"), found["error"]) == (True, None)
         aside.rename(registry)
+        assert ended(client, waits)["state"] == "done"
+
+
+@pytest.mark.parametrize(("back", "ends"), [(True, "done"), (False, "failed")])
+def test_a_worker_that_dies_while_the_registry_is_away_fails_no_job(
+    serve: Serve, app_of_jobs: Changed, scan: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture, back: bool, ends: str
+) -> None:
+    """Unless the model is gone when the registry is back."""
+    registry, aside = tmp_path / "registry", tmp_path / "aside"
+    save_segmenter(registry / "fields" / "1", "fields")
+    app = app_of_jobs(registry=str(registry), model="fields")
+    with serve(app) as client:
+        with paused(app) as pid:
+            job = submitted(client, scan)
+            running(client, job)
+            registry.rename(aside)
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: caplog.text.count("job put off") > 1, "it has been tried again")
+        assert show(client, job)["error"] is None
+        if not back:
+            shutil.rmtree(aside / "fields")
+        aside.rename(registry)
+        assert (ended(client, job)["error"] or {}).get("code") == (None if back else "unknown_model")
+        assert show(client, job)["state"] == ends
+
+
+def test_a_job_waits_while_many_wait_for_models(
+    serve: Serve, app_of_jobs: Changed, scan: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = tmp_path / "registry"
+    for name in ("streets", "fields"):
+        save_segmenter(registry / name / "1", name)
+    app = app_of_jobs(registry=str(registry))
+    with ExitStack() as stuck, serve(app) as client:
+        ended(client, submitted(client, scan, model="fields"))  # it is loaded
+        stuck.enter_context(paused(app))
+        long = submitted(client, (sweep(4, 60_000) * np.array([8, 8, 8, 1], "<f4")).tobytes(), format="label")
+        running(client, long)
+        waits = submitted(client, scan, model="fields")
+    app = app_of_jobs(registry=str(registry), **TILES)
+    loads = app.state.context.loads
+    with serve(app) as client, ThreadPoolExecutor(MOST_LOADING + LOADS) as threads:
+        with paused(app):  # nothing is loaded
+            for _ in range(MOST_LOADING + LOADS):
+                threads.submit(client.post, "/v1/segment?model=fields", content=scan, headers=NAME)
+            until(lambda: loads.statistics().tasks_waiting >= MOST_LOADING, "many wait for it")
+            client.delete(long["links"]["job"])
+            until(lambda: "job put off" in caplog.text or show(client, waits)["error"] is not None, "the job had its turn")
         assert ended(client, waits)["state"] == "done"
 
 
@@ -174,8 +232,8 @@ def test_who_is_in_debt_waits_and_nobody_else(serve: Serve, app_of_jobs: Changed
     app = app_of_jobs(keys=keys)
     with serve(app) as client:
         with paused(app):
+            running(client, submitted(ben.asks(client), scan))
             paid, waits = (submitted(anna.asks(client), scan) for _ in range(2))
-            running(client, paid)
         assert ended(client, paid)["state"] == "done"
         for _ in range(2):
             assert ended(ben.asks(client), submitted(client, scan))["state"] == "done"
@@ -242,6 +300,96 @@ def test_rows_that_another_program_locks_refuse_a_job_and_keep_no_reader_waiting
         assert problem(client.delete(done["links"]["job"])) == (429, "overloaded")
         db.execute("ROLLBACK")
         assert ended(client, submitted(client, scan))["state"] == "done"
+
+
+@contextmanager
+def read_only_rows(path: Path) -> Iterator[None]:
+    """The rows of jobs can be read and not written, as on a full disk."""
+    with closing(sqlite3.connect(path, timeout=30)) as db:
+        db.execute("CREATE TRIGGER fails BEFORE UPDATE ON jobs BEGIN SELECT json('none'); END")
+        yield
+        db.execute("DROP TRIGGER fails")
+
+
+def test_a_result_goes_although_its_row_cannot_be_written_which_follows(
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
+) -> None:
+    with serve(app_of_jobs(job_seconds=20)) as client:
+        job = ended(client, submitted(client, scan))
+        with read_only_rows(jobs_folder / "jobs.sqlite3"):
+            assert problem(client.delete(job["links"]["job"])) == (507, "spool_full")
+            assert dirs(jobs_folder) == set()
+            assert problem(client.get(job["links"]["result"])) == (410, "expired")
+        until(lambda: show(client, job)["state"] == "expired", "the row follows", 15)
+        assert [each["state"] for each in client.get("/v1/jobs").json()["jobs"]] == ["expired"]
+
+
+def test_results_go_when_their_time_is_over_although_no_row_can_be_written(
+    serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes
+) -> None:
+    with serve(app_of_jobs(job_seconds=3)) as client:
+        for job in [submitted(client, scan) for _ in range(2)]:
+            ended(client, job, "done")
+        with read_only_rows(jobs_folder / "jobs.sqlite3"):
+            until(lambda: dirs(jobs_folder) == set(), "both are gone")
+
+
+def test_a_result_that_is_gone_has_expired_in_the_next_service(serve: Serve, app_of_jobs: Changed, jobs_folder: Path, scan: bytes) -> None:
+    with serve(app_of_jobs()) as client:
+        job = ended(client, submitted(client, scan))
+    (jobs_folder / job["id"] / "result").unlink()
+    with serve(app_of_jobs()) as client:
+        assert show(client, job)["state"] == "expired"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a disk of three megabytes")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def fill(folder: Path) -> None:
+    with (folder / "other").open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_a_full_disk_is_emptied_through_the_service(serve: Serve, app_of_jobs: Changed, small_disk: Path, scan: bytes) -> None:
+    """The disk has no room for one page of the rows; what goes has some ten pages."""
+    app = app_of_jobs(jobs_dir=small_disk / "jobs")
+    with serve(app) as client:
+        done = ended(client, submitted(client, scan, format="csv"))
+        with paused(app):
+            runs, waits = (submitted(client, scan) for _ in range(2))
+            running(client, runs)
+            for job, state in ((done, "expired"), (waits, "cancelled")):
+                fill(small_disk)
+                gone = client.delete(job["links"]["job"])
+                assert (gone.status_code, gone.json()["state"]) == (200, state)
+        assert ended(client, runs)["state"] == "done"
+
+
+def test_a_result_that_finds_the_disk_full_is_not_computed_again_before_there_is_room(
+    serve: Serve, app_of_jobs: Changed, small_disk: Path, scan: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = app_of_jobs(jobs_dir=small_disk / "jobs")
+    with serve(app) as client:
+        with paused(app):
+            job = submitted(client, scan, format="csv")
+            running(client, job)
+            fill(small_disk)
+            os.truncate(small_disk / "other", (small_disk / "other").stat().st_size - (64 << 10))  # for the rows
+        until(lambda: caplog.text.count("job put off") > 2, "it has had three turns")
+        assert metric(client, "fip_batch_requests_count") == 1
+        (small_disk / "other").unlink()
+        assert ended(client, job)["state"] == "done"
+        assert metric(client, "fip_batch_requests_count") == 2
 
 
 def dropped(path: Path) -> None:

@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+
+from tests.fire import until
+from tests.open_inference import infer
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for package in ("models", "service") for path in (ROOT / package).rglob("*.py"))
@@ -124,6 +128,11 @@ def test_nothing_is_unpickled_from_start_to_end(watched: dict[str, str], tmp_pat
             for model, kind in (("streets", "json"), ("strict", "npz"), ("smooth", "ply"), ("lidar19", "label")):
                 assert client.post("/v1/segment", params={"model": model, "format": kind}, content=scan).status_code == 200
             assert client.get("/v1/models", params={}).status_code == 200
+            job = client.post("/v1/jobs", params={"model": "streets"}, content=scan).json()["links"]
+            until(lambda: client.get(job["job"], params={}).json()["state"] == "done", "the job is done")
+            assert client.get(job["result"], params={}).status_code == 200
+            client.params = httpx.QueryParams()
+            assert infer(client, "tiny", {"points": np.frombuffer(scan, "<f4").reshape(-1, 4)[:, :3].copy()}).arrays
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     finally:

@@ -23,6 +23,7 @@ from service import inquiry
 from service.app import create_app
 from service.settings import Settings
 from tests.fire import PROMPT_S
+from tests.unreadable import make_unreadable
 
 Serve = Callable[[FastAPI], AbstractContextManager[httpx.Client]]
 Ball = Callable[[int], bytes]
@@ -169,6 +170,24 @@ def test_damaged_aliases_are_named_and_what_they_said_is_remembered(client: http
     assert (refused.status_code, refused.json()["code"]) == (500, "bad_checkpoint")
     assert "parts is damaged: aliases.json" in refused.json()["detail"]
     assert [(model["name"], model["version"]) for model in client.get("/v1/models").json()["damaged"]] == [("parts", None)]
+
+
+def test_a_model_that_cannot_be_read_leaves_the_others_alone(
+    client: httpx.Client, registry: LocalRegistry, folder: Path, ball: Ball, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert asked(client, ball, "others") == (200, "1")
+    registry.publish(folder, "locked")
+    make_unreadable(registry.root / "locked", monkeypatch)
+    assert asked(client, ball, "nobody") == (404, "unknown_model")
+    refused = client.post("/v1/classify", params={"model": "locked"}, content=ball(100))
+    assert (refused.status_code, refused.json()["code"]) == (500, "bad_checkpoint")
+    assert refused.json()["detail"] == "locked is damaged: cannot be read: Permission denied"
+    listed = client.get("/v1/models")
+    assert listed.status_code == 200
+    assert [(model["name"], model["version"]) for model in listed.json()["damaged"]] == [("locked", None)]
+    assert {("parts", "1"), ("others", "1")} <= {(model["name"], model["version"]) for model in listed.json()["models"]}
+    publish_as(registry, folder, "parts", "champion")
+    assert asked(client, ball) == (200, "3")  # the registry is asked on
 
 
 def test_what_was_served_is_served_on_while_the_registry_is_away(client: httpx.Client, registry: LocalRegistry, ball: Ball) -> None:

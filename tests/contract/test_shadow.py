@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
+from models.checkpoint import loading_bytes
 from models.registry import publish_as
 from models.registry.local import LocalRegistry
 from service.app import create_app
@@ -96,6 +97,23 @@ def test_a_candidate_that_does_not_load_fails_alone(registry: LocalRegistry, ser
         assert client.post("/v1/classify", content=ball(64)).status_code == 200
         until(lambda: counted(client, "parts", "failed") == 1, "it failed")
         assert client.post("/v1/classify", content=ball(64)).json()["model"]["version"] == "1"
+
+
+def test_where_there_is_room_for_one_it_does_not_run(registry: LocalRegistry, serve: Serve, ball: Ball) -> None:
+    room = loading_bytes(registry.root / "parts" / "1")
+    settings = Settings(registry=registry.address, model="parts", shadow="parts@candidate", shadow_share=1, model_memory_bytes=room)
+    app = create_app(settings)
+    with serve(app) as client:
+        loads = metric(client, "fip_model_loads_total")
+        with app.state.context.pool.residents._loading:  # it has begun, and waits for room
+            assert client.post("/v1/classify", content=ball(100)).status_code == 200
+            waits = app.state.context.loads.statistics
+            until(lambda: waits().borrowed_tokens == 1, "the candidate is asked for")
+        for _ in range(3):
+            assert client.post("/v1/classify", content=ball(100)).status_code == 200
+        until(lambda: counted(client, "parts", "failed") == 1, "the candidate is given up")
+        assert metric(client, "fip_model_loads_total") == loads
+        assert metric(client, "fip_model_evictions_total") == 0
 
 
 def test_it_waits_until_nobody_else_does(registry: LocalRegistry, serve: Serve, ball: Ball) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,10 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.batching import Line
 from service.settings import Settings
+from service.worker.client import Lane, Net, Source, Worker
 from service.worker.nursery import nursery
 from tests.contract.conftest import Serve
-from tests.fire import PROMPT_S, metric, paused, until, waiting, worker_pid
+from tests.fire import GIVE_UP_S, PROMPT_S, metric, paused, until, waiting, worker_pid
 
 Ball = Callable[[int], bytes]
 
@@ -129,14 +131,69 @@ def test_a_mistake_in_the_line_costs_one_pass_and_not_all_that_come(
         refused = client.post("/v1/classify", content=ball(100))
         assert (refused.status_code, refused.json()["code"]) == (500, "worker_failed")
     assert client.post("/v1/classify", content=ball(100)).status_code == 200
+    mistakes: list[int] = []
+
+    def mistaken(self, express: bool = False):
+        mistakes.append(1)
+        raise RuntimeError("a mistake")
+
     with monkeypatch.context() as changed, ThreadPoolExecutor(1) as threads:
-        changed.setattr(Line, "full", lambda self: [][0])
-        app.state.context.scheduler._coming += 1
+        changed.setattr(Line, "take", mistaken)
         waits = threads.submit(client.post, "/v1/classify", content=ball(100))
-        until(lambda: app.state.context.scheduler._runs.done(), "nobody looks after the line")
+        until(lambda: len(mistakes) > 1, "it went wrong, and again")
         changed.undo()
-        assert client.post("/v1/classify", content=ball(100)).status_code == 200
         assert waits.result().status_code == 200
+
+
+def test_a_long_pass_is_answered_whatever_happens_beside_it(
+    serve: Serve, segment_settings: Settings, street: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, wrong = Line.take, threading.Event()
+
+    def mistaken(self, express: bool = False):
+        if not express:
+            return take(self)
+        wrong.set()
+        raise RuntimeError("a mistake")
+
+    query = {"format": "label", "input_format": "bin"}
+    with serve(create_app(segment_settings.model_copy(update={"batch_voxels": 1000}))) as client:
+        expected = client.post("/v1/segment", params=query, content=street)
+        monkeypatch.setattr(Line, "take", mistaken)
+        assert client.post("/v1/segment", params=query, content=street).content == expected.content
+    assert wrong.is_set()
+
+
+def test_a_model_whose_load_kills_the_worker_takes_no_request_along(
+    serve: Serve, segment_settings: Settings, ball: Ball, scan: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both tries to load it, each in the middle of a pass of the same request."""
+    load, forward, passing, kills = Worker.load, Worker.forward, threading.Event(), list[int]()
+
+    def deadly(self: Worker, source: Source) -> Net:
+        if source.key.startswith("smooth") and len(kills) < 2:
+            assert passing.wait(GIVE_UP_S)
+            passing.clear()
+            assert self.pid is not None
+            kill(self.pid)
+            kills.append(self.pid)
+        return load(self, source)
+
+    def beside(self: Worker, key: str, batch, lane: Lane = "usual"):
+        if (before := len(kills)) < 2:
+            passing.set()
+            until(lambda: len(kills) > before, "the load killed the worker")
+        return forward(self, key, batch, lane)
+
+    app = create_app(segment_settings)
+    with serve(app) as client, ThreadPoolExecutor(2) as threads:
+        monkeypatch.setattr(Worker, "load", deadly)
+        monkeypatch.setattr(Worker, "forward", beside)
+        asked = threads.submit(client.post, "/v1/classify", content=ball(100))
+        loads = threads.submit(client.post, "/v1/segment", params={"model": "smooth", "input_format": "bin"}, content=scan)
+        assert loads.result().json()["code"] == "bad_checkpoint"
+        assert asked.result().status_code == 200
+        assert len(kills) == 2
 
 
 def address_space(pid: int, what: str = "VmSize") -> int:
@@ -250,9 +307,10 @@ def test_a_model_removed_from_the_registry_goes_on_until_its_worker_dies(
     serve: Serve, tiny_registry: Path, tmp_path: Path, ball: Ball
 ) -> None:
     shutil.copytree(tiny_registry, tmp_path / "registry")
-    app = create_app(Settings(registry=str(tmp_path / "registry"), model="tiny"))
+    app = create_app(Settings(registry=str(tmp_path / "registry"), model="tiny", lookup_seconds=3600))
     with serve(app) as client:
         shutil.rmtree(tmp_path / "registry" / "tiny")
+        assert client.post("/v1/classify", content=ball(100)).status_code == 200
         kill(worker_pid(app))
         until(lambda: metric(client, "fip_worker_restarts_total") == 1 and ready(client) == 200, "a worker without it")
         answer = client.post("/v1/classify", content=ball(100))

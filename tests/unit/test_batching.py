@@ -179,6 +179,26 @@ def test_a_pass_may_be_under_way_for_longer_than_its_model_is_remembered() -> No
     assert line.too_large(passing) == 50
 
 
+def test_a_model_that_was_forgotten_in_its_pass_has_no_claim_on_the_time_before() -> None:
+    line = line_of(Job(1, "busy"))
+    ran(line, line.take(), 1000.0)
+    line.add(Job(1, "x"))
+    passing = line.take()
+    for number in range(REMEMBERED_MODELS):
+        line.add(Job(1, f"model {number}"))
+        line.take()
+    ran(line, passing, 0.1)
+    turns = []
+    for model in ("busy", "x"):
+        line.add(Job(BUDGET, model))
+    for _ in range(100):
+        [job] = line.take()
+        turns.append(job.model)
+        line.add(Job(BUDGET, job.model))
+        ran(line, [job], 0.1)
+    assert 40 < turns.count("busy") < 60
+
+
 def test_models_that_somebody_waits_for_are_not_forgotten_nor_what_was_asked_of_late() -> None:
     waiting = [Job(1, f"waiting {number}", arrived_s=number) for number in range(2 * REMEMBERED_MODELS)]
     line = line_of(Job(1, "measured"))

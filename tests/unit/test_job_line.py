@@ -66,6 +66,14 @@ def test_others_go_while_a_job_is_put_off_for_longer_and_longer(line: Line, now:
     assert line.put_off("a1", paid=False) == FIRST_PAUSE_S
 
 
+def test_what_the_result_of_a_job_needs_is_remembered_until_it_ends(line: Line) -> None:
+    assert line.needs("a1") is None
+    line.put_off("a1", paid=False, needs=5)
+    assert line.needs("a1") == 5
+    line.ended("a1")
+    assert line.needs("a1") is None
+
+
 def test_a_job_that_is_paid_for_does_not_wait_for_the_debt_it_made(line: Line, now: list[float]) -> None:
     assert not line.paid("a1")
     now[0] += line.put_off("a1", paid=True)

@@ -220,8 +220,13 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"^$"):
         files.keep_result(job, fails, 100, 100)
-    with pytest.raises(SpoolFull):
+    with pytest.raises(SpoolFull) as caught:
         files.keep_result(job, lambda out: out.write(b"too much") and None, 7, 100)
+    assert caught.value.needs == 8
+    files.check_room(8, 8)
+    for needs, most in ((8, 7), (1 << 60, 1 << 61)):
+        with pytest.raises(SpoolFull):
+            files.check_room(needs, most)
     with pytest.raises(AnswerTooLarge):
         files.keep_result(job, lambda out: out.write(b"too much") and None, 7, 7)
     assert [each.name for each in (tmp_path / job).iterdir()] == ["input"]

@@ -1,16 +1,21 @@
 """API keys: what is kept of one, what passes for one, and what it costs to find out."""
 
+import errno
 import gc
 import hashlib
 import json
+import os
 import statistics
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from models.durable import NotTheOwner
 from models.errors import BadOption
+from service.auth import cli
 from service.auth.key_ring import KeyRing
 from service.auth.keys import BadKeyFile, Key, KeyFile, Keys, add_key, new_key, read_keys, remove_key
 
@@ -46,6 +51,42 @@ def test_the_file_is_its_owner_s_alone_and_nothing_is_lost_of_it(tmp_path: Path)
     assert gone.name == "b"
     keys = Keys(read_keys(file).keys)
     assert [bool(keys.find(text)) for text in texts] == [True, False, True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_the_file_stays_its_owner_s_whoever_changes_it(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    text, key = made(name="a")
+    add_key(file, key)
+    os.chown(file, 54321, 12345)  # the service's own user
+    file.chmod(0o440)
+    for change in (lambda: add_key(file, made(name="b")[1]), lambda: remove_key(file, key.id)):
+        change()
+        found = file.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (54321, 12345, 0o440)
+    assert Keys(read_keys(file).keys).find(text.encode()) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_file_that_cannot_be_left_to_its_owner_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:  # as it is to all but root
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    file = tmp_path / "keys.json"
+    text, key = made(name="a")
+    add_key(file, key)
+    os.chown(file, 54321, 12345)
+    before = file.stat()
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(NotTheOwner, match="belongs to user 54321 and group 12345"):
+        remove_key(file, key.id)
+    said = CliRunner().invoke(cli.keys, ["revoke", key.id, "--file", str(file)])
+    assert isinstance(said.exception, BadOption)
+    assert "user 54321" in said.exception.detail
+    assert "opens nothing" not in said.output
+    assert (file.stat().st_ino, file.stat().st_uid) == (before.st_ino, 54321)
+    assert Keys(read_keys(file).keys).find(text.encode()) == key
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".keys.json.lock", "keys.json"]
 
 
 def altered(text: bytes) -> list[bytes]:

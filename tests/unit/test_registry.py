@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from models.errors import AliasConflict, BadCheckpoint, BadModelName, RegistryUnavailable, UnknownModel
 from models.registry import Catalogue, ModelVersion, Reference, open_catalogue, open_registry, parse_reference, parse_target
 from models.registry.local import LocalRegistry
+from tests.unreadable import make_unreadable
 
 
 @pytest.fixture
@@ -130,6 +131,24 @@ def test_damaged_aliases_are_named_and_do_not_take_other_models_with_them(
     shutil.copytree(registry.root / "tiny" / "1", registry.root / "other" / "1")
     assert catalogue.resolve("other").model.version == 1
     assert catalogue.names() == (*Catalogue().names(), "other", "tiny")
+
+
+def test_a_model_that_cannot_be_read_does_not_take_the_others_with_it(
+    catalogue: Catalogue, registry: LocalRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(registry.root / "tiny" / "1", registry.root / "other" / "1")
+    model = registry.versions("other")[0]
+    make_unreadable(registry.root / "other", monkeypatch)
+    assert catalogue.names() == (*Catalogue().names(), "other", "tiny")
+    assert catalogue.resolve("tiny").model.version == 2
+    for ask in (lambda: catalogue.resolve("other"), lambda: registry.versions("other"), lambda: registry.folder(model)):
+        with pytest.raises(BadCheckpoint, match="cannot be read: Permission denied"):
+            ask()
+    with pytest.raises(UnknownModel, match="no model is called 'absent'"):
+        catalogue.resolve("absent")
+    make_unreadable(registry.root, monkeypatch)
+    with pytest.raises(RegistryUnavailable, match="Permission denied"):
+        registry.names()
 
 
 def test_a_folder_without_versions_is_no_model(catalogue: Catalogue, registry: LocalRegistry) -> None:

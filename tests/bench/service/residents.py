@@ -1,4 +1,4 @@
-"""`models_100_*`: a hundred models of 3 MB under 60 MB, asked for at random, and one that is asked for all the time.
+"""`models_100_*`: a hundred models of 3 MB (in memory) under a budget of 60 MB, asked for at random, and one asked for all the time.
 
 The warm model is asked at a steady rate by itself, and then in turns while requests for other models come that are all in memory, and while
 as many come for any of the hundred, most of which have to be loaded. What loading does to it is the ratio of the last two, over all rounds.
@@ -98,11 +98,11 @@ def name(number: int) -> str:
 
 
 def is_right(answer: Answer, first: float, step: float) -> bool:
-    """Whether its logit is that of the model that it names; each model's is larger by the same step. That this is the one that was asked
-    is seen in the service's tests.
-    """
-    number = int(answer.model.partition(":")[0].removeprefix("model-") or -1) if answer.status == 200 else -1
-    return answer.status == 200 and abs(answer.logit - first - number * step) < CLOSE * step
+    """Whether the model that was asked for answered, and with its own logit: each model's is larger by the same step."""
+    if answer.status != 200 or answer.model != f"{answer.asked}:1":
+        return False
+    number = int(str(answer.asked).removeprefix("model-"))
+    return abs(answer.logit - first - number * step) < CLOSE * step
 
 
 def p50_ms(answers: list[Answer]) -> float:

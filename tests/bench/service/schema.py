@@ -34,7 +34,7 @@ extra-data-sources.responses = false
 # are as many as a shape says: `sound_upload_answered` takes the place of this check. 504 is what a client asks for that gives a request no
 # time (X-Request-Timeout); `time_is_up_when_asked` sees to it that nobody else gets it.
 [[operations]]
-include-path-regex = "^/v1/(classify|segment|jobs)$|^/v2/models/.*/infer$"
+include-path-regex = "^/v1/(classify|segment|points|jobs)$|^/v2/models/.*/infer$"
 checks.positive_data_acceptance.enabled = false
 checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
 

@@ -1,0 +1,182 @@
+"""The page in a real browser, before a real service: what is on the screen after a real upload, counted in pixels."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from models.labels import load_label_map
+from service.routes.page import BUILT
+from tests.bench.service.process import service
+from tests.fire import until
+
+pytestmark = pytest.mark.e2e
+
+CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
+FLAGS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
+WAIT_MS = 60_000
+STREETS = load_label_map("semantickitti19")
+STREET = BUILT / "street.bin"
+Launch = Callable[..., Browser]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with service() as running:
+        yield running.url
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Launch]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with sync_playwright() as started:
+        yield lambda *flags: started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox", *flags])
+
+
+@pytest.fixture(scope="module")
+def browser(launch: Launch) -> Browser:
+    return launch(*FLAGS)
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, and afterwards: nothing went wrong in it, and it asked nobody else."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith((address, "blob:")) else wrong.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#model option", state="attached")
+    yield page
+    page.close()
+    assert wrong == []
+
+
+def sent(page: Page, path: Path) -> None:
+    page.set_input_files("#file", str(path))
+    page.wait_for_selector("#legend tr, #bars li", timeout=WAIT_MS)
+
+
+def pixels(page: Page) -> np.ndarray:
+    """(H, W, 3) of the cloud."""
+    shot = Image.open(io.BytesIO(page.locator("#canvas").screenshot())).convert("RGB")
+    return np.asarray(shot)
+
+
+def shares(picture: np.ndarray) -> dict[str, float]:
+    """Of the pixels that have the colour of a class, how many have that of each."""
+    counts = {each.name: int((picture == np.array(each.colour)).all(axis=-1).sum()) for each in STREETS.classes}
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items() if count} if total else {}
+
+
+def test_a_street_is_seen_in_the_colours_of_its_classes(page: Page) -> None:
+    sent(page, STREET)
+    assert page.inner_text("#status") == f"{STREET.stat().st_size // 16:,} points labelled"
+    rows = {row.split("\t")[0].strip(): row for row in page.inner_text("#legend").split("only") if row.strip()}
+    until(lambda: {"building", "road", "sidewalk", "vegetation", "car"} <= set(shares(pixels(page))) & set(rows), "they are seen")
+    picture = pixels(page)
+    seen = shares(picture)
+    background = (picture == (0x10, 0x14, 0x18)).all(axis=-1).mean()
+    coloured = sum((picture == np.array(each.colour)).all(axis=-1).mean() for each in STREETS.classes)
+    assert coloured + background > 0.999  # nothing between the colours of the palette
+    assert 0.25 < seen["building"] < 0.6
+    assert 0.05 < seen["road"] < 0.3
+
+
+def test_classes_are_hidden_and_shown_alone(page: Page) -> None:
+    sent(page, STREET)
+    page.click("#legend button:has-text('building')")
+    until(lambda: (seen := shares(pixels(page))) != {} and "building" not in seen, "it is hidden")
+    page.click("[aria-label='show road alone, or all again']")
+    until(lambda: set(shares(pixels(page))) == {"road"}, "it is alone")
+    page.click("[aria-label='show road alone, or all again']")
+    until(lambda: {"road", "building", "car"} <= set(shares(pixels(page))), "all are back")
+
+
+def test_a_point_is_picked_and_keys_turn_the_cloud(page: Page) -> None:
+    sent(page, STREET)
+    until(lambda: "building" in shares(pixels(page)), "it is drawn")
+    picture = pixels(page)
+    places = np.argwhere((picture == np.array(STREETS.classes[12].colour)).all(axis=-1))
+    y, x = places[len(places) // 2]
+    box = page.locator("#canvas").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + float(x), box["y"] + float(y))
+    said = dict(zip(*[iter(page.inner_text("#picked").split("\n"))] * 2, strict=True))
+    assert said["class"] == "building"
+    assert 0 < float(said["confidence"]) <= 1
+    assert set(said) == {"class", "confidence", "x", "y", "z", "intensity", "point"}
+    page.focus("#canvas")
+    for key in ("ArrowLeft", "ArrowUp", "+"):
+        page.keyboard.press(key)
+    until(lambda: bool((pixels(page) != picture).any()), "it has turned")
+    page.keyboard.press("c")
+    assert page.input_value("#colour") == "confidence"
+    until(lambda: len(shares(pixels(page))) < 5, "its colours are others")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#picking")
+
+
+def test_an_object_gets_its_five_best_classes(page: Page) -> None:
+    page.click("[data-sample='chair.ply']")
+    page.wait_for_selector("#bars li", timeout=WAIT_MS)
+    bars = page.locator("#bars li")
+    assert bars.count() == 5
+    assert bars.nth(0).inner_text().startswith("chair")
+    assert page.is_hidden("#segmented")
+    until(lambda: bool((pixels(page) != (0x10, 0x14, 0x18)).any(axis=-1).mean() > 0.02), "it is drawn")
+
+
+def test_downloads_are_the_answers_of_the_service(page: Page, address: str) -> None:
+    sent(page, STREET)
+    page.select_option("#format", "label")
+    with page.expect_download() as waiting:
+        page.click("#download")
+    saved = Path(waiting.value.path()).read_bytes()
+    assert waiting.value.suggested_filename == "street.label"
+    direct = httpx.post(f"{address}/v1/segment?format=label", content=STREET.read_bytes(), headers={"X-Filename": "street.bin"}, timeout=60)
+    assert saved == direct.content
+
+
+def test_errors_are_said_as_the_service_says_them(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "broken.ply").write_bytes(b"ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nend_header\n1\n2\n3\n")
+    page.set_input_files("#file", str(tmp_path / "broken.ply"))
+    page.wait_for_selector("#error p", timeout=WAIT_MS)
+    said = page.inner_text("#error")
+    assert "no y, z among the columns" in said
+    assert "missing_coordinates" in said
+    sent(page, STREET)  # and the next one is answered
+    assert page.is_hidden("#error")
+
+
+def test_a_link_brings_the_view_back(page: Page) -> None:
+    page.click("[data-sample='street.bin']")
+    page.wait_for_selector("#legend tr", timeout=WAIT_MS)
+    page.click("#legend button:has-text('vegetation')")
+    page.focus("#canvas")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    until(lambda: "view=" in page.url and (seen := shares(pixels(page))) != {} and "vegetation" not in seen, "it is turned")
+    before, link = pixels(page), page.url
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector("#legend tr.hidden", timeout=WAIT_MS)
+    until(lambda: bool((pixels(page) != before).any(axis=-1).mean() < 0.01), "it is the same view")
+
+
+def test_without_webgl_it_says_so_and_labels_all_the_same(launch: Launch, address: str) -> None:
+    blind = launch("--disable-gpu", "--disable-3d-apis")
+    page = blind.new_page()
+    page.goto(address)
+    page.wait_for_selector("#model option", state="attached")
+    assert page.is_visible("#no-webgl")
+    sent(page, STREET)
+    assert "building" in page.inner_text("#legend")
+    blind.close()

@@ -1,0 +1,60 @@
+"""The threads of a worker: a short pass is not kept waiting by a long one."""
+
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+import numpy as np
+import torch
+
+from models.voxelize import Voxels
+from service.worker.messages import PeerGone, receive, send
+from service.worker.process import Worker
+
+GIVE_UP_S = 30.0
+CLOUD = [np.zeros((3, 3), np.int32), np.ones((3, 2), np.float32)]  # coords and feats
+
+
+class Layer:
+    """A net of one layer, which takes until it is told to end."""
+
+    def __init__(self) -> None:
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
+        self.begun.set()
+        assert self.end.wait(GIVE_UP_S)
+        return torch.from_numpy(batch[0].feats)
+
+
+def test_a_short_pass_is_answered_in_the_middle_of_a_layer_of_a_long_one() -> None:
+    long, short = Layer(), Layer()
+    short.end.set()
+    with ExitStack() as open_ends:
+        (compute, theirs), (express, their_express), (_, lifeline) = pairs = [socket.socketpair() for _ in range(3)]
+        for end in (end for pair in pairs for end in pair):
+            end.settimeout(GIVE_UP_S)
+            open_ends.callback(end.close)
+        worker = Worker(lifeline)
+        worker._nets.update({"long": long, "short": short})  # type: ignore[dict-item]
+
+        def passes() -> None:
+            with suppress(PeerGone):
+                worker.serve_passes(theirs)
+
+        threads = [threading.Thread(target=passes), threading.Thread(target=worker.serve_express, args=(their_express,))]
+        for thread in threads:
+            thread.start()
+        send(compute, {"model": "long"}, CLOUD)
+        assert long.begun.wait(GIVE_UP_S)
+        send(express, {"model": "short"}, CLOUD)
+        _, [found] = receive(express)
+        np.testing.assert_array_equal(found, CLOUD[1])
+        long.end.set()
+        _, [found] = receive(compute)
+        np.testing.assert_array_equal(found, CLOUD[1])
+        for end in (compute, express):
+            end.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
