@@ -23,11 +23,15 @@ from tests.bench.service.furnished import ALIASES, KEY, MODEL, VERSIONS
 
 REFERENCES = (MODEL, f"{MODEL}:1", *(f"{MODEL}@{alias}" for alias in ALIASES), "lidar19", "modelnet40")
 CLASSIFIERS = tuple(each for each in REFERENCES if each != "lidar19")
-# path -> models that answer there; of points none does
-UPLOADS = {"/v1/classify": CLASSIFIERS, "/v1/segment": ("lidar19",), "/v1/jobs": ("lidar19",), "/v1/points": ()}
 INFERENCES = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
 ALIAS = "/v1/models/{name}/aliases/{alias}"
-JOB = "/v1/jobs/{id}"
+JOBS = "/v1/jobs"
+JOB = f"{JOBS}/{{id}}"
+# path -> models that answer there; of points none does
+UPLOADS = {"/v1/classify": CLASSIFIERS, "/v1/segment": ("lidar19",), JOBS: ("lidar19",), "/v1/points": ()}
+AGAIN = 0.3  # share of sound jobs that are one of so many, each with a key of its own
+KEYED = 20
+KEY_HEADER = "Idempotency-Key"
 SOUND = "sound-"  # how the request id of a sound upload begins
 KNOWN = 0.75  # share of requests that name something there is
 TIMEOUT = "X-Request-Timeout"
@@ -47,12 +51,13 @@ Case: TypeAlias = schemathesis.Case
 
 @dataclass(frozen=True)
 class Told:
-    """What answers have said so far. jobs: their ids, of which the service forgets the oldest; deleted: those of them that were; pointed:
-    the version of each alias.
+    """What answers have said so far. jobs: their ids, of which the service forgets the oldest; deleted: those of them that were; keyed: the
+    id of each Idempotency-Key; pointed: the version of each alias.
     """
 
     jobs: deque[str] = field(default_factory=lambda: deque(maxlen=500))
     deleted: set[str] = field(default_factory=set)
+    keyed: dict[str, str] = field(default_factory=dict)
     pointed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ALIASES, VERSIONS))
 
 
@@ -111,18 +116,23 @@ def move_on(case: Case, rng: random.Random) -> None:
 
 
 def sound_upload(case: Case, rng: random.Random) -> None:
-    """Replace the body by a cloud, and of the options keep those that fit any."""
+    """Replace the body by a cloud, and of the options keep those that fit any; of a job that comes again, none."""
+    again = f"again-{rng.randrange(KEYED)}" if case.path == JOBS and rng.random() < AGAIN else None
+    if again is not None:
+        rng, case.query = random.Random(again), {}
     fmt = rng.choice(sorted(clouds.FORMATS))
     cloud = clouds.street(rng.randint(60, 400), rng.randint(0, 9))
     case.body, case.media_type = clouds.FORMATS[fmt](cloud), "application/octet-stream"
     query = {name: value for name, value in (case.query or {}).items() if name in ("top", "logits", "up")}
     query |= {"input_format": fmt} if fmt == "bin" or rng.random() < 0.5 else {}
     query |= {"model": rng.choice(UPLOADS[case.path])} if UPLOADS[case.path] and rng.random() < 0.5 else {}
-    if case.path in ("/v1/segment", "/v1/jobs"):
+    if case.path in ("/v1/segment", JOBS):
         query |= {"format": rng.choice(FREE if fmt == "off" else (*FREE, "same"))}
     case.query = query
     without_headers(case)
     case.headers["X-Filename"] = f"cloud.{fmt}"
+    if again is not None:
+        case.headers[KEY_HEADER] = again
 
 
 def sound_inference(case: Case, rng: random.Random) -> None:
@@ -162,8 +172,9 @@ def after_call(context: schemathesis.HookContext, case: Case, response: schemath
     """Keep what later requests can name."""
     if response.status_code >= 300:
         return
-    if case.method == "POST" and case.path == "/v1/jobs":
-        TOLD.jobs.append(response.json()["id"])
+    if case.method == "POST" and case.path == JOBS:
+        TOLD.jobs.append(id := response.json()["id"])
+        TOLD.keyed.setdefault(str(case.headers.get(KEY_HEADER, id)), id)
     elif case.method == "DELETE" and case.path == JOB:
         TOLD.deleted.add(response.json()["id"])
     elif case.path.startswith(ALIAS):
@@ -176,6 +187,15 @@ def sound_upload_answered(context: schemathesis.CheckContext, response: schemath
     """A sound file is answered; where the service is busy, politely."""
     if str(case.headers.get("X-Request-ID", "")).startswith(SOUND) and response.status_code not in (200, 202, 429):
         raise AssertionError(f"a sound upload was answered {response.status_code}: {response.text[:300]}")
+
+
+@schemathesis.check
+def the_same_key_is_the_same_job(context: schemathesis.CheckContext, response: schemathesis.Response, case: Case) -> None:
+    """However often a job is sent."""
+    if case.method != "POST" or case.path != JOBS or response.status_code not in (200, 202) or KEY_HEADER not in case.headers:
+        return
+    if (id := response.json()["id"]) != (first := TOLD.keyed[str(case.headers[KEY_HEADER])]):
+        raise AssertionError(f"{case.headers[KEY_HEADER]} was the job {first} and is {id}")
 
 
 @schemathesis.check
