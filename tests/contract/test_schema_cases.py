@@ -66,7 +66,7 @@ def test_a_service_that_does_otherwise_is_found(serve: Serve, tmp_path: Path) ->
     found = {tuple(each.split(": ")[:2]) for each in outcome.failures}
     assert {
         ("GET /v1/models", "API accepts requests without authentication"),
-        ("POST /v1/points", "Undocumented HTTP status code"),
+        ("POST /v1/points", "Undocumented status code"),
         ("GET /v2/models/{model}", "Server error"),
     } <= found
     assert any("a job that was deleted is" in each for each in outcome.failures)
@@ -81,7 +81,11 @@ def test_what_a_report_tells(tmp_path: Path) -> None:
     tried = {
         "label": "GET /a",
         "cases": {"1": {}, "2": {}, "3": {"parent_id": "2"}},  # the last is of a check
-        "interactions": {"1": {"response": {"status_code": 200}}, "2": {"response": {"status_code": 404}}, "3": {"response": None}},
+        "interactions": {
+            "1": {"response": {"status_code": 200}},
+            "2": {"request": {"uri": "/a?b"}, "response": {"status_code": 404}},
+            "3": {"response": None},
+        },
         "checks": {"1": [{"name": "a_check", "status": "success"}], "2": [wrong], "3": [wrong]},
     }
     refused = {"label": "POST /b", "cases": {"4": {}}, "interactions": {"4": {"response": {"status_code": 422}}}}
@@ -102,7 +106,7 @@ def test_what_a_report_tells(tmp_path: Path) -> None:
     assert outcome.statuses == {"GET /a 200": 1, "GET /a 404": 1, "GET /a None": 1, "POST /b 422": 1}
     assert outcome.never_done == ["POST /b"]
     wrong_once, error = outcome.failures
-    assert wrong_once == "GET /a: Wrong: so; curl"
+    assert wrong_once == 'GET /a: Wrong: so; {"uri": "/a?b"}'
     assert error.startswith("NonFatalError: ")
 
 

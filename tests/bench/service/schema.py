@@ -58,7 +58,7 @@ generation.with-security-parameters = false
 @dataclass(frozen=True)
 class Outcome:
     """cases: how many requests of each operation were made up. sequences: of requests that follow from each other's answers. failures: one
-    text each, with the command that shows it.
+    text each, with the request that shows it.
     """
 
     cases: Counter[str]
@@ -143,10 +143,12 @@ def read_reports(reports: list[Path]) -> Outcome:
             cases[label] += len(made_up)
         for each in recorder.get("interactions", {}).values():
             statuses[f"{label} {(each.get('response') or {}).get('status_code')}"] += 1
-        for made in recorder.get("checks", {}).values():
+        for case, made in recorder.get("checks", {}).items():
+            request = recorder["interactions"].get(case, {}).get("request", {})
             for found in (each for each in made if each["status"] == "failure"):
                 told = (found.get("failure_info") or {}).get("failure") or {}
-                failures.setdefault((label, found["name"], str(told.get("title"))), f"{label}: {told.get('title')}: {_shown(found)}")
+                text = f"{label}: {told.get('title')}: {told.get('message')}; {json.dumps(request)}"
+                failures.setdefault((label, found["name"], str(told.get("title"))), text[:2000])
     return Outcome(cases, sequences, statuses, list(failures.values()))
 
 
@@ -154,11 +156,6 @@ def _events(report: Path) -> Iterator[tuple[str, dict]]:
     with report.open(encoding="utf-8") as lines:
         for line in lines:
             yield from json.loads(line).items()
-
-
-def _shown(found: dict) -> str:
-    info = found.get("failure_info") or {}
-    return f"{(info.get('failure') or {}).get('message')}; {info.get('code_sample')}"[:2000]
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def sound_upload(case: Case, rng: random.Random) -> None:
     fmt = rng.choice(sorted(clouds.FORMATS))
     cloud = clouds.street(rng.randint(60, 400), rng.randint(0, 9))
     case.body, case.media_type = clouds.FORMATS[fmt](cloud), "application/octet-stream"
-    query = {name: value for name, value in (case.query or {}).items() if name in ("top", "logits", "up")}
+    query = {name: value for name, value in (case.query or {}).items() if name in ("top", "logits", "up", "most")}
     query |= {"input_format": fmt} if fmt == "bin" or rng.random() < 0.5 else {}
     query |= {"model": rng.choice(UPLOADS[case.path])} if UPLOADS[case.path] and rng.random() < 0.5 else {}
     if case.path in ("/v1/segment", JOBS):
