@@ -73,11 +73,7 @@ def test_a_service_that_does_otherwise_is_found(serve: Serve, tmp_path: Path) ->
 
 
 def test_what_a_report_tells(tmp_path: Path) -> None:
-    wrong = {
-        "name": "a_check",
-        "status": "failure",
-        "failure_info": {"failure": {"title": "Wrong", "message": "so"}, "code_sample": "curl"},
-    }
+    wrong = {"name": "a_check", "status": "failure", "failure_info": {"failure": {"title": "Wrong", "message": "so"}}}
     tried = {
         "label": "GET /a",
         "cases": {"1": {}, "2": {}, "3": {"parent_id": "2"}},  # the last is of a check

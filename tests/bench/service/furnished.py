@@ -12,6 +12,7 @@ from tests.published import shifted
 KEY = "FIP_BENCH_KEY"  # under which programs that ask find the key in their environment
 MODEL, VERSIONS = "parts", 3
 ALIASES = ("champion", "trial")
+JOBS = 1_000  # that may wait or run; ten times as many are remembered, so that none of a run is forgotten
 ROUNDS = 400  # that each alias has gone through all versions, so that it can be rolled back again and again
 
 
@@ -37,4 +38,5 @@ def furnish(folder: Path) -> Furnished:
         registry.publish(shifted(BUNDLED / "modelnet40" / "1", folder / f"{MODEL}-{number}", number), MODEL)
     pointed = [*range(1, VERSIONS + 1)] * ROUNDS
     Aliases(dict.fromkeys(ALIASES, pointed[-1]), dict.fromkeys(ALIASES, tuple(pointed[:-1]))).write(registry.root / MODEL)
-    return Furnished(text, {"keys": str(folder / "keys.json"), "registry": registry.address, "jobs_dir": str(folder / "jobs")})
+    jobs = {"jobs_dir": str(folder / "jobs"), "max_jobs": str(JOBS)}
+    return Furnished(text, {"keys": str(folder / "keys.json"), "registry": registry.address, **jobs})

@@ -147,7 +147,7 @@ def read_reports(reports: list[Path]) -> Outcome:
             request = recorder["interactions"].get(case, {}).get("request", {})
             for found in (each for each in made if each["status"] == "failure"):
                 told = (found.get("failure_info") or {}).get("failure") or {}
-                text = f"{label}: {told.get('title')}: {told.get('message')}; {json.dumps(request)}"
+                text = f"{label}: {told.get('title')}: {str(told.get('message'))[:1000]}; {json.dumps(request)}"
                 failures.setdefault((label, found["name"], str(told.get("title"))), text[:2000])
     return Outcome(cases, sequences, statuses, list(failures.values()))
 
