@@ -22,7 +22,7 @@ def test_made_up_requests_are_answered_as_described(serve: Serve, tmp_path: Path
     furnished = furnish(tmp_path)
     with serve(create_app(Settings.model_validate(furnished.settings))) as client:
         outcome = schema.check(str(client.base_url).rstrip("/"), furnished.key, CASES, SEQUENCES, seconds=240)
-    assert outcome.failures == [], chr(10).join(outcome.failures)
+    assert outcome.failures == {}
     assert len(outcome.cases) >= 25
     assert outcome.fewest >= CASES
     assert outcome.sequences >= SEQUENCES
@@ -63,13 +63,13 @@ def test_a_service_that_does_otherwise_is_found(serve: Serve, tmp_path: Path) ->
     app.add_middleware(Broken, key=furnished.key)
     with serve(app) as client:
         outcome = schema.check(str(client.base_url).rstrip("/"), furnished.key, CASES, 0, seconds=240)
-    found = {tuple(each.split(": ")[:2]) for each in outcome.failures}
+    found = {tuple(each.split(": ")[:2]) for each in outcome.failures.values()}
     assert {
         ("GET /v1/models", "API accepts requests without authentication"),
         ("POST /v1/points", "Undocumented status code"),
         ("GET /v2/models/{model}", "Server error"),
     } <= found
-    assert any("a job that was deleted is" in each for each in outcome.failures)
+    assert any("a job that was deleted is" in each for each in outcome.failures.values())
 
 
 def test_what_a_report_tells(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_a_report_tells(tmp_path: Path) -> None:
     events = [
         {"Initialize": {}},
         finished("fuzzing", tried),
-        finished("coverage", {**refused, "cases": {"5": {}, "6": {}}, "interactions": {}}),
+        finished("coverage", {"label": "GET /c", "cases": {"5": {}, "6": {}}}),  # and no cases of its own afterwards
         finished("fuzzing", refused),
         finished("stateful", {"label": "Stateful tests", "cases": {"7": {}}}),
         finished("stateful", {"label": "Stateful tests"}),  # one that made no request
@@ -96,14 +96,16 @@ def test_what_a_report_tells(tmp_path: Path) -> None:
     ]
     report = tmp_path / "0.ndjson"
     report.write_text("".join(f"{json.dumps(each)}\n" for each in events), encoding="utf-8")
-    outcome = schema.read_reports([report])
-    assert outcome.cases == {"GET /a": 2, "POST /b": 1}
-    assert (outcome.fewest, outcome.sequences) == (1, 1)
+    outcome = schema.read_report(report)
+    assert outcome.cases == {"GET /a": 2, "POST /b": 1, "GET /c": 0}
+    assert (outcome.fewest, outcome.sequences) == (0, 1)
     assert outcome.statuses == {"GET /a 200": 1, "GET /a 404": 1, "GET /a None": 1, "POST /b 422": 1}
-    assert outcome.never_done == ["POST /b"]
-    wrong_once, error = outcome.failures
+    assert outcome.never_done == ["GET /c", "POST /b"]
+    wrong_once, error = outcome.failures.values()
     assert wrong_once == 'GET /a: Wrong: so; {"uri": "/a?b"}'
     assert error.startswith("NonFatalError: ")
+    twice = outcome + outcome
+    assert (twice.cases["GET /a"], twice.fewest, twice.sequences, twice.failures) == (4, 0, 2, outcome.failures)
 
 
 def finished(phase: str, recorder: dict[str, object]) -> dict[str, object]:

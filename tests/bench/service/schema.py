@@ -57,14 +57,20 @@ generation.with-security-parameters = false
 
 @dataclass(frozen=True)
 class Outcome:
-    """cases: how many requests of each operation were made up. sequences: of requests that follow from each other's answers. failures: one
-    text each, with the request that shows it.
+    """cases: how many requests of each operation were made up. sequences: of requests that follow from each other's answers. failures: an
+    operation, a check and a title -> a text with the first request that shows it.
     """
 
     cases: Counter[str]
     sequences: int
     statuses: Counter[str]
-    failures: list[str]
+    failures: dict[tuple[str, str, str], str]
+
+    def __add__(self, later: "Outcome") -> "Outcome":
+        cases = Counter(self.cases)
+        cases.update(later.cases)  # a sum would leave out operations without any
+        failures = {**later.failures, **self.failures}
+        return Outcome(cases, self.sequences + later.sequences, self.statuses + later.statuses, failures)
 
     @property
     def fewest(self) -> int:
@@ -85,7 +91,7 @@ def rows() -> list[Row]:
             outcome = check(running.url, furnished.key, CASES, SEQUENCES)
     counts = {"cases": dict(outcome.cases), "statuses": dict(outcome.statuses)}
     return [
-        exactly("schemathesis_failures", len(outcome.failures), 0, failures=outcome.failures, **counts),
+        exactly("schemathesis_failures", len(outcome.failures), 0, failures=list(outcome.failures.values()), **counts),
         at_least("schemathesis_cases_per_operation", outcome.fewest, CASES),
         at_least("schemathesis_sequences", outcome.sequences, SEQUENCES),
         exactly("schemathesis_operations_never_done", len(outcome.never_done), 0, operations=outcome.never_done),
@@ -104,15 +110,16 @@ def check(url: str, key: str, cases: int, sequences: int, seed: int = 0, seconds
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "schemathesis.toml").write_text(CONFIG, encoding="utf-8")
-        reports = [ask(folder, url, key, "examples,coverage,fuzzing", cases, seed, seconds)]
-        while (outcome := read_reports(reports)).sequences < sequences and len(reports) <= MOST_RUNS:
-            reports.append(ask(folder, url, key, "stateful", sequences - outcome.sequences, seed + len(reports), seconds))
+        outcome = ask(folder, url, key, "examples,coverage,fuzzing", cases, seed, seconds)
+        runs = 0
+        while outcome.sequences < sequences and (runs := runs + 1) <= MOST_RUNS:
+            outcome += ask(folder, url, key, "stateful", sequences - outcome.sequences, seed + runs, seconds)
     return outcome
 
 
-def ask(folder: Path, url: str, key: str, phases: str, examples: int, seed: int, seconds: float) -> Path:
-    """One run of schemathesis: its report, which is called by the seed."""
-    report = folder / f"{seed}.ndjson"
+def ask(folder: Path, url: str, key: str, phases: str, examples: int, seed: int, seconds: float) -> Outcome:
+    """One run of schemathesis."""
+    report = folder / "report.ndjson"
     command = [str(Path(sys.executable).with_name("st")), "--config-file", str(folder / "schemathesis.toml"), "run"]
     command += [f"{url}/openapi.json", "--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure"]
     command += ["--phases", phases, "--exclude-checks", NOT_ASKED]
@@ -122,25 +129,28 @@ def ask(folder: Path, url: str, key: str, phases: str, examples: int, seed: int,
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds)
     if done.returncode not in (0, 1) or not report.is_file():
         raise RuntimeError(f"schemathesis ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-    if done.returncode == 1 and not read_reports([report]).failures:
+    outcome = read_report(report)
+    report.unlink()
+    if done.returncode == 1 and not outcome.failures:
         raise RuntimeError(f"schemathesis found something that its report lacks:\n{done.stdout[-3000:]}")
-    return report
+    return outcome
 
 
-def read_reports(reports: list[Path]) -> Outcome:
-    """What reports of events (ndjson) tell. A failure is counted once an operation and title."""
+def read_report(report: Path) -> Outcome:
+    """What a report of events (ndjson) tells. A failure is counted once an operation and title."""
     cases, statuses, failures, sequences = Counter[str](), Counter[str](), dict[tuple[str, str, str], str](), 0
-    for kind, event in (each for report in reports for each in _events(report)):
+    for kind, event in _events(report):
         if kind in ("NonFatalError", "FatalError"):
             failures[kind, str(event.get("label")), ""] = f"{kind}: {json.dumps(event)[:1000]}"
         if kind != "ScenarioFinished":
             continue
         recorder = event["recorder"]
         label = recorder["label"]
-        sequences += event["phase"] == "stateful" and "cases" in recorder
-        if event["phase"] == "fuzzing":
+        if event["phase"] == "stateful":
+            sequences += "cases" in recorder
+        else:
             made_up = [each for each in recorder.get("cases", {}).values() if each.get("parent_id") is None]  # others are of checks
-            cases[label] += len(made_up)
+            cases[label] += len(made_up) if event["phase"] == "fuzzing" else 0
         for each in recorder.get("interactions", {}).values():
             statuses[f"{label} {(each.get('response') or {}).get('status_code')}"] += 1
         for case, made in recorder.get("checks", {}).items():
@@ -149,7 +159,7 @@ def read_reports(reports: list[Path]) -> Outcome:
                 told = (found.get("failure_info") or {}).get("failure") or {}
                 text = f"{label}: {told.get('title')}: {str(told.get('message'))[:1000]}; {json.dumps(request)}"
                 failures.setdefault((label, found["name"], str(told.get("title"))), text[:2000])
-    return Outcome(cases, sequences, statuses, list(failures.values()))
+    return Outcome(cases, sequences, statuses, failures)
 
 
 def _events(report: Path) -> Iterator[tuple[str, dict]]:
