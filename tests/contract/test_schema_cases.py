@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.app import create_app
 from service.settings import Settings
 from tests.bench.service import schema
-from tests.bench.service.furnished import Furnished, furnish
+from tests.bench.service.furnished import furnish
 from tests.contract.conftest import Serve
 
 CASES, SEQUENCES = 50, 25
@@ -58,7 +58,7 @@ def _without_keys(scope: Scope) -> list[tuple[bytes, bytes]]:
 
 @pytest.mark.slow
 def test_a_service_that_does_otherwise_is_found(serve: Serve, tmp_path: Path) -> None:
-    furnished: Furnished = furnish(tmp_path)
+    furnished = furnish(tmp_path)
     app = create_app(Settings.model_validate(furnished.settings))
     app.add_middleware(Broken, key=furnished.key)
     with serve(app) as client:
