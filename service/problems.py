@@ -127,8 +127,19 @@ def _documented(status: HTTPStatus) -> dict[str, object]:
 
 
 def describe_problems(app: FastAPI) -> None:
-    """Put the schema of problems into the description of the app. A route's `model=` would do it too, but as application/json."""
-    app.openapi()["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    """Put the schema of problems into the description of the app. A route's `model=` would do it too, but as application/json.
+
+    The framework adds a refusal of its own to every operation with parameters that documents no 422; ours that do not cannot answer it.
+    """
+    description = app.openapi()
+    schemas = description["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema()
+    for operations in description["paths"].values():
+        for operation in operations.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
 
 
 def status_of(error: type[FipError]) -> HTTPStatus:

@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from fastapi import Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 
 from models import errors
 from models.errors import FipError
 from service import errors as wrong
 from service import problems
+
+READY = ("/health/ready", "/v2/health/ready")  # whose refusals say what is missing in the shape of their other answers
 
 
 def every(base: type[FipError]) -> Iterator[type[FipError]]:
@@ -128,3 +130,18 @@ def test_validation_errors_become_one_problem() -> None:
     assert status == 422
     assert json.loads(body)["code"] == "bad_option"
     assert json.loads(body)["where"] == "top"
+
+
+def test_every_refusal_is_described_as_a_problem(app: FastAPI) -> None:
+    described = app.openapi()
+    refusals = {
+        (method, path, status): set(answer["content"])
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+        for status, answer in operation["responses"].items()
+        if int(status) >= 400 and path not in READY
+    }
+    assert {each: kinds for each, kinds in refusals.items() if kinds != {problems.MEDIA_TYPE}} == {}
+    assert ("get", "/v1/jobs/{id}", "404") in refusals
+    assert ("get", "/v1/jobs/{id}", "422") not in refusals  # an id of any form is that of no job
+    assert not {"HTTPValidationError", "ValidationError"} & described["components"]["schemas"].keys()
