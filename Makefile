@@ -17,7 +17,7 @@ export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BENCHES := io listing first-model engine segment lidar tiling service page
 
-.PHONY: help install serve test lint format fuzz ui sbom bench $(BENCHES:%=bench-%) clean
+.PHONY: help install serve test lint format fuzz ui pictures sbom bench $(BENCHES:%=bench-%) clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ fuzz: $(VENV)/.installed-dev  ## damaged files of every format, 100,000 each (ho
 ui: $(VENV)/.installed-dev  ## build the page anew (needs Node.js 20); what is built is committed, and a test compares
 	cd service/ui && npm ci --no-audit --no-fund && npm run check && npm run build
 	$(BIN)/python -m tests.page_samples service/ui/built
+
+pictures: $(VENV)/.installed-dev  ## take the pictures of the README anew (needs Chromium)
+	FIP_PICTURES=docs/page $(BIN)/python -m pytest -q tests/e2e/test_page_pictures.py
 
 sbom: $(VENV)/.installed-dev  ## what the service is made of (build/sbom.json, CycloneDX), and whether any of it is known to be vulnerable
 	@$(BIN)/python -m tests.sbom build
