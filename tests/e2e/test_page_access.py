@@ -113,7 +113,7 @@ def test_everything_is_reached_by_the_tab_key_and_seen(page: Page) -> None:
 
 def test_the_keyboard_alone_does_it_all(page: Page) -> None:
     choosers: list[FileChooser] = []
-    page.on("filechooser", choosers.append)  # early: it takes a moment until they are caught
+    page.on("filechooser", lambda chooser: choosers.append(chooser))  # early: it takes a moment until they are caught
     tab_to(page, "file")
     page.keyboard.press("Space")
     until(lambda: page.inner_text("#status") == "" and len(choosers) == 1, "a file is asked for")
