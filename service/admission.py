@@ -6,7 +6,7 @@ and would get no more work done.
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -25,6 +25,9 @@ PLENTY = 128 << 20  # bytes of all files, up to which a small one is written as 
 PIECE, SMALL_PIECE = 1 << 20, 64 << 10
 REMEMBERED = 0.95  # weight of the past in the mean time between two requests that leave
 LONGEST_RETRY_S = 60.0
+SLOT_S = 0.5  # who comes within so long of others finds them at the door
+SPREAD_S = 10  # so much later than need be some are told to come, lest all come together
+MANY_SLOTS = 4 * round((LONGEST_RETRY_S + SPREAD_S) / SLOT_S)
 POINT_BYTES = 12  # three float32
 
 
@@ -114,6 +117,7 @@ class Admission:
         self._other_since: float | None = None  # since when it should be the other way round
         self._gap_s = 0.0  # mean time between two requests that leave, while anybody is here
         self._last_s = 0.0  # when the last one left, or the first one came
+        self._told: Counter[int] = Counter()  # how many were told to come back, by half seconds of the clock
 
     @contextmanager
     def enter(self, announced_bytes: int | None, allowance: Allowance | None = None) -> Iterator[Ticket]:
@@ -167,11 +171,21 @@ class Admission:
         if announced_bytes is not None and announced_bytes <= self._largest_file:  # a larger one is refused for good, elsewhere
             self.check_bytes(announced_bytes, large=announced_bytes > LARGE_BYTES)
 
-    @property
-    def retry_after_s(self) -> float:
-        """How long those who are here will take: at the pace of late, or of nobody leaving any more, or as the device has it."""
-        gap_s = max(self._gap_s, time.monotonic() - self._last_s) if self.requests else 0.0
-        return min(max(gap_s * self.requests, self._backlog_s()), LONGEST_RETRY_S)
+    def return_s(self) -> int:
+        """After how many seconds somebody should come back: when those who are here are through, at the pace of late, or of nobody leaving
+        any more, or as the device has it; and not together with more others than find a place.
+        """
+        now = time.monotonic()
+        gap_s = max(self._gap_s, now - self._last_s) if self.requests else 0.0
+        first = max(math.ceil(min(max(gap_s * self.requests, self._backlog_s()), LONGEST_RETRY_S)), 1)
+        places = self._standing if self._cut else self.most_requests
+        room = max(min(places, SLOT_S / self._gap_s), 1) if self._gap_s else places
+        told = {wait_s: self._told[int((now + wait_s) / SLOT_S)] for wait_s in range(first, first + SPREAD_S + 1)}
+        wait_s = next((each for each, others in told.items() if others < room), min(told, key=lambda each: told[each]))
+        self._told[int((now + wait_s) / SLOT_S)] += 1
+        if len(self._told) > MANY_SLOTS:
+            self._told = Counter({slot: others for slot, others in self._told.items() if slot * SLOT_S >= now})
+        return wait_s
 
     def check_bytes(self, more: int, *, large: bool) -> None:
         """Raises: Overloaded."""
@@ -236,7 +250,7 @@ class Admission:
             raise self._full(f"the {what} of all requests at the same time are at their limit of {most}")
 
     def _full(self, detail: str) -> Overloaded:
-        return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.retry_after_s)
+        return Overloaded(f"{detail}; try again after the time in Retry-After", retry_after_s=self.return_s())
 
     def out_of_line(self, ticket: Ticket) -> None:
         if ticket.in_line:

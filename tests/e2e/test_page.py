@@ -81,6 +81,23 @@ def test_an_object_gets_its_five_best_classes(page: Page) -> None:
     until(lambda: bool((pixels(page) != (0x10, 0x14, 0x18)).any(axis=-1).mean() > 0.02), "it is drawn")
 
 
+def test_another_model_answers_for_the_same_view(page: Page) -> None:
+    sent(page, STREET)
+    page.focus("#canvas")
+    page.keyboard.press("ArrowLeft")
+    read: list[str] = []
+    page.on("request", lambda request: read.append(request.url) if "v1/points" in request.url else None)
+    view = page.evaluate("() => new URLSearchParams(location.hash.slice(1)).get('view')")
+    page.select_option("#model", "modelnet40:1")
+    page.wait_for_selector("#bars li", timeout=WAIT_MS)
+    assert page.is_hidden("#segmented")
+    page.select_option("#model", "lidar19:1")
+    page.wait_for_selector("#legend tr", timeout=WAIT_MS)
+    assert page.is_hidden("#classified")
+    assert page.evaluate("() => new URLSearchParams(location.hash.slice(1)).get('view')") == view
+    assert read == []
+
+
 def test_downloads_are_the_answers_of_the_service(page: Page, address: str) -> None:
     sent(page, STREET)
     page.select_option("#format", "label")

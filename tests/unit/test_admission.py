@@ -1,12 +1,25 @@
 """Who gets in, and when the others are told to come back."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from service.admission import EXPECTED_S, KEPT_S, LARGE_BYTES, PIECE, PLENTY, SMALL_PIECE, STANDING_AFTER_S, Admission, Ticket
+from service.admission import (
+    EXPECTED_S,
+    KEPT_S,
+    LARGE_BYTES,
+    MANY_SLOTS,
+    PIECE,
+    PLENTY,
+    SMALL_PIECE,
+    SPREAD_S,
+    STANDING_AFTER_S,
+    Admission,
+    Ticket,
+)
 from service.errors import Overloaded
 from service.settings import Settings
 
@@ -98,17 +111,71 @@ def test_a_burst_may_fill_the_house_and_a_queue_that_stands_may_not() -> None:
             held.enter_context(inside(admission, 1))
 
 
-def test_retry_after_is_the_time_that_those_inside_will_take() -> None:
+class Clock:
+    """Stands in for the module time."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("service.admission.time", clock)
+    return clock
+
+
+def full_house(held: ExitStack, clock: Clock) -> Admission:
+    """With 16 places, left a hundred times a second of late."""
     admission = house()
-    for _ in range(30):
-        with inside(admission, 1), inside(admission, 1):
-            time.sleep(0.02)
+    for _ in range(60):
+        with inside(admission, 1):
+            clock.now_s += 0.01
+    for _ in range(16):
+        held.enter_context(inside(admission, 1))
+    return admission
+
+
+def refused_for_s(admission: Admission) -> float:
+    with pytest.raises(Overloaded) as refused, admission.enter(1):
+        pass
+    return refused.value.retry_after_s
+
+
+def test_retry_after_is_the_time_that_those_inside_will_take(clock: Clock) -> None:
     with ExitStack() as held:
+        admission = full_house(held, clock)
+        assert refused_for_s(admission) == 1  # 16 x 0.01 s, in whole seconds
+        clock.now_s += 0.1
+        assert refused_for_s(admission) == 2  # 16 x 0.1 s: nobody leaves any more
+
+
+def test_no_more_are_told_to_come_at_once_than_find_a_place(clock: Clock) -> None:
+    with ExitStack() as held:
+        admission = full_house(held, clock)
+        assert Counter(refused_for_s(admission) for _ in range(40)) == {1: 16, 2: 16, 3: 8}
+        assert max(refused_for_s(admission) for _ in range(500)) == 1 + SPREAD_S  # however many there are
+    for _ in range(1000):  # what was told is forgotten once it is past
+        clock.now_s += 1
+        with ExitStack() as held:
+            for _ in range(16):
+                held.enter_context(inside(admission, 1))
+            assert refused_for_s(admission) == 1
+    assert len(admission._told) <= MANY_SLOTS
+
+
+def test_of_a_slow_service_fewer_are_told_to_come_at_once(clock: Clock) -> None:
+    admission = house()
+    with ExitStack() as held:
+        for _ in range(60):
+            with inside(admission, 1):
+                clock.now_s += 0.125
         for _ in range(16):
             held.enter_context(inside(admission, 1))
-        with pytest.raises(Overloaded) as refused, admission.enter(1):
-            pass
-    assert 0.05 < refused.value.retry_after_s < 16 * 0.2
+        assert Counter(refused_for_s(admission) for _ in range(12)) == {2: 4, 3: 4, 4: 4}  # 16 x 0.125 s, four in half a second
 
 
 def test_files_that_never_arrive_keep_nobody_out() -> None:

@@ -24,6 +24,8 @@ let known: Model[] = [];
 let file: File | null = null;
 let sample = "";
 let cloud: Cloud | null = null;
+let drawn: { file: File; format: string | undefined } | null = null; // what the cloud was read from
+let namedBy = ""; // the model whose classes are hidden or not
 let labels: Labels | null = null;
 let classes: LabelClass[] = [];
 let found: number[] = [];
@@ -66,8 +68,8 @@ async function run(): Promise<void> {
   clearTrouble();
   busy(true);
   try {
-    const pointsAnswer = await post("v1/points", sent, format ? { input_format: format } : {}, sending(step, "Reading"), mine.signal);
-    const next = cloudOf(pointsAnswer.body);
+    const next = (sent === drawn?.file && format === drawn.format && cloud) || (await pointsOf(sent, format, mine.signal));
+    drawn = { file: sent, format };
     show(next, null, []);
     step("Computing", null);
     if (asked.task === "classify") {
@@ -77,6 +79,8 @@ async function run(): Promise<void> {
     } else {
       const answer = await segmented(sent, { ...query, format: "raw" }, step, mine.signal);
       const palette = asked.label_map?.classes ?? [];
+      if (namedBy && namedBy !== query["model"]) hidden.clear();
+      namedBy = query["model"]!;
       show(next, labelsOf(answer.body, next.numPoints, palette.length), palette);
       done(`${next.numPoints.toLocaleString("en")} points labelled`, answer.header("X-Filled") ?? "");
     }
@@ -89,6 +93,11 @@ async function run(): Promise<void> {
       busy(false);
     }
   }
+}
+
+async function pointsOf(sent: File, format: string | undefined, signal: AbortSignal): Promise<Cloud> {
+  const answer = await post("v1/points", sent, format ? { input_format: format } : {}, sending(step, "Reading"), signal);
+  return cloudOf(answer.body);
 }
 
 function options(asked: Model): Record<string, string> {
@@ -105,8 +114,8 @@ function show(next: Cloud, answered: Labels | null, palette: LabelClass[]): void
   [cloud, labels, classes] = [next, answered, palette];
   found = answered ? counts(answered, palette.length) : [];
   picked = null;
+  showBars(null);
   if (fresh) {
-    showBars(null);
     view?.show(next.xyz, up());
     if (!sized) resize(next.shown < 20_000 ? 5 : next.shown < 100_000 ? 3 : next.shown < 400_000 ? 2 : 1);
     if (wanted.place && view) view.place = wanted.place;
@@ -116,8 +125,8 @@ function show(next: Cloud, answered: Labels | null, palette: LabelClass[]): void
   const chosen = wanted.mode && modes.includes(wanted.mode) ? wanted.mode : answered ? "label" : (modes[0] ?? "height");
   find("colour").replaceChildren(...modes.map((each) => make("option", { value: each, selected: each === chosen }, NAMES[each])));
   find("thinned").hidden = next.shown === next.numPoints;
-  const drawn = `${next.shown.toLocaleString("en")} of ${next.numPoints.toLocaleString("en")} points are drawn`;
-  find("thinned").textContent = answered ? `${drawn}; all are labelled, counted and downloaded.` : `${drawn}.`;
+  const some = `${next.shown.toLocaleString("en")} of ${next.numPoints.toLocaleString("en")} points are drawn`;
+  find("thinned").textContent = answered ? `${some}; all are labelled, counted and downloaded.` : `${some}.`;
   find("empty").hidden = true;
   recolour(chosen);
   filter();

@@ -1,4 +1,4 @@
-"""What was measured, kept one file a group as soon as it is there: build/bench/service/GROUP.json; all rows in build/bench/service.json."""
+"""What was measured, a file a group, kept as soon as it is there: docs/serving/records/GROUP.json; all rows in build/bench/service.json."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.bench.report import ROOT
 from tests.bench.service.rows import Row
 
-FOLDER = ROOT / "build" / "bench" / "service"
+FOLDER = ROOT / "docs" / "serving" / "records"  # committed: a page of all groups can be written anywhere
 UNION = ROOT / "build" / "bench" / "service.json"
 
 
