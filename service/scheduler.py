@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -223,7 +224,7 @@ class Scheduler:
 
     def _answer(self, batch: list[Job], logits: npt.NDArray[np.float32]) -> None:
         """logits: (S, L), or (B, L)."""
-        ends = np.cumsum([job.rows for job in batch])
+        ends = accumulate(job.rows for job in batch)
         for job, end in zip(batch, ends, strict=True):
             if not job.answer.done():  # whoever left meanwhile is not waiting for it
                 rows = logits[end - job.rows : end]

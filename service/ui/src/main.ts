@@ -38,7 +38,7 @@ let sized = wanted.size !== undefined;
 
 function opened(): View | null {
   try {
-    return new View(find<HTMLCanvasElement>("canvas"));
+    return new View(find<HTMLCanvasElement>("canvas"), find<HTMLCanvasElement>("quick"));
   } catch {
     find("no-webgl").hidden = false;
     find("canvas").hidden = true;

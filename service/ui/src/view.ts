@@ -15,6 +15,7 @@ import {
 } from "three";
 import { OrbitControls } from "three/examples/jsm/controls/OrbitControls.js";
 import type { Axis } from "./colours";
+import { Splatter } from "./splat";
 
 // Colours go to the screen as they are: a palette is no light that would have to be converted.
 const VERTEX = `
@@ -35,11 +36,9 @@ ColorManagement.enabled = false;
 const UPS: Record<Axis, [number, number, number]> = { x: [1, 0, 0], y: [0, 1, 0], z: [0, 0, 1] };
 const STEP = Math.PI / 36;
 const REACH_PX = 10;
-// While the cloud turns, as many of its points are drawn as keep up with the hand; all of them once it rests.
-const SLOW_MS = 70;
-const FAST_MS = 25;
-const FEWEST = 50_000;
-const REST_MS = 200;
+// A cloud whose frames take longer than that, drawn by WebGL, is turned by the processor; once it has rested for a while, WebGL draws it.
+const SLOW_MS = 60;
+const REST_MS = 400;
 
 export interface Place {
   position: number[];
@@ -54,13 +53,14 @@ export class View {
   private readonly points = new Points(new BufferGeometry(), this.material);
   private controls: OrbitControls;
   private visible: Uint32Array | null = null;
-  private all: BufferAttribute | null = null; // the index of the visible points
-  private mixed: BufferAttribute | null = null; // the same in random order: any beginning of it stands for all
-  private share = 1;
+  private background = 0;
+  private readonly splatter: Splatter;
+  private slow = false; // for WebGL here
+  private first = true; // the next frame takes longer than others: the points go to the graphics card with it
+  private rendering = false; // a frame is not yet done
+  private behind = false; // and something changed since it began
   private held = false;
   private turns = false;
-  private drawing = false; // a frame of a turn is not yet done
-  private behind = false; // and the camera has moved since it began
   private resting = 0;
   private radius = 1;
   private up: Axis = "z";
@@ -69,7 +69,11 @@ export class View {
   moved: () => void = () => {};
 
   /** Throws if the browser has no WebGL. */
-  constructor(private readonly canvas: HTMLCanvasElement) {
+  constructor(
+    private readonly canvas: HTMLCanvasElement,
+    private readonly quick: HTMLCanvasElement,
+  ) {
+    this.splatter = new Splatter(quick);
     this.renderer = new WebGLRenderer({ canvas, antialias: false, powerPreference: "high-performance" });
     this.scene.add(this.points);
     this.points.frustumCulled = false;
@@ -84,8 +88,9 @@ export class View {
     this.points.geometry = new BufferGeometry();
     this.points.geometry.setAttribute("position", new BufferAttribute(xyz, 3));
     this.points.geometry.setAttribute("color", new BufferAttribute(new Uint8Array(xyz.length), 3, true));
-    this.choose(null);
-    this.share = 1;
+    this.visible = null;
+    this.slow = false;
+    this.first = true;
     this.radius = reachOf(xyz);
     this.turnUp(up);
   }
@@ -98,20 +103,16 @@ export class View {
     const attribute = this.points.geometry.getAttribute("color") as BufferAttribute;
     (attribute.array as Uint8Array).set(colours);
     attribute.needsUpdate = true;
+    this.first = true;
     this.draw();
   }
 
   /** Show only these points, null for all. */
   select(visible: Uint32Array | null): void {
-    this.choose(visible);
-    this.draw();
-  }
-
-  private choose(visible: Uint32Array | null): void {
     this.visible = visible;
-    this.all = visible ? new BufferAttribute(visible, 1) : null;
-    this.mixed = null;
-    this.points.geometry.setIndex(this.all);
+    this.points.geometry.setIndex(visible ? new BufferAttribute(visible, 1) : null);
+    this.first = true;
+    this.draw();
   }
 
   setSize(pixels: number): void {
@@ -120,7 +121,9 @@ export class View {
   }
 
   setBackground(colour: string): void {
-    this.renderer.setClearColor(new Color(colour), 1);
+    const set = new Color(colour);
+    this.background = set.getHex();
+    this.renderer.setClearColor(set, 1);
     this.draw();
   }
 
@@ -216,7 +219,7 @@ export class View {
 
   /** The picture as it is, as PNG. */
   picture(): Promise<Blob> {
-    this.drawAll();
+    this.renderer.render(this.scene, this.camera);
     return new Promise((resolve, reject) =>
       this.canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("no picture"))), "image/png"),
     );
@@ -265,8 +268,9 @@ export class View {
     this.asked = true;
     requestAnimationFrame(() => {
       this.asked = false;
-      if (this.turns) this.drawSome();
-      else this.drawAll();
+      if (this.turns && this.slow) this.splat();
+      else if (this.rendering) this.behind = true;
+      else this.render();
     });
   }
 
@@ -282,62 +286,39 @@ export class View {
     if (this.held) return;
     this.resting = window.setTimeout(() => {
       this.turns = false;
-      if (this.share < 1) this.draw();
+      if (!this.quick.hidden) this.draw();
     }, REST_MS);
   }
 
-  private drawAll(): void {
-    this.points.geometry.setIndex(this.all);
-    this.points.geometry.setDrawRange(0, Infinity);
+  private render(): void {
     this.renderer.render(this.scene, this.camera);
-  }
-
-  /** A frame of a turn, unless the one before is still under way: then after it. */
-  private drawSome(): void {
-    if (this.drawing) {
-      this.behind = true;
-      return;
-    }
-    const count = this.visible?.length ?? this.points.geometry.getAttribute("position").count;
-    this.share = Math.min(Math.max(this.share, FEWEST / count), 1);
-    if (this.share < 1) {
-      this.mixed ??= new BufferAttribute(mixedUp(this.visible, count), 1);
-      this.points.geometry.setIndex(this.mixed);
-      this.points.geometry.setDrawRange(0, Math.round(this.share * count));
-      this.renderer.render(this.scene, this.camera);
-    } else this.drawAll();
-    this.timed();
-  }
-
-  /** How long a frame takes tells how many points are too many. */
-  private timed(): void {
     const gl = this.renderer.getContext() as WebGL2RenderingContext;
-    const until = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
-    if (!until) return;
-    const began = performance.now();
+    const done = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    if (!done) return;
+    const [began, first] = [performance.now(), this.first];
+    this.rendering = true;
+    this.first = this.behind = false;
     const wait = () => {
-      if (gl.clientWaitSync(until, 0, 0) === gl.TIMEOUT_EXPIRED) return void requestAnimationFrame(wait);
-      gl.deleteSync(until);
-      this.drawing = false;
-      const took = performance.now() - began;
-      if (took > SLOW_MS) this.share *= Math.max(SLOW_MS / took / 1.5, 0.1);
-      else if (took < FAST_MS) this.share *= 1.2;
-      if (this.behind && this.turns) this.draw();
+      if (gl.clientWaitSync(done, 0, 0) === gl.TIMEOUT_EXPIRED) return void requestAnimationFrame(wait);
+      gl.deleteSync(done);
+      this.rendering = false;
+      if (!first) this.slow = performance.now() - began > SLOW_MS;
+      if (this.behind) this.draw();
+      else if (!this.turns) this.quick.hidden = true;
     };
-    this.drawing = true;
-    this.behind = false;
     requestAnimationFrame(wait);
   }
-}
 
-/** The indices of so many points, or those that are given, in random order. */
-function mixedUp(indices: Uint32Array | null, count: number): Uint32Array {
-  const mixed = indices ? indices.slice() : Uint32Array.from({ length: count }, (_, i) => i);
-  for (let i = count - 1; i > 0; i--) {
-    const other = Math.floor(Math.random() * (i + 1));
-    [mixed[i], mixed[other]] = [mixed[other]!, mixed[i]!];
+  private splat(): void {
+    this.camera.updateMatrixWorld();
+    const matrix = this.camera.projectionMatrix.clone().multiply(this.camera.matrixWorldInverse).elements;
+    const { width, height } = this.canvas;
+    const size = this.material.uniforms["size"]!.value as number;
+    const { position, color } = this.points.geometry.attributes as { position: BufferAttribute; color: BufferAttribute };
+    const drawn = { xyz: position.array as Float32Array, colours: color.array as Uint8Array, visible: this.visible };
+    this.splatter.draw(drawn, matrix, width, height, size, this.background);
+    this.quick.hidden = false;
   }
-  return mixed;
 }
 
 /** Into a frame whose y is up, in which angles are counted, and back. */
