@@ -208,7 +208,7 @@ class Scheduler:
             self._again_alone(batch, WorkerFailed(str(error)))
         else:
             seconds = time.perf_counter() - started
-            if lane != "express":  # which shares the processor with the other
+            if lane not in self._mixed:  # two share the processor
                 self._line.measured(batch, seconds)
             for job in batch:
                 job.timings.ended("forward", seconds)

@@ -106,7 +106,9 @@ class Settings(BaseSettings):
     device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"
-    threads: Annotated[int, Field(ge=1, description="CPU threads of one forward pass; small clouds are slower on more")] = 1
+    threads: Annotated[
+        int, Field(ge=1, description="CPU threads of a forward pass, of which two may run; small clouds are slower on more")
+    ] = 1
     readers: Annotated[int, Field(ge=1, description="uploads parsed and voxelized at the same time")] = 2
     max_body_bytes: Annotated[int, Field(ge=1, description="bytes of one file")] = 1024 * MIB
     max_json_bytes: Annotated[

@@ -15,6 +15,7 @@ from service.routes.page import BUILT
 CHROMIUM = next((path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser")) if path.exists()), None)
 FLAGS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 WAIT_MS = 60_000
+KEPT_MS = 400
 STREET = BUILT / "street.bin"
 CHAIR = BUILT / "chair.ply"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
@@ -40,10 +41,18 @@ def opened(browser: Browser, address: str, width: int = 1280, height: int = 800,
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((address.partition("#")[0], "blob:")) else wrong.append(request.url))
     page.goto(address)
-    page.wait_for_selector("#model option, #error p", state="attached")
-    yield page
-    within.close()
+    try:
+        page.wait_for_selector("#model option, #error p", state="attached")
+        yield page
+    finally:
+        within.close()
     assert wrong == []
+
+
+def hash_of(page: Page) -> str:
+    """What the address keeps of the view, a moment after it was changed."""
+    page.wait_for_timeout(KEPT_MS)
+    return str(page.evaluate("() => location.hash"))
 
 
 def sent(page: Page, path: Path) -> None:

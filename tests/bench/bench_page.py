@@ -27,25 +27,43 @@ SEVERAL = (200_000, 1_000_000, 10_000_000)
 WIDTH, HEIGHT = 1280, 800
 PATIENCE_MS = 300_000
 
-# Notes when the labels have arrived and when the first pixels after them can be read: the legend is filled just before it is drawn anew.
+# When the points and the labels have arrived, and when the first pixels after each can be read: what can be chosen, and the legend, are
+# filled just before the cloud is drawn. Of the pixels after the labels: how many have the colour of a class in the legend.
 WATCH = """
 () => {
-  const send = XMLHttpRequest.prototype.open;
+  const arrived = {};
+  const open = XMLHttpRequest.prototype.open;
   XMLHttpRequest.prototype.open = function (...all) {
-    if (/^v1\\/(segment|jobs\\/[^/]+\\/result)/.test(all[1])) this.addEventListener("progress", () => (window.arrived = performance.now()));
-    return send.apply(this, all);
+    const what = /^v1\\/points/.test(all[1]) ? "points" : /^v1\\/(segment|jobs\\/[^/]+\\/result)/.test(all[1]) ? "labels" : "";
+    if (what) this.addEventListener("progress", () => (arrived[what] = performance.now()));
+    return open.apply(this, all);
   };
-  window.seen = new Promise((resolve) => {
-    new MutationObserver(() => requestAnimationFrame(() => {
-      const canvas = document.getElementById("canvas");
-      const gl = canvas.getContext("webgl2");
-      const pixels = new Uint8Array(4 * canvas.width * canvas.height);
-      gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
-      const drawn = new Set();
-      for (let i = 0; i < pixels.length; i += 4) drawn.add((pixels[i] << 16) | (pixels[i + 1] << 8) | pixels[i + 2]);
-      resolve({ seconds: (performance.now() - window.arrived) / 1000, colours: drawn.size });
-    })).observe(document.getElementById("legend"), { childList: true });
-  });
+  const pixels = () => {
+    const canvas = document.getElementById("canvas");
+    const gl = canvas.getContext("webgl2");
+    const read = new Uint8Array(4 * canvas.width * canvas.height);
+    gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, read);
+    return read;
+  };
+  const seen = (what, id, there) =>
+    new Promise((resolve) => {
+      const watch = new MutationObserver(() => {
+        if (!there()) return;
+        watch.disconnect();
+        requestAnimationFrame(() => {
+          const read = pixels();
+          const seconds = (performance.now() - arrived[what]) / 1000;
+          const swatches = [...document.querySelectorAll("#legend .swatch")];
+          const classes = new Set(swatches.map((each) => each.style.backgroundColor.replaceAll(" ", "")));
+          let coloured = 0;
+          for (let i = 0; i < read.length; i += 4) coloured += classes.has(`rgb(${read[i]},${read[i + 1]},${read[i + 2]})`);
+          resolve({ seconds, coloured });
+        });
+      });
+      watch.observe(document.getElementById(id), { childList: true });
+    });
+  window.points = seen("points", "colour", () => document.getElementById("colour").options.length);
+  window.labels = seen("labels", "legend", () => document.getElementById("legend").rows.length);
 }
 """
 # Frames in so many seconds of held arrow key: those that were done, by WebGL or on the canvas above it.
@@ -108,16 +126,17 @@ def main() -> int:
 
 
 def of_cloud(browser: Browser, url: str, file: Path, points: int) -> list[Row]:
-    soon, turns, frames, heaps = [], [], [], []
+    first, soon, turns, frames, heaps = [], [], [], [], []
     for _ in range(ROUNDS):
         with opened(browser, url, WIDTH, HEIGHT) as page:
             page.evaluate(WATCH)
             page.set_input_files("#file", str(file))
             page.wait_for_selector("#legend tr", timeout=PATIENCE_MS)
-            seen = page.evaluate("() => window.seen")
-            if seen["colours"] < 3:
-                raise RuntimeError(f"{points} points: only {seen['colours']} colours on the screen")
-            soon.append(seen["seconds"])
+            first.append(page.evaluate("() => window.points")["seconds"])
+            labels = page.evaluate("() => window.labels")
+            if labels["coloured"] < 1000:
+                raise RuntimeError(f"{points} points: {labels['coloured']} pixels in the colours of classes")
+            soon.append(labels["seconds"])
             turns.append(page.evaluate(TURN, TURN_S))
             frames.append(1 / statistics.median(page.evaluate(REST, FRAMES)))
             heaps.append(heap_mb(page))
@@ -125,7 +144,8 @@ def of_cloud(browser: Browser, url: str, file: Path, points: int) -> list[Row]:
     on_screen = ON_SCREEN_S if points == 200_000 else None
     turning = FRAMES_PER_S if points == 1_000_000 else None
     return [
-        row(f"{size}: on the screen after the answer", soon, "s", on_screen, at_most=True),
+        row(f"{size}: on the screen after they were read", first, "s", on_screen, at_most=True),
+        row(f"{size}: in the colours of their classes after the answer", soon, "s", on_screen, at_most=True),
         row(f"{size}: turned", turns, "frames/s", turning, at_most=False),
         row(f"{size}: drawn by WebGL, at rest", frames, "frames/s", None, at_most=False),
         row(f"{size}: memory", heaps, "MB", HEAP_MB, at_most=True),

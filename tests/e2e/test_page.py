@@ -1,6 +1,7 @@
 """The page in a real browser, before a real service: what is on the screen after a real upload, counted in pixels."""
 
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import httpx
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from models.labels import load_label_map
-from tests.browser import STREET, WAIT_MS, Launch, pixels, sent
+from tests.browser import STREET, WAIT_MS, Launch, hash_of, pixels, sent
 from tests.fire import until
 
 pytestmark = pytest.mark.e2e
@@ -87,14 +88,14 @@ def test_another_model_answers_for_the_same_view(page: Page) -> None:
     page.keyboard.press("ArrowLeft")
     read: list[str] = []
     page.on("request", lambda request: read.append(request.url) if "v1/points" in request.url else None)
-    view = page.evaluate("() => new URLSearchParams(location.hash.slice(1)).get('view')")
+    view = parse_qs(hash_of(page)[1:])["view"]
     page.select_option("#model", "modelnet40:1")
     page.wait_for_selector("#bars li", timeout=WAIT_MS)
     assert page.is_hidden("#segmented")
     page.select_option("#model", "lidar19:1")
     page.wait_for_selector("#legend tr", timeout=WAIT_MS)
     assert page.is_hidden("#classified")
-    assert page.evaluate("() => new URLSearchParams(location.hash.slice(1)).get('view')") == view
+    assert parse_qs(hash_of(page)[1:])["view"] == view
     assert read == []
 
 
@@ -118,19 +119,25 @@ def test_errors_are_said_as_the_service_says_them(page: Page, tmp_path: Path) ->
     assert "missing_coordinates" in said
     sent(page, STREET)  # and the next one is answered
     assert page.is_hidden("#error")
+    page.set_input_files("#file", str(tmp_path / "broken.ply"))  # of which nothing is shown beneath the name of another
+    page.wait_for_selector("#error p", timeout=WAIT_MS)
+    assert page.locator("#legend tr").count() == 0
+    assert page.is_hidden("#downloads")
+    until(lambda: bool((pixels(page) == (0x10, 0x14, 0x18)).all()), "nothing is drawn")
 
 
-def test_a_link_brings_the_view_back(page: Page) -> None:
+def test_a_link_brings_the_view_back(page: Page, address: str) -> None:
     page.click("[data-sample='street.bin']")
     page.wait_for_selector("#legend tr", timeout=WAIT_MS)
     page.click("#legend button:has-text('vegetation')")
     page.focus("#canvas")
     for _ in range(3):
         page.keyboard.press("ArrowRight")
-    until(lambda: "view=" in page.url and (seen := shares(pixels(page))) != {} and "vegetation" not in seen, "it is turned")
+    until(lambda: (seen := shares(pixels(page))) != {} and "vegetation" not in seen, "it is hidden")
     page.locator("#canvas").blur()  # the frame of what has the focus is no part of the view
-    before, link = pixels(page), page.url
-    page.goto("about:blank")
+    before, link = pixels(page), address + "/" + hash_of(page)
+    page.goto(f"{address}/#sample=chair.ply")  # another link in the same tab
+    page.wait_for_selector("#bars li", timeout=WAIT_MS)
     page.goto(link)
     page.wait_for_selector("#legend tr.hidden", timeout=WAIT_MS)
     until(lambda: bool((pixels(page) != before).any(axis=-1).mean() < 0.01), "it is the same view")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, FileChooser, Page
 
 from models.labels import load_label_map
-from tests.browser import CHAIR, STREET, answered, barriers, opened, pixels, sent
+from tests.browser import CHAIR, STREET, answered, barriers, hash_of, opened, pixels, sent
 from tests.fire import until
 
 pytestmark = pytest.mark.e2e
@@ -157,10 +157,10 @@ def test_the_keyboard_alone_does_it_all(page: Page) -> None:
 def test_keys_turn_move_and_pick(page: Page) -> None:
     sent(page, STREET)
     tab_to(page, "canvas")
-    views: list[str] = [page.url]
+    views = [hash_of(page)]
     for key in ("ArrowLeft", "ArrowUp", "Shift+ArrowRight", "Shift+ArrowDown", "+", "-", "f", "]", "b"):
         page.keyboard.press(key)
-        views.append(page.url)
+        views.append(hash_of(page))
     assert all(a != b for a, b in itertools.pairwise(views))  # each did something
     assert "background=%23000000" in views[-1]
     page.keyboard.press("b")
@@ -245,7 +245,7 @@ def test_colours_for_the_colour_blind(browser: Browser, address: str) -> None:
         assert nearest(safe) > 0.08
         until(lambda: bool((pixels(page) == safe[0]).all(axis=-1).mean() > 0.02), "the cloud has them")
         assert {tuple(each) for each in np.unique(pixels(page).reshape(-1, 3), axis=0)} <= {tuple(each) for each in safe} | {BACKGROUND}
-        link = page.url
+        link = address + "/" + hash_of(page)
         page.reload()
         page.wait_for_selector("#model option", state="attached")
         assert page.is_checked("#safe")
@@ -261,7 +261,9 @@ def test_ramps_are_even_in_brightness(page: Page) -> None:
     sent(page, STREET)
     viridis = np.array(matplotlib.colormaps["viridis"].colors) * 255  # type: ignore[attr-defined]
     for mode in ("height", "confidence", "intensity"):
+        before = pixels(page)
         page.select_option("#colour", mode)
+        until(lambda before=before: bool((pixels(page) != before).any()), "it is in other colours")  # type: ignore[misc]
         picture = pixels(page)
         drawn = np.unique(picture[(picture != BACKGROUND).any(axis=-1)], axis=0).astype(float)
         assert len(drawn) > 100

@@ -65,14 +65,20 @@ def test_it_tells_how_far_it_is_and_leaves_nothing_behind(page: Page, running: S
     counts = sorted((int(count) for count in np.unique(classes, return_counts=True)[1]), reverse=True)
     shown = [row.split("\t")[1].replace(",", "") for row in page.inner_text("#legend").split("only")[:-1]]
     assert [int(each) for each in shown] == counts
-    until(lambda: states(running.url) == ["expired"], "the result is removed")
+    until(lambda: states(running.url)[0] == "expired", "the result is removed")
+
+
+def turning(page: Page, key: str) -> bool:
+    """Whether the processor draws, after one more turn."""
+    page.keyboard.press(key)
+    return page.is_visible("#quick")
 
 
 def test_the_processor_turns_it_and_webgl_draws_the_same_at_rest(page: Page, scan: Path) -> None:
     page.set_input_files("#file", str(scan))
     page.wait_for_selector("#legend tr", timeout=WAIT_MS)
     page.focus("#canvas")
-    until(lambda: page.keyboard.press("ArrowLeft") or page.is_visible("#quick"), "WebGL in software takes too long")
+    until(lambda: turning(page, "ArrowLeft"), "WebGL in software takes too long")
     page.locator("#canvas").blur()  # the frame of what has the focus is no part of the cloud
     until(lambda: page.is_hidden("#quick"), "it rests")
     rested = pixels(page)
@@ -82,7 +88,7 @@ def test_the_processor_turns_it_and_webgl_draws_the_same_at_rest(page: Page, sca
     assert (turned == rested).all(axis=-1).mean() > 0.995
     page.click("#legend button:has-text('sidewalk'), #legend button >> nth=0")
     page.focus("#canvas")
-    until(lambda: page.keyboard.press("ArrowRight") or page.is_visible("#quick"), "it turns without a class")
+    until(lambda: turning(page, "ArrowRight"), "it turns without a class")
     page.keyboard.press("c")
     until(lambda: page.is_hidden("#quick"), "it rests in other colours")
 
@@ -97,10 +103,24 @@ def test_cancelled_it_is_no_job_any_more(page: Page, running: Service, scan: Pat
             "it is a job",
         )
         page.click("#cancel")
-        assert page.inner_text("#status") == "cancelled"
+        assert page.is_enabled("#run")
     finally:
         os.kill(pid, signal.SIGCONT)
     until(lambda: states(running.url)[0] == "cancelled", "it is cancelled")
+    assert page.inner_text("#status") == "cancelled"
+
+
+def test_closed_it_leaves_no_job(browser: Browser, running: Service, scan: Path) -> None:
+    pid = running.worker_pid()
+    with opened(browser, running.url) as page:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            page.set_input_files("#file", str(scan))
+            until(lambda: page.inner_text("#status") == "Computing …" and states(running.url)[0] == "running", "it runs")
+            page.goto("about:blank")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: states(running.url)[0] == "cancelled", "it is cancelled")
 
 
 def test_it_outlives_the_service(browser: Browser, scan: Path, tmp_path: Path) -> None:
@@ -114,7 +134,7 @@ def test_it_outlives_the_service(browser: Browser, scan: Path, tmp_path: Path) -
             until(lambda: states(first.url) != [], "it is a job")
             first.process.kill()
             first.process.wait()
-            until(lambda: "trying again" in page.inner_text("#status"), "the page says so")
+            until(lambda: "trying again" in page.inner_text("#status") or page.is_visible("#again"), "the page says so")
             with service(port=port, FIP_JOBS_DIR=str(tmp_path)):
                 page.wait_for_selector("#legend tr", timeout=WAIT_MS)
                 assert page.inner_text("#status") == f"{POINTS:,} points labelled"

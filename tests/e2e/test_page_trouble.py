@@ -220,6 +220,69 @@ def test_keys_of_a_real_file(browser: Browser, tmp_path: Path) -> None:
         page.wait_for_selector("#model option", state="attached")
 
 
+def test_a_key_of_few_points_is_waited_for(browser: Browser, tmp_path: Path) -> None:
+    """Its points are read once, however often labels have to be asked for."""
+    text, key = new_key("somebody", ["infer"], 3_000, None)
+    add_key(tmp_path / "keys.json", key)
+    with service(FIP_KEYS=str(tmp_path / "keys.json")) as running, opened(browser, running.url) as page:
+        page.keyboard.type(text)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#model option", state="attached")
+        page.set_input_files("#file", str(STREET))
+        page.wait_for_selector("#again")
+        assert "rate_limited" in said(page, "#error")
+        answered(page)
+
+
+def test_a_file_that_changed_is_no_lost_service(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "scan.bin"
+    path.write_bytes(STREET.read_bytes())
+    sent(page, path)
+    path.write_bytes(STREET.read_bytes()[:16_000])
+    os.utime(path, (0, 0))  # browsers look at whole seconds
+    page.click("#run")
+    page.wait_for_selector("#error p")
+    assert "file_changed" in said(page, "#error")
+    assert page.is_hidden("#again")
+    sent(page, path)  # the same name once more
+    until(lambda: said(page, "#status") == "1,000 points labelled", "it is the file as it is now")
+
+
+def test_samples_of_a_service_that_is_gone(browser: Browser) -> None:
+    port = free_port()
+    with service(port=port) as first, opened(browser, f"{first.url}/#sample=../v1/models") as page:
+        assert said(page, "#file-name") == ""  # a link names samples and nothing else
+        os.killpg(first.process.pid, signal.SIGKILL)
+        first.process.wait()
+        page.click("[data-sample='street.bin']")
+        page.wait_for_selector("#again")
+        with service(port=port):
+            answered(page)
+
+
+def test_a_browser_that_keeps_nothing(browser: Browser, address: str) -> None:
+    denied = "for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(window, name, {get() { throw Error(); }});"
+    with opened(browser, address) as page:
+        page.add_init_script(denied)
+        page.reload()
+        page.wait_for_selector("#model option", state="attached")
+        page.check("#safe")
+        sent(page, STREET)
+
+
+def test_a_graphics_card_that_goes_and_comes_back(page: Page) -> None:
+    sent(page, STREET)
+    page.locator("#canvas").blur()
+    until(lambda: bool((pixels(page) != (0x10, 0x14, 0x18)).any(axis=-1).mean() > 0.05), "it is drawn")
+    before = pixels(page)
+    page.evaluate("() => void (window.card = document.getElementById('canvas').getContext('webgl2').getExtension('WEBGL_lose_context'))")
+    page.evaluate("() => window.card.loseContext()")
+    page.wait_for_selector("#no-webgl")
+    page.evaluate("() => window.card.restoreContext()")
+    page.wait_for_selector("#no-webgl", state="hidden")
+    until(lambda: bool((pixels(page) == before).all(axis=-1).mean() > 0.99), "it is drawn again")
+
+
 def test_more_points_than_are_drawn(page: Page, tmp_path: Path) -> None:
     street = np.fromfile(STREET, "<f4").reshape(-1, 4)
     count = 45 * len(street)

@@ -1,5 +1,7 @@
 // What the page asks of the service, and the errors it answers with.
 
+import { keepIn, kept } from "./dom";
+
 export interface LabelClass {
   name: string;
   colour: [number, number, number];
@@ -57,11 +59,12 @@ export interface Answer {
 export type Progress = (sent: number, total: number) => void;
 
 const KEY = "fip-key";
-let key = sessionStorage.getItem(KEY) ?? "";
+const PATIENCE_MS = 30_000;
+let key = kept("sessionStorage", KEY) ?? "";
 
 export function useKey(given: string): void {
   key = given;
-  sessionStorage.setItem(KEY, given);
+  keepIn("sessionStorage", KEY, given);
 }
 
 export async function models(signal?: AbortSignal): Promise<Model[]> {
@@ -76,7 +79,7 @@ export async function detailsOf(model: Model): Promise<Details> {
 
 /** Whether it answers, and can work. */
 export function isBack(): Promise<boolean> {
-  return fetch("health/ready", { cache: "no-store" }).then(
+  return fetch("health/ready", { cache: "no-store", signal: AbortSignal.timeout(5000) }).then(
     (answer) => answer.ok,
     () => false,
   );
@@ -91,7 +94,13 @@ export function post(path: string, file: File, query: Record<string, string>, pr
   return ask("POST", path, query, file, signal, progress);
 }
 
-/** Rejects with ServiceError, or AbortError. */
+/** Have something removed, even while the page is being closed. */
+export function remove(path: string): void {
+  const headers: Record<string, string> = key ? { Authorization: `Bearer ${key}` } : {};
+  fetch(path, { method: "DELETE", keepalive: true, headers }).catch(() => {});
+}
+
+/** timeoutMs: for an answer that is neither large nor worked for. Rejects with ServiceError, or AbortError. */
 export function ask(
   method: string,
   path: string,
@@ -99,6 +108,7 @@ export function ask(
   file: File | null,
   signal?: AbortSignal,
   progress: Progress = () => {},
+  { headers = {}, timeoutMs = file ? 0 : PATIENCE_MS }: { headers?: Record<string, string>; timeoutMs?: number } = {},
 ): Promise<Answer> {
   const text = new URLSearchParams(query).toString();
   return new Promise((resolve, reject) => {
@@ -106,6 +116,8 @@ export function ask(
     request.open(method, text ? `${path}?${text}` : path);
     request.responseType = "arraybuffer";
     if (key) request.setRequestHeader("Authorization", `Bearer ${key}`);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.timeout = timeoutMs;
     if (file) request.setRequestHeader("X-Filename", asciiName(file.name));
     const abort = () => request.abort();
     signal?.addEventListener("abort", abort, { once: true });
@@ -117,12 +129,26 @@ export function ask(
       if (request.status >= 200 && request.status < 300) resolve(answer);
       else reject(errorOf(request, body));
     };
-    request.onerror = () => reject(new ServiceError("no_connection", "The service cannot be reached. Is it still running?"));
+    request.onerror = request.ontimeout = () => void unreachable(file).then(reject);
     request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     request.onloadend = () => signal?.removeEventListener("abort", abort);
     if (signal?.aborted) reject(new DOMException("cancelled", "AbortError"));
     else request.send(file);
   });
+}
+
+export function fileChanged(): ServiceError {
+  return new ServiceError("file_changed", "The file is gone, or not as it was when it was chosen. Choose it once more.");
+}
+
+/** No answer: the file cannot be read any more, or nobody is there. */
+async function unreachable(file: File | null): Promise<ServiceError> {
+  try {
+    await file?.slice(0, 1).arrayBuffer();
+  } catch {
+    return fileChanged();
+  }
+  return new ServiceError("no_connection", "The service cannot be reached. Is it still running?");
 }
 
 function errorOf(request: XMLHttpRequest, body: ArrayBuffer): ServiceError {

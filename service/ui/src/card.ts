@@ -3,9 +3,14 @@
 import { lexer, type MarkedToken, type Token, type Tokens } from "marked";
 import { make } from "./dom";
 
-/** Without what stands before it for machines. */
+/** Without what stands before it for machines; as it is, if it is too strange to be taken apart. */
 export function written(card: string): Node[] {
-  return blocks(lexer(card.replace(/^---\n[^]*?\n---\n/, "")));
+  const text = card.replace(/^---\n[^]*?\n---\n/, "");
+  try {
+    return blocks(lexer(text));
+  } catch {
+    return [make("pre", { tabIndex: 0 }, text)];
+  }
 }
 
 function blocks(tokens: Token[]): Node[] {

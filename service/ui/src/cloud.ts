@@ -1,5 +1,7 @@
 // What the service answers, as typed arrays: the points (POST /v1/points) and a class for each of them (format=raw).
 
+import { fileChanged } from "./api";
+
 export type Numbers = Float32Array | Float64Array | Int8Array | Uint8Array | Int16Array | Uint16Array | Int32Array | Uint32Array;
 
 export interface Column {
@@ -70,7 +72,7 @@ export function cloudOf(body: ArrayBuffer): Cloud {
 export function labelsOf(body: ArrayBuffer, numPoints: number, numClasses: number): Labels {
   const wide = numClasses > 256;
   const size = numPoints * (wide ? 2 : 1);
-  if (body.byteLength !== size + 2 * numPoints) throw new Error(`an answer of ${body.byteLength} bytes for ${numPoints} points`);
+  if (body.byteLength !== size + 2 * numPoints) throw fileChanged(); // since its points were read
   const classes = wide ? new Uint16Array(body, 0, numPoints) : new Uint8Array(body, 0, numPoints);
   return { classes, halves: new Uint16Array(size % 2 ? body.slice(size) : body, size % 2 ? 0 : size) };
 }

@@ -31,3 +31,20 @@ export function save(content: Blob, name: string): void {
   make("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
+
+/** What a browser keeps for this page, if it lets the page keep anything. */
+export function kept(storage: "localStorage" | "sessionStorage", name: string): string | null {
+  try {
+    return window[storage].getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+export function keepIn(storage: "localStorage" | "sessionStorage", name: string, value: string): void {
+  try {
+    window[storage].setItem(name, value);
+  } catch {
+    // then it is forgotten
+  }
+}

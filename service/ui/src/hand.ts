@@ -8,6 +8,8 @@ const STILL_PX = { mouse: 4, pen: 8, touch: 12 }; // how far a click may stray
 /** What a hand can ask for that is not of the view alone. */
 export interface Actions {
   pick(i: number | null): void;
+  /** False if none was picked. */
+  letGo(): boolean;
   /** The next point in the order of the file, or one a hundredth of the file further on. */
   step(way: 1 | -1, far: boolean): void;
   resize(by: number): void;
@@ -19,7 +21,8 @@ interface Key {
   keys: string[];
   shown: string;
   says: string;
-  act(key: string, shift: boolean): void;
+  /** True if nobody else is to hear of the key. */
+  act(key: string, shift: boolean): void | boolean;
 }
 
 export function handle(canvas: HTMLCanvasElement, view: View, actions: Actions): void {
@@ -37,7 +40,7 @@ export function handle(canvas: HTMLCanvasElement, view: View, actions: Actions):
     const found = keys.find((each) => each.keys.includes(key));
     if (!found || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    found.act(key, event.shiftKey);
+    if (found.act(key, event.shiftKey)) event.stopPropagation();
   });
   find("keys").replaceChildren(...keys.flatMap(({ shown, says }) => [make("dt", {}, make("kbd", {}, shown)), make("dd", {}, says)]));
 }
@@ -58,7 +61,7 @@ function keysOf(canvas: HTMLCanvasElement, view: View, actions: Actions): Key[] 
     { keys: ["b"], shown: "B", says: "another background", act: () => actions.nextBackground() },
     { keys: ["Enter"], shown: "Enter", says: "pick the point in the middle", act: middle },
     { keys: ["n", "p"], shown: "N P", says: "next point, previous; with shift, far", act: (key, shift) => actions.step(key === "n" ? 1 : -1, shift) },
-    { keys: ["Escape"], shown: "Esc", says: "let the point go; cancel", act: () => actions.pick(null) },
+    { keys: ["Escape"], shown: "Esc", says: "let the point go; cancel", act: () => actions.letGo() },
     { keys: ["?"], shown: "?", says: "this list", act: help },
   ];
 }

@@ -3,6 +3,9 @@
 import { MODES, type Mode } from "./colours";
 import type { Place } from "./view";
 
+/** What only the user knows of the file. */
+export const SAID = ["up", "unit", "input_format"] as const;
+
 export interface Seen {
   place: Place;
   mode: Mode;
@@ -12,6 +15,9 @@ export interface Seen {
   model: string;
   sample: string;
   safe: boolean;
+  up: string;
+  unit: string;
+  input_format: string;
 }
 
 export function written(seen: Partial<Seen>): string {
@@ -20,6 +26,7 @@ export function written(seen: Partial<Seen>): string {
   if (seen.model) said.set("model", seen.model);
   if (seen.mode) said.set("colour", seen.mode);
   if (seen.safe) said.set("palette", "safe");
+  for (const name of SAID) if (seen[name]) said.set(name, seen[name]);
   if (seen.hidden?.length) said.set("hidden", seen.hidden.join("."));
   if (seen.size) said.set("size", String(seen.size));
   if (seen.background) said.set("background", seen.background);
@@ -42,7 +49,7 @@ export function read(hash: string): Partial<Seen> {
   if (size >= 1 && size <= 8) found.size = size;
   const background = said.get("background");
   if (background && /^#[0-9a-f]{6}$/.test(background)) found.background = background;
-  for (const name of ["model", "sample"] as const) {
+  for (const name of ["model", "sample", ...SAID] as const) {
     const value = said.get(name);
     if (value) found[name] = value;
   }

@@ -1,22 +1,23 @@
 // The page: a file goes out, its points and what a model says of them come back, and are looked at.
 
-import { detailsOf, json, models, post, type Classified, type LabelClass, type Model } from "./api";
+import { detailsOf, json, models, post, ServiceError, type Classified, type LabelClass, type Model } from "./api";
 import { cloudOf, counts, labelsOf, rowOf, type Cloud, type Labels } from "./cloud";
 import { colours, modesOf, type Axis, type Mode } from "./colours";
-import { find, make, save } from "./dom";
+import { find, keepIn, kept, make, save } from "./dom";
 import { handle } from "./hand";
-import { read, written } from "./link";
+import { read, SAID, written } from "./link";
 import { showBars, showLegend, showModel, showPicked } from "./panel";
 import { safePalette } from "./safe";
 import { clearTrouble, showTrouble } from "./trouble";
 import { View } from "./view";
-import { segmented, sending } from "./work";
+import { segmented, sending, type Tell } from "./work";
 
 const FORMATS = ["same", "ply", "las", "laz", "pcd", "xyz", "pts", "csv", "npy", "npz", "label", "lidarseg", "raw", "json"];
 const NAMES: Record<Mode, string> = { label: "class", confidence: "confidence", rgb: "colour", intensity: "intensity", height: "height" };
 
 const BACKGROUNDS = ["#101418", "#000000", "#808080", "#ffffff"];
 const SAFE = "fip-safe-colours";
+const KEEP_MS = 250;
 
 const view = opened();
 const wanted = read(location.hash);
@@ -30,10 +31,13 @@ let labels: Labels | null = null;
 let classes: LabelClass[] = [];
 let found: number[] = [];
 let mode: Mode = "height";
+let preferred = wanted.mode; // that somebody chose
+let turned: Axis = "z";
 const hidden = new Set<number>(wanted.hidden);
 let picked: number | null = null;
+let keeping = 0;
 let work: AbortController | null = null;
-let safe = wanted.safe ?? localStorage.getItem(SAFE) === "yes";
+let safe = wanted.safe ?? kept("localStorage", SAFE) === "yes";
 let sized = wanted.size !== undefined;
 
 function opened(): View | null {
@@ -57,36 +61,16 @@ function up(): Axis {
 
 // --- from a file to what is on the screen
 
-async function run(): Promise<void> {
-  const asked = model();
-  if (!file || !asked) return;
+/** One thing at a time, with its progress; what is begun later ends what was begun before. */
+async function doing(what: (tell: Tell, signal: AbortSignal) => Promise<void>, again: () => void): Promise<void> {
   work?.abort();
   const mine = (work = new AbortController());
-  const sent = file;
-  const query = options(asked);
-  const format = query["input_format"];
   clearTrouble();
   busy(true);
   try {
-    const next = (sent === drawn?.file && format === drawn.format && cloud) || (await pointsOf(sent, format, mine.signal));
-    drawn = { file: sent, format };
-    show(next, null, []);
-    step("Computing", null);
-    if (asked.task === "classify") {
-      const answer = json(await post("v1/classify", sent, { ...query, top: "5" }, sending(step, "Computing"), mine.signal)) as Classified;
-      showBars(answer.predictions);
-      done(`${answer.predictions[0]?.label ?? "no class"}, of ${answer.num_points.toLocaleString("en")} points`, answer.filled.join(", "));
-    } else {
-      const answer = await segmented(sent, { ...query, format: "raw" }, step, mine.signal);
-      const palette = asked.label_map?.classes ?? [];
-      if (namedBy && namedBy !== query["model"]) hidden.clear();
-      namedBy = query["model"]!;
-      show(next, labelsOf(answer.body, next.numPoints, palette.length), palette);
-      done(`${next.numPoints.toLocaleString("en")} points labelled`, answer.header("X-Filled") ?? "");
-    }
-    find("downloads").hidden = asked.task !== "segment";
+    await what((name, part) => mine.signal.aborted || step(name, part), mine.signal);
   } catch (error) {
-    if (!mine.signal.aborted) showTrouble(error, () => void run());
+    if (!mine.signal.aborted) showTrouble(error, again);
   } finally {
     if (work === mine) {
       work = null;
@@ -95,14 +79,41 @@ async function run(): Promise<void> {
   }
 }
 
-async function pointsOf(sent: File, format: string | undefined, signal: AbortSignal): Promise<Cloud> {
-  const answer = await post("v1/points", sent, format ? { input_format: format } : {}, sending(step, "Reading"), signal);
+async function run(): Promise<void> {
+  const asked = model();
+  if (!file || !asked) return;
+  const sent = file;
+  const query = options(asked);
+  const format = query["input_format"];
+  await doing(async (tell, signal) => {
+    const next = (sent === drawn?.file && format === drawn.format && cloud) || (await pointsOf(sent, format, tell, signal));
+    drawn = { file: sent, format };
+    show(next, null, []);
+    tell("Computing", null);
+    if (asked.task === "classify") {
+      const answer = json(await post("v1/classify", sent, { ...query, top: "5" }, sending(tell, "Computing"), signal)) as Classified;
+      showBars(answer.predictions);
+      done(`${answer.predictions[0]?.label ?? "no class"}, of ${answer.num_points.toLocaleString("en")} points`, answer.filled.join(", "));
+    } else {
+      const answer = await segmented(sent, { ...query, format: "raw" }, tell, signal);
+      const palette = asked.label_map?.classes ?? [];
+      if (namedBy && namedBy !== query["model"]) hidden.clear();
+      namedBy = query["model"]!;
+      show(next, labelsOf(answer.body, next.numPoints, palette.length), palette);
+      done(`${next.numPoints.toLocaleString("en")} points labelled`, answer.header("X-Filled") ?? "");
+    }
+    find("downloads").hidden = asked.task !== "segment";
+  }, () => void run());
+}
+
+async function pointsOf(sent: File, format: string | undefined, tell: Tell, signal: AbortSignal): Promise<Cloud> {
+  const answer = await post("v1/points", sent, format ? { input_format: format } : {}, sending(tell, "Reading"), signal);
   return cloudOf(answer.body);
 }
 
 function options(asked: Model): Record<string, string> {
   const query: Record<string, string> = { model: `${asked.name}:${asked.version}` };
-  for (const name of ["up", "unit", "input_format"]) {
+  for (const name of SAID) {
     const value = find<HTMLSelectElement>(name).value;
     if (value) query[name] = value;
   }
@@ -116,13 +127,13 @@ function show(next: Cloud, answered: Labels | null, palette: LabelClass[]): void
   picked = null;
   showBars(null);
   if (fresh) {
-    view?.show(next.xyz, up());
+    view?.show(next.xyz, (turned = up()));
     if (!sized) resize(next.shown < 20_000 ? 5 : next.shown < 100_000 ? 3 : next.shown < 400_000 ? 2 : 1);
     if (wanted.place && view) view.place = wanted.place;
     delete wanted.place;
-  }
+  } else upright();
   const modes = modesOf(next, answered);
-  const chosen = wanted.mode && modes.includes(wanted.mode) ? wanted.mode : answered ? "label" : (modes[0] ?? "height");
+  const chosen = preferred && modes.includes(preferred) ? preferred : answered ? "label" : (modes[0] ?? "height");
   find("colour").replaceChildren(...modes.map((each) => make("option", { value: each, selected: each === chosen }, NAMES[each])));
   find("thinned").hidden = next.shown === next.numPoints;
   const some = `${next.shown.toLocaleString("en")} of ${next.numPoints.toLocaleString("en")} points are drawn`;
@@ -130,6 +141,21 @@ function show(next: Cloud, answered: Labels | null, palette: LabelClass[]): void
   find("empty").hidden = true;
   recolour(chosen);
   filter();
+}
+
+/** Nothing is there any more of the file before. */
+function clear(): void {
+  [cloud, drawn, labels, classes, found] = [null, null, null, [], []];
+  view?.clear();
+  find("colour").replaceChildren();
+  for (const id of ["thinned", "downloads"]) find(id).hidden = true;
+  showBars(null);
+  filter();
+}
+
+function upright(): void {
+  if (turned === up()) return;
+  view?.turnUp((turned = up()));
 }
 
 /** The classes in the colours that they are shown in. */
@@ -147,7 +173,8 @@ function recolour(chosen: Mode): void {
 
 function filter(): void {
   showLegend(labels ? painted() : null, found, hidden, { toggle, only });
-  pick(picked);
+  const gone = !cloud || (picked !== null && labels && hidden.has(labels.classes[rowOf(cloud, picked)]!));
+  pick(gone ? null : picked);
   if (!cloud || !view) return;
   const of = labels;
   if (!of || !hidden.size) view.select(null);
@@ -187,6 +214,7 @@ function busy(is: boolean): void {
   const held = document.activeElement === (is ? run : cancel); // the focus is not lost with the button that had it
   find("progress").hidden = cancel.hidden = !is;
   run.disabled = is || !file;
+  find<HTMLButtonElement>("download").disabled = is;
   if (held) (is ? cancel : run).focus();
   if (is) find("progress").scrollIntoView({ block: "nearest" });
 }
@@ -198,6 +226,8 @@ function done(what: string, filled: string): void {
 function cancel(): void {
   if (!work) return;
   work.abort();
+  work = null;
+  busy(false);
   done("cancelled", "");
 }
 
@@ -205,6 +235,7 @@ function cancel(): void {
 
 async function choose(given: File, from = ""): Promise<void> {
   [file, sample] = [given, from];
+  clear();
   find("file-name").textContent = `${given.name}, ${(given.size / 1e6).toFixed(given.size < 1e5 ? 3 : 1)} MB`;
   await run();
 }
@@ -221,7 +252,8 @@ async function start(): Promise<void> {
     return;
   }
   clearTrouble();
-  const first = wanted.model ?? known.filter((each) => each.default).map((each) => `${each.name}:${each.version}`)[0];
+  const names = (models: Model[]) => models.map((each) => `${each.name}:${each.version}`);
+  const first = names(known).find((each) => each === wanted.model) ?? names(known.filter((each) => each.default))[0];
   const of = (task: Model["task"], label: string) =>
     make("optgroup", { label }, ...known.filter((each) => each.task === task).map((each) => {
       const value = `${each.name}:${each.version}`;
@@ -238,16 +270,28 @@ async function about(): Promise<void> {
   if (chosen === model()) showModel(chosen, details);
 }
 
+/** In a moment: browsers refuse an address that changes all the time. */
 function keep(): void {
+  keeping ||= window.setTimeout(keepNow, KEEP_MS);
+}
+
+function keepNow(): void {
+  clearTimeout(keeping);
+  keeping = 0;
   if (!cloud || !view) return;
-  const size = Number(find<HTMLInputElement>("size").value);
-  const background = find<HTMLInputElement>("background").value;
-  const chosen = find<HTMLSelectElement>("model").value;
-  history.replaceState(null, "", written({ place: view.place, mode, hidden: [...hidden], size, background, model: chosen, sample, safe }));
+  const value = (id: string) => find<HTMLInputElement>(id).value;
+  const said = { up: value("up"), unit: value("unit"), input_format: value("input_format") };
+  const shown = { place: view.place, mode, hidden: [...hidden], size: Number(value("size")), background: value("background"), safe };
+  history.replaceState(null, "", written({ ...shown, model: value("model"), sample, ...said }));
 }
 
 async function trySample(name: string): Promise<void> {
-  const answer = await fetch(`ui/${name}`);
+  if (![...document.querySelectorAll<HTMLElement>("[data-sample]")].some((each) => each.dataset["sample"] === name)) return;
+  const answer = await fetch(`ui/${name}`).catch(() => null);
+  if (!answer?.ok) {
+    showTrouble(new ServiceError("no_connection", "The service cannot be reached. Is it still running?"), () => void trySample(name));
+    return;
+  }
   const task = name.startsWith("street") ? "segment" : "classify";
   if (model()?.task !== task) {
     const fitting = known.find((each) => each.task === task && each.default);
@@ -260,29 +304,23 @@ async function trySample(name: string): Promise<void> {
 async function download(): Promise<void> {
   const asked = model();
   if (!file || !asked) return;
+  const sent = file;
   const format = find<HTMLSelectElement>("format").value;
-  clearTrouble();
-  busy(true);
-  work?.abort();
-  const mine = (work = new AbortController());
-  try {
-    const answer = await segmented(file, { ...options(asked), format }, step, mine.signal);
+  await doing(async (tell, signal) => {
+    const answer = await segmented(sent, { ...options(asked), format }, tell, signal);
     const named = /filename="([^"]+)"/.exec(answer.header("Content-Disposition") ?? "")?.[1] ?? `labelled.${format}`;
     save(new Blob([answer.body]), named);
     done(`${named} is saved`, "");
-  } catch (error) {
-    if (!mine.signal.aborted) showTrouble(error, () => void download());
-  } finally {
-    if (work === mine) {
-      work = null;
-      busy(false);
-    }
-  }
+  }, () => void download());
 }
 
 function wire(): void {
   const input = find<HTMLInputElement>("file");
-  input.onchange = () => input.files?.[0] && void choose(input.files[0]);
+  input.onchange = () => {
+    const given = input.files?.[0];
+    if (given) void choose(given);
+    input.value = ""; // the same name may be chosen again: the file may be another by then
+  };
   for (const kind of ["dragenter", "dragover"] as const) {
     document.addEventListener(kind, (event) => {
       event.preventDefault();
@@ -303,11 +341,11 @@ function wire(): void {
   document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
   find("model").onchange = () => void about().then(run);
   find("up").onchange = () => {
-    view?.turnUp(up());
+    upright();
     void run();
   };
   find("unit").onchange = find("input_format").onchange = () => void run();
-  find<HTMLSelectElement>("colour").onchange = (event) => recolour((event.target as HTMLSelectElement).value as Mode);
+  find<HTMLSelectElement>("colour").onchange = (event) => recolour((preferred = (event.target as HTMLSelectElement).value as Mode));
   const size = find<HTMLInputElement>("size");
   size.oninput = () => resized(Number(size.value));
   const background = find<HTMLInputElement>("background");
@@ -316,14 +354,14 @@ function wire(): void {
   safely.checked = safe;
   safely.onchange = () => {
     safe = safely.checked;
-    localStorage.setItem(SAFE, safe ? "yes" : "no");
+    keepIn("localStorage", SAFE, safe ? "yes" : "no");
     recolour(mode);
     filter();
   };
   find("fit").onclick = () => view?.fit();
   find("picture").onclick = () => void view?.picture().then((blob) => save(blob, "view.png"));
   find("link").onclick = () => {
-    keep();
+    keepNow();
     navigator.clipboard?.writeText(location.href).then(
       () => done("the link is copied", ""),
       () => done("the link is in the address bar", ""),
@@ -342,7 +380,8 @@ function wire(): void {
     const canvas = find<HTMLCanvasElement>("canvas");
     const more = (by: number) => resized(Math.min(Math.max(Number(size.value) + by, 1), 8));
     const next = () => backed(BACKGROUNDS[(BACKGROUNDS.indexOf(background.value) + 1) % BACKGROUNDS.length]!);
-    handle(canvas, view, { pick, step: stepping, resize: more, nextMode, nextBackground: next });
+    view.lost = (is) => (find("no-webgl").hidden = !is);
+    handle(canvas, view, { pick, letGo, step: stepping, resize: more, nextMode, nextBackground: next });
     canvas.addEventListener("pointerdown", () => (find("mark").hidden = true));
     window.addEventListener("resize", mark);
   }
@@ -369,13 +408,19 @@ function nextMode(): void {
   const select = find<HTMLSelectElement>("colour");
   if (!select.options.length) return;
   select.selectedIndex = (select.selectedIndex + 1) % select.options.length;
-  recolour(select.value as Mode);
+  recolour((preferred = select.value as Mode));
 }
 
 function pick(i: number | null): void {
   picked = i;
   showPicked(cloud, labels, painted(), i);
   mark();
+}
+
+function letGo(): boolean {
+  const was = picked !== null;
+  pick(null);
+  return was;
 }
 
 function stepping(way: 1 | -1, far: boolean): void {
@@ -398,5 +443,7 @@ function mark(): void {
   if (at) ring.style.translate = `${at[0]}px ${at[1]}px`;
 }
 
+for (const name of SAID) if (wanted[name]) find<HTMLSelectElement>(name).value = wanted[name];
 wire();
 begin();
+window.addEventListener("hashchange", () => location.reload()); // another link in the same tab

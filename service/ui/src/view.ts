@@ -67,6 +67,8 @@ export class View {
   private asked = false;
   /** Called after the camera has come to rest. */
   moved: () => void = () => {};
+  /** Called when the graphics card is taken away, and when it is back. */
+  lost: (is: boolean) => void = () => {};
 
   /** Throws if the browser has no WebGL. */
   constructor(
@@ -78,6 +80,14 @@ export class View {
     this.scene.add(this.points);
     this.points.frustumCulled = false;
     this.controls = this.control();
+    canvas.addEventListener("webglcontextlost", () => this.lost(true));
+    canvas.addEventListener("webglcontextrestored", () => {
+      this.rendering = false;
+      this.first = true;
+      this.renderer.setClearColor(new Color(this.background), 1);
+      this.draw();
+      this.lost(false);
+    });
     new ResizeObserver(() => this.resize()).observe(canvas.parentElement ?? canvas);
     this.resize();
   }
@@ -130,6 +140,7 @@ export class View {
   turnUp(up: Axis): void {
     this.up = up;
     this.controls.dispose();
+    this.held = false; // whoever held them holds others now
     this.camera.up.set(...UPS[up]);
     this.controls = this.control();
     this.fit();

@@ -1,6 +1,6 @@
 // Labels for a file. A small one is waited for; a large one becomes a job, which tells how far it is and outlives a lost connection.
 
-import { ask, json, ServiceError, type Answer, type Progress } from "./api";
+import { ask, json, remove, ServiceError, type Answer, type Progress } from "./api";
 
 const LARGE_BYTES = 4 << 20;
 const EVERY_MS = 400;
@@ -42,43 +42,48 @@ export async function segmented(file: File, query: Record<string, string>, tell:
   return ask("POST", "v1/segment", query, file, signal, sending(tell, "Computing"));
 }
 
+/** Jobs that nobody but this page knows of. */
+const open = new Set<string>();
+window.addEventListener("pagehide", () => open.forEach(remove));
+
+/** By which a file that is sent once more, because the connection was lost, is known to be the same job. */
+const keys = new WeakMap<File, { of: string; key: string }>();
+
+function keyOf(file: File, query: Record<string, string>): string {
+  const of = JSON.stringify(query);
+  const before = keys.get(file);
+  if (before?.of === of) return before.key;
+  const key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (each) => each.toString(16)).join("-");
+  keys.set(file, { of, key });
+  return key;
+}
+
 async function byJob(file: File, query: Record<string, string>, tell: Tell, signal: AbortSignal): Promise<Answer> {
-  let job = await submitted(file, query, tell, signal);
-  const address = here(job.links.job);
+  const headers = { "Idempotency-Key": keyOf(file, query) };
+  let address = "";
   try {
+    let job = await submitted(file, query, headers, tell, signal);
+    open.add((address = here(job.links.job)));
     while (job.state === "queued" || job.state === "running") {
+      signal.throwIfAborted();
       say(job, tell);
       await pause(EVERY_MS, signal);
       job = json(await patiently(() => ask("GET", address, {}, null, signal), tell, signal)) as Job;
     }
     if (job.state !== "done") throw new ServiceError(job.error?.code ?? job.state, job.error?.detail ?? `The job is ${job.state}.`, job.error?.where);
     tell("Fetching", null);
-    return await patiently(() => ask("GET", here(job.links.result), {}, null, signal), tell, signal);
+    return await patiently(() => ask("GET", here(job.links.result), {}, null, signal, undefined, { timeoutMs: 0 }), tell, signal);
+  } catch (error) {
+    if (error instanceof ServiceError && error.code === "no_connection") address = ""; // it goes on there, and is found again by its key
+    else keys.delete(file);
+    throw error;
   } finally {
-    ask("DELETE", address, {}, null).catch(() => {}); // nobody else knows of it; if that fails too, it goes in a day
+    if (address) {
+      keys.delete(file);
+      open.delete(address);
+      remove(address); // if that fails, it goes in a day
+    }
   }
-}
-
-/** Once all of it is sent there may be a job, whose name is waited for even if nobody wants it any more: to remove it. */
-async function submitted(file: File, query: Record<string, string>, tell: Tell, signal: AbortSignal): Promise<Job> {
-  const early = new AbortController();
-  const stop = () => early.abort();
-  signal.addEventListener("abort", stop, { once: true });
-  const tells = sending(tell, "In line");
-  const progress: Progress = (sent, total) => {
-    if (sent >= total) signal.removeEventListener("abort", stop);
-    if (!signal.aborted) tells(sent, total);
-  };
-  try {
-    return json(await ask("POST", "v1/jobs", query, file, early.signal, progress)) as Job;
-  } finally {
-    signal.removeEventListener("abort", stop);
-  }
-}
-
-/** An address of the service as the page sees it, whatever a proxy puts before it. */
-function here(address: string): string {
-  return address.slice(address.indexOf("v1/"));
 }
 
 function say(job: Job, tell: Tell): void {
@@ -89,6 +94,28 @@ function say(job: Job, tell: Tell): void {
   else tell(name, null);
 }
 
+/** Once all of it is sent there may be a job, whose name is waited for even if nobody wants it any more: to remove it. */
+async function submitted(file: File, query: Record<string, string>, headers: Record<string, string>, tell: Tell, signal: AbortSignal): Promise<Job> {
+  const early = new AbortController();
+  const stop = () => early.abort();
+  signal.addEventListener("abort", stop, { once: true });
+  const tells = sending(tell, "In line");
+  const progress: Progress = (sent, total) => {
+    if (sent >= total) signal.removeEventListener("abort", stop);
+    tells(sent, total);
+  };
+  try {
+    return json(await ask("POST", "v1/jobs", query, file, early.signal, progress, { headers })) as Job;
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+/** An address of the service as the page sees it, whatever a proxy puts before it. */
+function here(address: string): string {
+  return address.slice(address.indexOf("v1/"));
+}
+
 /** Again, for some time, while the service cannot be reached or is not ready. */
 async function patiently(asking: () => Promise<Answer>, tell: Tell, signal: AbortSignal): Promise<Answer> {
   for (const until = Date.now() + PATIENCE_MS; ; ) {
@@ -97,8 +124,8 @@ async function patiently(asking: () => Promise<Answer>, tell: Tell, signal: Abor
     } catch (error) {
       const passing = error instanceof ServiceError && (error.code === "no_connection" || error.retryAfterS !== null);
       if (!passing || Date.now() > until) throw error;
-      tell("The service cannot be reached; the work is kept, trying again", null);
-      await pause(2000, signal);
+      tell(error.code === "no_connection" ? "The service cannot be reached; the work is kept, trying again" : `${error.message}, trying again`, null);
+      await pause(1000 * (error.retryAfterS ?? 2), signal);
     }
   }
 }
