@@ -1,14 +1,19 @@
 """The page in a real browser, before a real service: what is on the screen after a real upload, counted in pixels."""
 
+import io
+import json
+import re
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page
 
 from models.labels import load_label_map
+from service.schemas import SEGMENT_FORMATS
 from tests.browser import STREET, WAIT_MS, Launch, hash_of, pixels, sent
 from tests.fire import until
 
@@ -99,15 +104,57 @@ def test_another_model_answers_for_the_same_view(page: Page) -> None:
     assert read == []
 
 
+def saved(page: Page, button: str) -> tuple[str, bytes]:
+    """Name and content of what a button downloads."""
+    with page.expect_download() as waiting:
+        page.click(button)
+    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+
 def test_downloads_are_the_answers_of_the_service(page: Page, address: str) -> None:
     sent(page, STREET)
-    page.select_option("#format", "label")
-    with page.expect_download() as waiting:
-        page.click("#download")
-    saved = Path(waiting.value.path()).read_bytes()
-    assert waiting.value.suggested_filename == "street.label"
-    direct = httpx.post(f"{address}/v1/segment?format=label", content=STREET.read_bytes(), headers={"X-Filename": "street.bin"}, timeout=60)
-    assert saved == direct.content
+    formats = page.eval_on_selector_all("#format option", "all => all.map(each => each.value)")
+    assert sorted(formats) == sorted(SEGMENT_FORMATS)
+    for each in set(formats) - {"npy"}:  # which only a file of that kind can become
+        page.select_option("#format", each)
+        name, content = saved(page, "#download")
+        direct = httpx.post(
+            f"{address}/v1/segment?format={each}", content=STREET.read_bytes(), headers={"X-Filename": "street.bin"}, timeout=60
+        )
+        said = re.search('filename="([^"]+)"', direct.headers.get("content-disposition", ""))
+        assert name == (said[1] if said else f"labelled.{each}")
+        if each == "json":
+            assert {**json.loads(content), "timings_ms": None} == {**direct.json(), "timings_ms": None}
+        else:
+            assert content == direct.content, each
+
+
+def test_a_picture_is_what_is_seen(page: Page) -> None:
+    sent(page, STREET)
+    until(lambda: "building" in shares(pixels(page)), "it is drawn")
+    name, content = saved(page, "#picture")
+    assert name == "view.png"
+    assert (np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) == pixels(page)).all(axis=-1).mean() > 0.99
+
+
+def test_a_coloured_file_is_seen_in_its_colours(page: Page, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    points = np.zeros(4000, [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("age", "<f8")])
+    for axis in "xyz":
+        points[axis] = rng.normal(size=len(points))
+    points["red"], points["blue"], points["age"] = 255, 40, 12.5
+    head = "ply\nformat binary_little_endian 1.0\nelement vertex 4000\nproperty float x\nproperty float y\nproperty float z\n"
+    head += "property uchar red\nproperty uchar green\nproperty uchar blue\nproperty double age\nend_header\n"
+    (tmp_path / "coloured.ply").write_bytes(head.encode() + points.tobytes())
+    page.select_option("#model", "modelnet40:1")
+    sent(page, tmp_path / "coloured.ply")
+    assert page.input_value("#colour") == "rgb"
+    until(lambda: bool((pixels(page) == (255, 0, 40)).all(axis=-1).mean() > 0.05), "it has its colours")
+    page.focus("#canvas")
+    page.keyboard.press("n")
+    said = page.inner_text("#picked")
+    assert "255, 0, 40" in said
+    assert re.search(r"age\s+12.5", said)
 
 
 def test_errors_are_said_as_the_service_says_them(page: Page, tmp_path: Path) -> None:
