@@ -58,7 +58,14 @@ def street(rng: np.random.Generator) -> Points:
         for at in (-26, -12, 4, 21):
             parts.append((box(rng, (at, side * 4.2, -1.1), (4.2, 1.75, 1.0), 800), 0.2, 0.15))
             parts.append((box(rng, (at - 0.2, side * 4.2, -0.35), (2.2, 1.5, 0.6), 400), 0.1, 0.02))
-    return np.concatenate([np.c_[points, rng.normal(mean, spread, len(points)).clip(0, 1)] for points, mean, spread in parts])
+    return in_order(np.concatenate([np.c_[points, rng.normal(mean, spread, len(points)).clip(0, 1)] for points, mean, spread in parts]))
+
+
+def in_order(points: Points) -> Points:
+    """As a scanner of 64 lasers writes them: laser by laser, around."""
+    up = np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))
+    laser = np.digitize(up, np.linspace(up.min(), up.max(), 65)[1:-1])
+    return points[np.lexsort((np.arctan2(points[:, 1], points[:, 0]), -laser))]
 
 
 def chair(rng: np.random.Generator) -> Points:

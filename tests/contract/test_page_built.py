@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from models.io.raw import guess_records
 from service.routes.page import BUILT, UI
 from tests.page_samples import main
 
@@ -14,6 +15,10 @@ def test_the_samples_are_what_their_script_makes(tmp_path: Path) -> None:
     main(tmp_path)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made == {name: (BUILT / name).read_bytes() for name in ("street.bin", "chair.ply")}
+
+
+def test_the_street_is_known_as_a_scan_without_a_name() -> None:
+    assert guess_records((BUILT / "street.bin").read_bytes()[:16_384]) == "bin"
 
 
 @pytest.mark.timeout(300)

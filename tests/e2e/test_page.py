@@ -10,11 +10,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from models.labels import load_label_map
 from service.schemas import SEGMENT_FORMATS
-from tests.browser import STREET, WAIT_MS, Launch, hash_of, pixels, sent
+from tests.browser import STREET, WAIT_MS, Launch, hash_of, opened, pixels, sent
 from tests.fire import until
 
 pytestmark = pytest.mark.e2e
@@ -65,7 +65,7 @@ def test_a_point_is_picked_and_keys_turn_the_cloud(page: Page) -> None:
     said = dict(zip(*[iter(page.inner_text("#picked").split("\n"))] * 2, strict=True))
     assert said["class"] == "building"
     assert 0 < float(said["confidence"]) <= 1
-    assert set(said) == {"class", "confidence", "x", "y", "z", "intensity", "point"}
+    assert set(said) == {"class", "confidence", "x", "y", "z", "intensity", "index"}
     page.focus("#canvas")
     for key in ("ArrowLeft", "ArrowUp", "+"):
         page.keyboard.press(key)
@@ -114,8 +114,8 @@ def saved(page: Page, button: str) -> tuple[str, bytes]:
 def test_downloads_are_the_answers_of_the_service(page: Page, address: str) -> None:
     sent(page, STREET)
     formats = page.eval_on_selector_all("#format option", "all => all.map(each => each.value)")
-    assert sorted(formats) == sorted(SEGMENT_FORMATS)
-    for each in set(formats) - {"npy"}:  # which only a file of that kind can become
+    assert set(formats) == set(SEGMENT_FORMATS) - {"npy"}  # which only a file of that kind can become
+    for each in formats:
         page.select_option("#format", each)
         name, content = saved(page, "#download")
         direct = httpx.post(
@@ -127,6 +127,47 @@ def test_downloads_are_the_answers_of_the_service(page: Page, address: str) -> N
             assert {**json.loads(content), "timings_ms": None} == {**direct.json(), "timings_ms": None}
         else:
             assert content == direct.content, each
+
+
+def test_it_fits_the_window_and_its_panel(browser: Browser, address: str) -> None:
+    for width, height in ((1280, 800), (390, 780)):
+        with opened(browser, address, width, height) as page:
+            sent(page, STREET)
+            page.click("summary:has-text('About the model')")
+            assert page.evaluate("() => document.documentElement.scrollHeight") == height
+            assert page.evaluate("() => { const all = document.querySelector('aside'); return all.scrollWidth - all.clientWidth; }") == 0
+
+
+def test_what_was_hidden_hides_no_whole_cloud(page: Page, tmp_path: Path) -> None:
+    sent(page, STREET)
+    page.click("[aria-label='show fence alone, or all again']")
+    until(lambda: set(shares(pixels(page))) == {"fence"}, "the fence is alone")
+    ball = np.random.default_rng(0).normal(size=(3000, 3)) * 0.2
+    (tmp_path / "ball.xyz").write_text("\n".join(f"{x:.3f} {y:.3f} {z:.3f}" for x, y, z in ball))
+    sent(page, tmp_path / "ball.xyz")
+    assert "3,000 points labelled; the file has no intensity" in page.inner_text("#status")
+    until(lambda: shares(pixels(page)) != {}, "it is seen")
+
+
+def test_survey_coordinates_keep_their_millimetres(page: Page, tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(0, 50, (2000, 3)).round(3) + np.array([447_000, 5_318_000, 500])
+    (tmp_path / "survey.xyz").write_text("\n".join(f"{x:.3f} {y:.3f} {z:.3f}" for x, y, z in points))
+    page.select_option("#model", "modelnet40:1")
+    sent(page, tmp_path / "survey.xyz")
+    page.focus("#canvas")
+    page.keyboard.press("n")
+    said = dict(zip(*[iter(page.inner_text("#picked").split("\n"))] * 2, strict=True))
+    assert [float(said[axis]) for axis in "xyz"] == pytest.approx(points[0], abs=5e-4)
+    low, high = (float(page.inner_text(f"#{end}")) for end in ("low", "high"))
+    assert page.input_value("#colour") == "height"
+    assert high - low == pytest.approx(50, abs=2)
+
+
+def test_an_object_file_is_classified_first(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "thing.off").write_text("OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n")
+    sent(page, tmp_path / "thing.off")
+    assert page.input_value("#model") == "modelnet40:1"
+    assert page.locator("#bars li").count() == 5
 
 
 def test_a_picture_is_what_is_seen(page: Page) -> None:

@@ -17,21 +17,29 @@ export function modesOf(cloud: Cloud, labels: Labels | null): Mode[] {
   return MODES.filter((mode) => has[mode]);
 }
 
+/** What the two ends of the ramp stand for; null of colours that are no ramp. */
+export function rangeOf(cloud: Cloud, mode: Mode, up: Axis): [number, number] | null {
+  if (mode === "confidence") return [0, 1];
+  if (mode === "intensity" && cloud.intensity) return middleOf(cloud.intensity, 1, 0);
+  return mode === "height" ? middleOf(cloud.xyz, 3, "xyz".indexOf(up)) : null;
+}
+
 /** (M, 3) bytes, exactly as they are to be on the screen. */
 export function colours(cloud: Cloud, labels: Labels | null, palette: readonly number[][], mode: Mode, up: Axis): Uint8Array {
   const out = new Uint8Array(3 * cloud.shown);
+  const range = rangeOf(cloud, mode, up) ?? [0, 1];
   if (mode === "rgb" && cloud.rgb) {
     out.set(cloud.rgb);
   } else if (mode === "label" && labels) {
     for (let i = 0; i < cloud.shown; i++) out.set(palette[labels.classes[rowOf(cloud, i)]!] ?? PLAIN, 3 * i);
   } else if (mode === "confidence" && labels) {
-    scaled(out, (i) => confidenceOf(labels, rowOf(cloud, i)), 0, 1);
+    scaled(out, (i) => confidenceOf(labels, rowOf(cloud, i)), ...range);
   } else if (mode === "intensity" && cloud.intensity) {
     const values = cloud.intensity;
-    scaled(out, (i) => values[i]!, ...middleOf(values, 1, 0));
+    scaled(out, (i) => values[i]!, ...range);
   } else {
     const axis = "xyz".indexOf(up);
-    scaled(out, (i) => cloud.xyz[3 * i + axis]!, ...middleOf(cloud.xyz, 3, axis));
+    scaled(out, (i) => cloud.xyz[3 * i + axis]!, ...range);
   }
   return out;
 }

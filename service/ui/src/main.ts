@@ -2,7 +2,7 @@
 
 import { detailsOf, json, models, post, ServiceError, type Classified, type LabelClass, type Model } from "./api";
 import { cloudOf, counts, labelsOf, rowOf, type Cloud, type Labels } from "./cloud";
-import { colours, modesOf, type Axis, type Mode } from "./colours";
+import { colours, modesOf, rangeOf, type Axis, type Mode } from "./colours";
 import { find, keepIn, kept, make, save } from "./dom";
 import { handle } from "./hand";
 import { read, SAID, written } from "./link";
@@ -13,6 +13,8 @@ import { View } from "./view";
 import { segmented, sending, type Tell } from "./work";
 
 const FORMATS = ["same", "ply", "las", "laz", "pcd", "xyz", "pts", "csv", "npy", "npz", "label", "lidarseg", "raw", "json"];
+const SAYS: Record<string, string> = { same: "same: this file, with labels", raw: "raw: a byte and a float16 a point" };
+const ONLY: Record<string, RegExp> = { same: /^(?!.*\.(off|e57)$)/i, npy: /\.npy$/i };
 const NAMES: Record<Mode, string> = { label: "class", confidence: "confidence", rgb: "colour", intensity: "intensity", height: "height" };
 
 const BACKGROUNDS = ["#101418", "#000000", "#808080", "#ffffff"];
@@ -35,6 +37,7 @@ let preferred = wanted.mode; // that somebody chose
 let turned: Axis = "z";
 const hidden = new Set<number>(wanted.hidden);
 let picked: number | null = null;
+let modelChosen = wanted.model !== undefined;
 let keeping = 0;
 let work: AbortController | null = null;
 let safe = wanted.safe ?? kept("localStorage", SAFE) === "yes";
@@ -88,21 +91,22 @@ async function run(): Promise<void> {
   await doing(async (tell, signal) => {
     const next = (sent === drawn?.file && format === drawn.format && cloud) || (await pointsOf(sent, format, tell, signal));
     drawn = { file: sent, format };
-    show(next, null, []);
+    const again = next === cloud && asked.task === "segment" && labels && namedBy === query["model"];
+    if (!again) show(next, null, []); // else the labels stay until others come
+    find("downloads").hidden = asked.task !== "segment";
     tell("Computing", null);
     if (asked.task === "classify") {
       const answer = json(await post("v1/classify", sent, { ...query, top: "5" }, sending(tell, "Computing"), signal)) as Classified;
       showBars(answer.predictions);
-      done(`${answer.predictions[0]?.label ?? "no class"}, of ${answer.num_points.toLocaleString("en")} points`, answer.filled.join(", "));
+      done(`${answer.predictions[0]?.label ?? "no class"}, of ${answer.num_points.toLocaleString("en")} points`, told(answer.filled.join(", ")));
     } else {
       const answer = await segmented(sent, { ...query, format: "raw" }, tell, signal);
       const palette = asked.label_map?.classes ?? [];
       if (namedBy && namedBy !== query["model"]) hidden.clear();
       namedBy = query["model"]!;
       show(next, labelsOf(answer.body, next.numPoints, palette.length), palette);
-      done(`${next.numPoints.toLocaleString("en")} points labelled`, answer.header("X-Filled") ?? "");
+      done(`${next.numPoints.toLocaleString("en")} points labelled`, told(answer.header("X-Filled"), answer.header("X-Scaled")));
     }
-    find("downloads").hidden = asked.task !== "segment";
   }, () => void run());
 }
 
@@ -124,6 +128,7 @@ function show(next: Cloud, answered: Labels | null, palette: LabelClass[]): void
   const fresh = cloud !== next;
   [cloud, labels, classes] = [next, answered, palette];
   found = answered ? counts(answered, palette.length) : [];
+  if (answered && found.every((points, index) => !points || hidden.has(index))) hidden.clear(); // or nothing would be seen
   picked = null;
   showBars(null);
   if (fresh) {
@@ -168,6 +173,9 @@ function painted(): LabelClass[] {
 function recolour(chosen: Mode): void {
   mode = chosen;
   if (cloud) view?.colour(colours(cloud, labels, painted().map((each) => each.colour), mode, up()));
+  const range = cloud && rangeOf(cloud, mode, up());
+  find("scale").hidden = !range;
+  ["low", "high"].forEach((id, k) => (find(id).textContent = range ? String(Number(range[k]!.toPrecision(3))) : ""));
   keep();
 }
 
@@ -219,8 +227,14 @@ function busy(is: boolean): void {
   if (is) find("progress").scrollIntoView({ block: "nearest" });
 }
 
-function done(what: string, filled: string): void {
-  find("status").textContent = filled ? `${what}; filled in: ${filled}` : what;
+function done(what: string, more = ""): void {
+  find("status").textContent = what + more;
+}
+
+/** What the model was given instead of what the file has. */
+function told(filled: string | null, scaled: string | null = null): string {
+  const [lacks, other] = [filled ? `; the file has no ${filled}, a fixed value stood in` : "", scaled ? `; ${scaled} was brought to the model's range` : ""];
+  return lacks + other;
 }
 
 function cancel(): void {
@@ -228,15 +242,20 @@ function cancel(): void {
   work.abort();
   work = null;
   busy(false);
-  done("cancelled", "");
+  done("cancelled");
 }
 
 // --- what is chosen
 
-async function choose(given: File, from = ""): Promise<void> {
+async function choose(given: File, from = "", more = ""): Promise<void> {
   [file, sample] = [given, from];
   clear();
-  find("file-name").textContent = `${given.name}, ${(given.size / 1e6).toFixed(given.size < 1e5 ? 3 : 1)} MB`;
+  const size = given.size < 1e5 ? `${Math.ceil(given.size / 1000)} kB` : `${(given.size / 1e6).toFixed(1)} MB`;
+  find("file-name").textContent = `${given.name}, ${size}${more}`;
+  find("empty").hidden = true;
+  const possible = FORMATS.filter((each) => !ONLY[each] || ONLY[each].test(given.name));
+  find("format").replaceChildren(...possible.map((each) => make("option", { value: each }, SAYS[each] ?? each)));
+  if (!modelChosen && /\.off$/i.test(given.name)) prefer("classify"); // a mesh of one object
   await run();
 }
 
@@ -281,8 +300,16 @@ function keepNow(): void {
   if (!cloud || !view) return;
   const value = (id: string) => find<HTMLInputElement>(id).value;
   const said = { up: value("up"), unit: value("unit"), input_format: value("input_format") };
-  const shown = { place: view.place, mode, hidden: [...hidden], size: Number(value("size")), background: value("background"), safe };
+  const shown = { place: view.place, mode, hidden: [...hidden], ...(sized && { size: Number(value("size")) }), background: value("background"), safe };
   history.replaceState(null, "", written({ ...shown, model: value("model"), sample, ...said }));
+}
+
+/** Have the default model of a task chosen, unless one of that task is. */
+function prefer(task: Model["task"]): void {
+  const fitting = known.find((each) => each.task === task && each.default);
+  if (!fitting || model()?.task === task) return;
+  find<HTMLSelectElement>("model").value = `${fitting.name}:${fitting.version}`;
+  void about();
 }
 
 async function trySample(name: string): Promise<void> {
@@ -293,11 +320,7 @@ async function trySample(name: string): Promise<void> {
     return;
   }
   const task = name.startsWith("street") ? "segment" : "classify";
-  if (model()?.task !== task) {
-    const fitting = known.find((each) => each.task === task && each.default);
-    if (fitting) find<HTMLSelectElement>("model").value = `${fitting.name}:${fitting.version}`;
-    void about();
-  }
+  prefer(task);
   await choose(new File([await answer.blob()], name), name);
 }
 
@@ -310,7 +333,7 @@ async function download(): Promise<void> {
     const answer = await segmented(sent, { ...options(asked), format }, tell, signal);
     const named = /filename="([^"]+)"/.exec(answer.header("Content-Disposition") ?? "")?.[1] ?? `labelled.${format}`;
     save(new Blob([answer.body]), named);
-    done(`${named} is saved`, "");
+    done(`${named} is saved`);
   }, () => void download());
 }
 
@@ -331,15 +354,17 @@ function wire(): void {
     document.addEventListener(kind, (event) => {
       event.preventDefault();
       document.body.classList.remove("dropping");
-      const dropped = kind === "drop" ? event.dataTransfer?.files[0] : undefined;
-      if (dropped) void choose(dropped);
+      if (kind === "drop") dropped(event.dataTransfer);
     });
   }
   for (const button of document.querySelectorAll<HTMLButtonElement>("[data-sample]")) button.onclick = () => void trySample(button.dataset["sample"]!);
   find("run").onclick = () => void run();
   find("cancel").onclick = cancel;
   document.addEventListener("keydown", (event) => event.key === "Escape" && cancel());
-  find("model").onchange = () => void about().then(run);
+  find("model").onchange = () => {
+    modelChosen = true;
+    void about().then(run);
+  };
   find("up").onchange = () => {
     upright();
     void run();
@@ -363,11 +388,10 @@ function wire(): void {
   find("link").onclick = () => {
     keepNow();
     navigator.clipboard?.writeText(location.href).then(
-      () => done("the link is copied", ""),
-      () => done("the link is in the address bar", ""),
+      () => done("the link is copied"),
+      () => done("the link is in the address bar"),
     );
   };
-  find("format").replaceChildren(...FORMATS.map((each) => make("option", { value: each }, each)));
   find("download").onclick = () => void download();
   if (view) {
     background.value = wanted.background ?? background.value;
@@ -385,6 +409,13 @@ function wire(): void {
     canvas.addEventListener("pointerdown", () => (find("mark").hidden = true));
     window.addEventListener("resize", mark);
   }
+}
+
+function dropped(given: DataTransfer | null): void {
+  const first = given?.files[0];
+  if (!first) return;
+  if (given.items[0]?.webkitGetAsEntry()?.isDirectory) showTrouble(new ServiceError("folder", "That is a folder: drop one file of it."), () => {});
+  else void choose(first, "", given.files.length > 1 ? `, the first of ${given.files.length}` : "");
 }
 
 function resized(pixels: number): void {
@@ -414,6 +445,7 @@ function nextMode(): void {
 function pick(i: number | null): void {
   picked = i;
   showPicked(cloud, labels, painted(), i);
+  if (i !== null) find("picking").scrollIntoView({ block: "nearest" });
   mark();
 }
 

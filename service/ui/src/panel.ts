@@ -54,11 +54,26 @@ export function showPicked(cloud: Cloud | null, labels: Labels | null, classes: 
     say("class", classes[labels.classes[row]!]?.name ?? "");
     say("confidence", confidenceOf(labels, row).toFixed(3));
   }
-  ["x", "y", "z"].forEach((axis, k) => say(axis, String(Number((cloud.origin[k]! + cloud.xyz[3 * i + k]!).toPrecision(9)))));
+  const decimals = decimalsOf(cloud);
+  ["x", "y", "z"].forEach((axis, k) => say(axis, String(Number((cloud.origin[k]! + cloud.xyz[3 * i + k]!).toFixed(decimals)))));
   if (cloud.rgb) say("colour", [...cloud.rgb.subarray(3 * i, 3 * i + 3)].join(", "));
   if (cloud.intensity) say("intensity", String(Number(cloud.intensity[i]!.toPrecision(6))));
   for (const { name, values } of cloud.others) say(name, String(values[i]!));
-  say("point", `${row.toLocaleString("en")} of ${cloud.numPoints.toLocaleString("en")}`);
+  say("index", `${row.toLocaleString("en")} of ${cloud.numPoints.toLocaleString("en")}`);
+}
+
+const DECIMALS = new WeakMap<Cloud, number>();
+
+/** As many as single precision has from the origin of the cloud on, however far away that is. */
+function decimalsOf(cloud: Cloud): number {
+  let found = DECIMALS.get(cloud);
+  if (found === undefined) {
+    let reach = 0;
+    for (const each of cloud.xyz) reach = Math.max(reach, Math.abs(each));
+    found = Math.min(Math.max(6 - Math.ceil(Math.log10(reach || 1)), 0), 9);
+    DECIMALS.set(cloud, found);
+  }
+  return found;
 }
 
 /** The model's scores, those of single classes as a chart, and its card. */

@@ -4,6 +4,7 @@ import { isBack, ServiceError, useKey } from "./api";
 import { find, make } from "./dom";
 
 const LOOK_EVERY_S = 2;
+const READING = ["bad_file", "bad_header", "missing_coordinates", "no_points", "non_finite", "truncated_file", "unsupported_format"];
 const KEYLESS = ["unauthorized", "forbidden"];
 
 /** What somebody can do where the service's own words do not say it already. */
@@ -54,6 +55,11 @@ export function showTrouble(error: unknown, again: () => void): void {
   box.append(make("p", {}, error.message));
   const advice = ADVICE[error.code];
   if (advice) box.append(make("p", { className: "advice" }, advice));
+  const said = find<HTMLSelectElement>("input_format");
+  if (said.value && READING.includes(error.code)) {
+    box.append(make("p", { className: "advice" }, `You said that its format is ${said.value}, under “What only you know of the file”.`));
+    (said.closest("details") as HTMLDetailsElement).open = true;
+  }
   const small = [error.where ? `at ${error.where}` : "", error.known.length ? `known: ${error.known.join(", ")}` : "", error.code].filter(Boolean);
   box.append(make("p", { className: "small" }, small.join(" · ")));
   if (KEYLESS.includes(error.code)) askForKey(again);
