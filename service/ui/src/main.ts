@@ -175,7 +175,8 @@ function recolour(chosen: Mode): void {
   if (cloud) view?.colour(colours(cloud, labels, painted().map((each) => each.colour), mode, up()));
   const range = cloud && rangeOf(cloud, mode, up());
   find("scale").hidden = !range;
-  ["low", "high"].forEach((id, k) => (find(id).textContent = range ? String(Number(range[k]!.toPrecision(3))) : ""));
+  const from = cloud && mode === "height" ? cloud.origin["xyz".indexOf(up())]! : 0;
+  ["low", "high"].forEach((id, k) => (find(id).textContent = range ? String(Number((from + range[k]!).toPrecision(4))) : ""));
   keep();
 }
 
