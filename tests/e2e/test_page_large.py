@@ -99,7 +99,7 @@ def test_cancelled_it_is_no_job_any_more(page: Page, running: Service, scan: Pat
     try:
         page.set_input_files("#file", str(scan))
         until(
-            lambda: page.inner_text("#status") in ("Computing …", "In line …") and states(running.url)[0] in ("queued", "running"),
+            lambda: page.inner_text("#status") in ("Computing …", "In line …") and states(running.url)[:1] in (["queued"], ["running"]),
             "it is a job",
         )
         page.click("#cancel")
