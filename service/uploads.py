@@ -3,6 +3,7 @@
 The event loop only takes chunks off the socket; writing and taking multipart apart happen in threads.
 """
 
+import asyncio
 import errno
 import io
 import math
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from anyio import CancelScope, CapacityLimiter, current_time, to_thread
+from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Request
 
 from models.errors import EmptyFile
@@ -221,13 +222,17 @@ class Uploads:
         write: Callable[[], None] = write_first
         if (read_on := request.scope["state"].get("read_on")) is not None:
             read_on()
-        pace, stream = Pace(self._pause, self._rate), request.stream()
+        pace, stream, clock = (
+            Pace(self._pause, self._rate),
+            request.stream(),
+            asyncio.get_running_loop().time,
+        )  # which AnyIO asks the long way
         with CancelScope() as patience:
             while True:
-                began = current_time()
+                began = clock()
                 patience.deadline = began + self._pause
                 chunk = await anext(stream, None)
-                patience.deadline, seconds = math.inf, current_time() - began
+                patience.deadline, seconds = math.inf, clock() - began
                 if chunk is None:
                     return
                 waiting = upload.keep(chunk)
