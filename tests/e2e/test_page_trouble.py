@@ -146,7 +146,8 @@ def test_cancelled_while_it_is_sent(page: Page, running: Service) -> None:
 
 
 def test_what_a_file_is_can_be_said(page: Page, tmp_path: Path) -> None:
-    (tmp_path / "scan.dat").write_bytes(STREET.read_bytes())
+    points = np.fromfile(STREET, "<f4").reshape(-1, 4)
+    np.random.default_rng(0).permutation(points).tofile(tmp_path / "scan.dat")  # in the order of a scanner it would be known
     page.set_input_files("#file", str(tmp_path / "scan.dat"))
     page.wait_for_selector("#error p")
     assert "unsupported_format" in said(page, "#error")
