@@ -27,8 +27,8 @@ SEVERAL = (200_000, 1_000_000, 10_000_000)
 WIDTH, HEIGHT = 1280, 800
 PATIENCE_MS = 300_000
 
-# When the points and the labels have arrived, and when the first pixels after each can be read: what can be chosen, and the legend, are
-# filled just before the cloud is drawn. Of the pixels after the labels: how many have the colour of a class in the legend.
+# When the points and the labels have arrived, and when the pixels of the first frame after each can be read: what can be chosen, and the
+# legend, are filled just before the cloud is drawn. Of the pixels after the labels: how many have the colour of a class in the legend.
 WATCH = """
 () => {
   const arrived = {};
@@ -38,32 +38,38 @@ WATCH = """
     if (what) this.addEventListener("progress", () => (arrived[what] = performance.now()));
     return open.apply(this, all);
   };
-  const pixels = () => {
-    const canvas = document.getElementById("canvas");
-    const gl = canvas.getContext("webgl2");
+  const canvas = document.getElementById("canvas");
+  const gl = canvas.getContext("webgl2");
+  const waiting = new Set();
+  for (const name of ["drawArrays", "drawElements"]) {
+    const draw = gl[name];
+    gl[name] = function (...all) {
+      draw.apply(gl, all);
+      for (const drawn of [...waiting]) drawn();
+    };
+  }
+  const coloured = () => {
     const read = new Uint8Array(4 * canvas.width * canvas.height);
     gl.readPixels(0, 0, canvas.width, canvas.height, gl.RGBA, gl.UNSIGNED_BYTE, read);
-    return read;
+    const seconds = performance.now();
+    const swatches = [...document.querySelectorAll("#legend .swatch")];
+    const classes = new Set(swatches.map((each) => each.style.backgroundColor.replaceAll(" ", "")));
+    let count = 0;
+    for (let i = 0; i < read.length; i += 4) count += classes.has(`rgb(${read[i]},${read[i + 1]},${read[i + 2]})`);
+    return [seconds, count];
   };
-  const seen = (what, id, there) =>
+  const seen = (what, there) =>
     new Promise((resolve) => {
-      const watch = new MutationObserver(() => {
+      const drawn = () => {
         if (!there()) return;
-        watch.disconnect();
-        requestAnimationFrame(() => {
-          const read = pixels();
-          const seconds = (performance.now() - arrived[what]) / 1000;
-          const swatches = [...document.querySelectorAll("#legend .swatch")];
-          const classes = new Set(swatches.map((each) => each.style.backgroundColor.replaceAll(" ", "")));
-          let coloured = 0;
-          for (let i = 0; i < read.length; i += 4) coloured += classes.has(`rgb(${read[i]},${read[i + 1]},${read[i + 2]})`);
-          resolve({ seconds, coloured });
-        });
-      });
-      watch.observe(document.getElementById(id), { childList: true });
+        waiting.delete(drawn);
+        const [now, count] = coloured();
+        resolve({ seconds: (now - arrived[what]) / 1000, coloured: count });
+      };
+      waiting.add(drawn);
     });
-  window.points = seen("points", "colour", () => document.getElementById("colour").options.length);
-  window.labels = seen("labels", "legend", () => document.getElementById("legend").rows.length);
+  window.points = seen("points", () => document.getElementById("colour").options.length);
+  window.labels = seen("labels", () => document.getElementById("legend").rows.length);
 }
 """
 # Frames in so many seconds of held arrow key: those that were done, by WebGL or on the canvas above it.
