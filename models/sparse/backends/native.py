@@ -17,7 +17,7 @@ from models.sparse.backends.protocol import Epilogue, Packed, SiteIndexLike
 from models.sparse.backends.torch_engine import TorchEngine
 from models.sparse.kernel_map import KernelMap
 
-INSTRUCTION_SETS = ("avx512bf16", "avx512", "avx2", "portable")  # best first
+INSTRUCTION_SETS = ("amx", "avx512bf16", "avx512", "avx2", "portable")  # best first
 
 
 class NativeEngine:
@@ -169,19 +169,17 @@ class NativeEngine:
         panel, width = self.kernels.panel, self.kernels.width
         columns = _rounded_up(cout, width)
         weight = checked(weight.to(torch.float32), "weight", weight.shape)
-        low = products == torch.bfloat16 and bool(self.kernels.conv_bf16)
-        if products == torch.bfloat16 and not low:
+        if products == torch.bfloat16 and self.kernels.conv_bf16:
+            data = ARENA.empty(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
+            self.kernels.pack_bf16(address(weight), taps, cin, cout, transpose, address(data), torch.get_num_threads())
+            return Packed(self.name, (taps, cin, cout), data, products)
+        if products == torch.bfloat16:
             weight = weight.to(torch.bfloat16).float()
         data = ARENA.empty(taps * cin * columns)
         self.library.fip_pack(
             address(weight), taps, cin, cout, transpose, panel, width,
             address(data), torch.get_num_threads(),
         )  # fmt: skip
-        if low:
-            plain, data = data, ARENA.empty(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
-            self.library.fip_pack_bf16(
-                address(plain), taps, cin, cout, panel, width, address(data)
-            )  # fmt: skip
         return Packed(self.name, (taps, cin, cout), data, products)
 
     def _sum_lines(self, feats: torch.Tensor, kernel_map: KernelMap, threads: int) -> torch.Tensor:
@@ -197,7 +195,7 @@ class NativeEngine:
     def _rounded(self, feats: torch.Tensor, threads: int) -> torch.Tensor:
         count, channels = feats.shape
         low = ARENA.empty(count, _rounded_up(channels, 2), dtype=torch.bfloat16)
-        self.library.fip_round(address(feats), count, channels, address(low), threads)
+        self.kernels.round_bf16(address(feats), count, channels, address(low), threads)
         return low
 
 

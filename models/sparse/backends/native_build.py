@@ -27,6 +27,8 @@ _AVX512 = ("-DFIP_WIDTH=16", "-DFIP_MANY_REGISTERS", "-mavx512f", "-mavx512bw", 
 KERNELS: dict[str, tuple[str, ...]] = {"portable": ("-DFIP_WIDTH=4",)}  # instruction set -> flags of its compilation
 if X86:
     KERNELS |= {"avx2": ("-DFIP_WIDTH=8", "-mavx2", "-mfma"), "avx512": _AVX512, "avx512bf16": (*_AVX512, "-mavx512bf16")}
+    if sys.platform == "linux":  # which has to be asked for the tiles
+        KERNELS["amx"] = (*KERNELS["avx512bf16"], "-mamx-tile", "-mamx-bf16")
 else:
     KERNELS["portable"] += ("-DFIP_MANY_REGISTERS",)  # AArch64 has 32 vector registers
 PLAIN_UNITS = ("tensors", "maps", "dispatch")

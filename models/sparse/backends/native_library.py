@@ -15,8 +15,6 @@ ARGUMENTS = {  # of the functions in native/*.c, in their order
     "fip_tie": (POINTER, POINTER, INT, INT, INT32, POINTER, POINTER, POINTER, POINTER, POINTER),
     "fip_downsample": (POINTER, INT, INT, POINTER, POINTER),
     "fip_pack": (POINTER, INT, INT, INT, INT32, INT32, INT32, POINTER, INT32),
-    "fip_pack_bf16": (POINTER, INT, INT, INT, INT32, INT32, POINTER),
-    "fip_round": (POINTER, INT, INT, POINTER, INT32),
     "fip_sum_lines": (POINTER, INT, POINTER, POINTER, INT, POINTER, INT32),
 }
 
@@ -53,6 +51,8 @@ class Kernels(ctypes.Structure):
         ("conv_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(ConvCall))),
         ("weight_grad", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),
         ("weight_grad_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),
+        ("pack_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, INT, INT32, POINTER, INT32)),
+        ("round_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, POINTER, INT32)),
     )
 
 

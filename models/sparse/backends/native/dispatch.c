@@ -2,9 +2,24 @@
 #include "fip.h"
 #include <string.h>
 
-extern const struct fip_kernels fip_kernels_portable, fip_kernels_avx2, fip_kernels_avx512, fip_kernels_avx512bf16;
+extern const struct fip_kernels fip_kernels_portable, fip_kernels_avx2, fip_kernels_avx512, fip_kernels_avx512bf16, fip_kernels_amx;
 
-/* The kernels of this name ("portable", "avx2", "avx512", "avx512bf16"), or NULL where they were not compiled or cannot run. */
+#ifdef HAVE_amx
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA 18
+
+/* Whether the processor has tiles of bfloat16, and the system lets this process use them: Linux wants to be asked once. */
+static int may_use_tiles(void) {
+    unsigned int a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1)) return 0;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+#endif
+
+/* The kernels of this name ("portable", "avx2", "avx512", "avx512bf16", "amx"), or NULL where they were not compiled or cannot run. */
 const struct fip_kernels *fip_kernels_named(const char *name) {
     if (!strcmp(name, "portable")) return &fip_kernels_portable;
 #ifdef HAVE_avx2
@@ -16,7 +31,11 @@ const struct fip_kernels *fip_kernels_named(const char *name) {
                  __builtin_cpu_supports("avx512dq");
     if (!strcmp(name, "avx512")) return avx512 ? &fip_kernels_avx512 : NULL;
 #ifdef HAVE_avx512bf16
-    if (!strcmp(name, "avx512bf16")) return avx512 && __builtin_cpu_supports("avx512bf16") ? &fip_kernels_avx512bf16 : NULL;
+    int bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    if (!strcmp(name, "avx512bf16")) return bf16 ? &fip_kernels_avx512bf16 : NULL;
+#ifdef HAVE_amx
+    if (!strcmp(name, "amx")) return bf16 && may_use_tiles() ? &fip_kernels_amx : NULL;
+#endif
 #endif
 #endif
 #endif

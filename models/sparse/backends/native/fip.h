@@ -38,7 +38,9 @@ struct fip_kernels {
     void (*conv)(const struct fip_conv *);
     void (*conv_bf16)(const struct fip_conv *); /* NULL where the instruction set has no bfloat16 products */
     void (*weight_grad)(const struct fip_grad *);
-    void (*weight_grad_bf16)(const struct fip_grad *); /* NULL likewise */
+    void (*weight_grad_bf16)(const struct fip_grad *); /* NULL likewise, as the two below */
+    void (*pack_bf16)(const float *weight, int64_t taps, int64_t cin, int64_t cout, int32_t transposed, void *to, int32_t threads);
+    void (*round_bf16)(const float *from, int64_t count, int64_t channels, uint16_t *to, int32_t threads);
 };
 
 #endif

@@ -5,10 +5,6 @@ is cut into blocks of rows and panels of columns; a block is computed by one thr
 threads nor chance changes the order of a sum. */
 #include "fip.h"
 #include <string.h>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define NAME(name) JOIN(name, FIP_ISA)
@@ -36,6 +32,11 @@ static const int ROWS[5] = {0, 10, 6, 0, 0};
 ALWAYS vec load(const float *from) { return *(const vec *)from; }
 ALWAYS void store(float *to, vec value) { *(vec *)to = value; }
 ALWAYS vec splat(float value) { return value - (vec){0}; }
+
+/* A row of the input, or a line. */
+ALWAYS const float *row_of(const struct fip_grad *q, int64_t in) {
+    return in < q->map.num_in ? q->feats + in * q->cin : q->lines + (in - q->map.num_in) * q->cin;
+}
 
 /* c[r] += a[r] (cin) times b (cin, vecs x W), for `rows` rows. */
 ALWAYS void tile(const int rows, const int vecs, const float *const *a, const float *b, float *const *c, int64_t cin) {
@@ -91,68 +92,13 @@ ALWAYS void outer(const int rows, const int vecs, const float *const *x, const f
 }
 
 #ifdef __AVX512BF16__
-/* The same on bfloat16 pairs: a[r] (pairs of two channels), b (pairs, vecs x W, two channels). Sums stay float32. */
-ALWAYS void tile_bf16(const int rows, const int vecs, const float *const *a, const float *b, float *const *c, int64_t pairs) {
-    __m512 sum[MAX_ROWS][MAX_VECS];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_loadu_ps(c[r] + v * W);
-    const float *row[MAX_ROWS];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) row[r] = a[r];
-    for (int64_t k = 0; k < pairs; k++, b += vecs * W) {
-        __m512bh weight[MAX_VECS];
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; v++) weight[v] = (__m512bh)_mm512_loadu_ps(b + v * W);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            __m512bh value = (__m512bh)_mm512_set1_ps(row[r][k]);
-#pragma GCC unroll 4
-            for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], value, weight[v]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; v++) _mm512_storeu_ps(c[r] + v * W, sum[r][v]);
-}
-
-/* The same as `outer` on woven rows: x (steps, SHARE) and g (steps, vecs x W), each element two pairs' values of one channel. */
-ALWAYS void outer_bf16(const int rows, const int vecs, const float *x, const float *g, int64_t steps, float *out, int64_t stride) {
-    __m512 sum[MAX_ROWS][MAX_VECS];
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_loadu_ps(out + r * stride + v * W);
-    for (int64_t p = 0; p < steps; p++, x += SHARE, g += vecs * W) {
-        __m512bh grad[MAX_VECS];
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; v++) grad[v] = (__m512bh)_mm512_loadu_ps(g + v * W);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            __m512bh value = (__m512bh)_mm512_set1_ps(x[r]);
-#pragma GCC unroll 4
-            for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], value, grad[v]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < vecs; v++) _mm512_storeu_ps(out + r * stride + v * W, sum[r][v]);
-}
-
-/* Two rows as bfloat16, channel by channel side by side: to[c] = (a[c], b[c]); b may be NULL for zeros. */
-static void weave(const float *a, const float *b, int64_t channels, float *to) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                                           18, 2, 17, 1, 16, 0);
-    for (int64_t c = 0; c < channels; c += 16) {
-        __mmask16 here = channels - c < 16 ? (__mmask16)((1u << (channels - c)) - 1) : 0xffff;
-        __m512 first = _mm512_maskz_loadu_ps(here, a + c), second = b ? _mm512_maskz_loadu_ps(here, b + c) : _mm512_setzero_ps();
-        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-        _mm512_storeu_ps(to + c, (__m512)_mm512_permutexvar_epi16(order, both));
-    }
-}
+#include "bf16.h"
+#endif
+#ifdef __AMX_BF16__
+#include "amx.h"
+#define MOST_ROWS TILE_ROWS
+#else
+#define MOST_ROWS MAX_ROWS
 #endif
 
 /* A switch over the number of rows makes each a constant, so that the sums of `kernel` are registers. */
@@ -236,10 +182,18 @@ static void rectify(const struct fip_conv *q, int64_t first, int64_t last, int64
     }
 }
 
-/* All taps of one block of rows and one panel of columns. steps: floats of an input row that a multiplication reads. */
-static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, int64_t first, int64_t last, int64_t panel) {
-    int64_t column = panel * PANEL, columns = q->out_stride - column < PANEL ? q->out_stride - column : PANEL;
-    int vecs = (int)(columns / W), most = ROWS[vecs];
+/* How a convolution multiplies. most: rows at once, by the number of vectors; steps: floats of an input row that are read. */
+struct way {
+    multiply *times;
+    const int *most;
+    int64_t steps;
+    int tile; /* steps of a tile, 0 where none are used */
+};
+
+/* All taps of one block of rows and one panel of columns. */
+static void block_of(const struct fip_conv *q, const struct way *way, int64_t first, int64_t last, int64_t panel) {
+    int64_t column = panel * PANEL, columns = q->out_stride - column < PANEL ? q->out_stride - column : PANEL, steps = way->steps;
+    int vecs = (int)(columns / W), most = way->most[vecs];
     const float *weights = (const float *)q->packed + column * q->map.taps * steps;
     begin(q, first, last, column, columns);
     for (int64_t tap = 0; tap < q->map.taps; tap++, weights += steps * columns) {
@@ -248,8 +202,8 @@ static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, i
         int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
         while (pair < end) {
             int rows = end - pair < most ? (int)(end - pair) : most;
-            const float *a[MAX_ROWS];
-            float *c[MAX_ROWS];
+            const float *a[MOST_ROWS];
+            float *c[MOST_ROWS];
             for (int r = 0; r < rows; r++) {
                 int64_t from = in_rows[pair + r];
                 a[r] = from < q->map.num_in ? (const float *)q->feats + from * steps : (const float *)q->lines + (from - q->map.num_in) * steps;
@@ -261,28 +215,41 @@ static void block_of(const struct fip_conv *q, multiply *times, int64_t steps, i
                                                         : (const char *)q->lines + (from - q->map.num_in) * steps * 4;
                 for (int64_t line = 0; line < 4 && line * 16 < steps; line++) __builtin_prefetch(next + 64 * line);
             }
-            times(vecs, rows, a, weights, c, steps);
+            way->times(vecs, rows, a, weights, c, steps);
             pair += rows;
         }
     }
     if (q->relu) rectify(q, first, last, column, columns);
 }
 
-static void conv(const struct fip_conv *q, multiply *times, int64_t steps) {
+static void conv(const struct fip_conv *q, struct way way) {
     int64_t rows = q->map.num_out, size = BLOCK, panels = (q->out_stride + PANEL - 1) / PANEL;
     while (q->threads > 1 && size > SMALLEST_BLOCK && rows / size * panels < ITEMS * q->threads) size /= 2;
     int64_t blocks = (rows + size - 1) / size;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < blocks * panels; item++) {
         int64_t first = item % blocks * size, last = first + size < rows ? first + size : rows;
-        block_of(q, times, steps, first, last, item / blocks);
+#ifdef __AMX_BF16__
+        if (way.tile) begin_tiles(way.tile);
+#endif
+        block_of(q, &way, first, last, item / blocks);
+#ifdef __AMX_BF16__
+        if (way.tile) end_tiles();
+#endif
     }
 }
 
-static void conv_float(const struct fip_conv *q) { conv(q, multiply_float, q->cin); }
+static void conv_float(const struct fip_conv *q) { conv(q, (struct way){multiply_float, ROWS, q->cin, 0}); }
 
 #ifdef __AVX512BF16__
-static void conv_bf16(const struct fip_conv *q) { conv(q, multiply_bf16, (q->cin + 1) / 2); }
+static void conv_bf16(const struct fip_conv *q) {
+    int64_t steps = (q->cin + 1) / 2;
+#ifdef __AMX_BF16__
+    int tile = tile_steps(steps);
+    if (tile) return conv(q, (struct way){multiply_tiles, TILE_MOST, steps, tile});
+#endif
+    conv(q, (struct way){multiply_bf16, ROWS, steps, 0});
+}
 #endif
 
 /* Rows x and g of some pairs of a tap. */
@@ -325,8 +292,7 @@ static void gradient_of(const struct fip_grad *q, accumulate *add, int64_t tap, 
         struct pairs some;
         some.count = q->map.starts[tap + 1] - pair < CHUNK ? q->map.starts[tap + 1] - pair : CHUNK;
         for (int64_t p = 0; p < some.count; p++) {
-            int64_t in = q->map.in_rows[pair + p];
-            some.x[p] = in < q->map.num_in ? q->feats + in * q->cin : q->lines + (in - q->map.num_in) * q->cin;
+            some.x[p] = row_of(q, q->map.in_rows[pair + p]);
             some.g[p] = q->grad + q->map.out_rows[pair + p] * q->stride;
         }
         add(&some, (int)(columns / W), from, to, column, out, q->stride);
@@ -346,7 +312,12 @@ static void gradient(const struct fip_grad *q, accumulate *add) {
 static void weight_grad(const struct fip_grad *q) { gradient(q, accumulate_float); }
 
 #ifdef __AVX512BF16__
-static void weight_grad_bf16(const struct fip_grad *q) { gradient(q, accumulate_bf16); }
+static void weight_grad_bf16(const struct fip_grad *q) {
+#ifdef __AMX_BF16__
+    if (q->cin % 16 == 0) return gradient_by_tiles(q);
+#endif
+    gradient(q, accumulate_bf16);
+}
 #endif
 
 const struct fip_kernels NAME(fip_kernels_) = {
@@ -355,6 +326,8 @@ const struct fip_kernels NAME(fip_kernels_) = {
     .conv = conv_float,
 #ifdef __AVX512BF16__
     .conv_bf16 = conv_bf16,
+    .pack_bf16 = pack_bf16,
+    .round_bf16 = round_bf16,
 #endif
     .weight_grad = weight_grad,
 #ifdef __AVX512BF16__
