@@ -203,47 +203,70 @@ def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
+def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Seconds."""
+    if value is None:
+        return None
+    number, unit = value[:-1], value[-1:]
+    if unit not in ("h", "m") or not number.replace(".", "", 1).isdecimal():
+        raise click.BadParameter(f"{value!r} is not a time such as 2h or 30m", ctx, param)
+    return float(number) * {"h": 3600, "m": 60}[unit]
+
+
 @click.command()
 @click.argument("name", required=False)
 @click.option("--list", "list_names", is_flag=True, help="List what can be reproduced.")
-@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set: ModelNet40's HDF5 files (ten-shot), SemanticKITTI (lidar).")
-@click.option("--weights", "source", help="2D weights, a file or a name: ImageNet ResNet18 (ten-shot), CIFAR-10 ResNet20 (lidar).")
-@click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where the report and its cells go.")
+@click.option("--all", "every", is_flag=True, help="Every table of ModelNet40, as far as --budget goes.")
+@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set: ModelNet40's HDF5 files; for lidar SemanticKITTI.")
+@click.option("--weights", "source", help="Folder of the 2D weights; for lidar those of CIFAR-10 ResNet20, a file or a name.")
+@click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where pages and records go.")
 @click.option("--run-dir", type=FOLDER, default=Path("runs/reproduce"), show_default=True, help="Where training state goes.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed of ten-shot.")
+@click.option("--budget", callback=_hours, help="Time to spend, 2h or 30m [until nothing is missing]; 0m only writes the pages.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trials at once, one thread each.")
+@click.option("--trial", help="Train this trial again (a record's name, resnet18-10shot/scratch-30e-lr0.03-seed0) and compare.")
 @click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
-@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
+@click.option("--device", default="cpu", show_default=True, help="Where lidar trains: cpu, cuda, cuda:1.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of lidar [PyTorch's choice].")
 def reproduce(
     name: str | None,
     list_names: bool,
+    every: bool,
     data: Path | None,
     source: str | None,
     out: Path,
     run_dir: Path,
-    seed: int,
+    budget: float | None,
+    jobs: int,
+    trial: str | None,
     seeds: range,
     device: str,
     threads: int | None,
 ) -> None:
-    """Rerun a table of the paper on real data and write OUT/NAME.md. Stop it at any time; finished cells are kept."""
+    """Rerun a table or figure of the paper on real data and write OUT/NAME.md. Stop it at any time; finished trials are kept."""
     from models.device import parse_device
     from models.errors import nearest
-    from training.reproduce import ten_shot
-    from training.reproduce_lidar import lidar
+    from training.reproduce.command import again, tables
+    from training.reproduce.lidar import lidar
+    from training.reproduce.runner import Places
+    from training.reproduce.tables import TABLES
 
-    tables = ("ten-shot", "lidar")
-    if list_names or name is None:
-        click.echo("\n".join(tables))
+    known = (*TABLES, "lidar")
+    if list_names or (name is None and not every and trial is None):
+        click.echo("\n".join(known))
         return
-    if name not in tables:
-        raise click.BadParameter(f"unknown table{nearest(name, tables)} (known: {', '.join(tables)})", param_hint="NAME")
+    if name is not None and name not in known:
+        raise click.BadParameter(f"unknown table{nearest(name, known)} (known: {', '.join(known)})", param_hint="NAME")
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")
-    _limit_threads(threads)
-    place = parse_device(device)
-    report = ten_shot(data, source, out, run_dir, seed, place) if name == "ten-shot" else lidar(data, source, out, run_dir, seeds, place)
-    click.echo(report)
+    if name == "lidar":
+        _limit_threads(threads)
+        click.echo(lidar(data, source, out, run_dir, seeds, parse_device(device)))
+        return
+    places = Places(data, Path(source), out / "trials", run_dir)
+    if trial is not None:
+        again(trial, places)
+    else:
+        tables(list(TABLES) if name is None else [name], places, out, jobs, budget)
 
 
 def _limit_threads(threads: int | None) -> None:

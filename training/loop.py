@@ -12,6 +12,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -46,13 +47,16 @@ class Compute:
     """How a run computes, which does not change what it computes. workers: processes that make batches ahead of need.
 
     cache: keep what does not change from epoch to epoch on disk, in the run directory. save_every_s: seconds between saves
-    within an epoch. engine: the name of what convolutions run on (models.sparse.backends), None = what the run began on, and
-    what is chosen for the device where it begins; engines agree to rounding, so a run keeps to one (training.engine).
+    within an epoch. brief: the run is short and its last epoch counts, so it is saved only when it is asked to end, or has gone on
+    for save_every_s, and no best weights are kept. engine: the name of what convolutions run on (models.sparse.backends), None =
+    what the run began on, and what is chosen for the device where it begins; engines agree to rounding, so a run keeps to one
+    (training.engine).
     """
 
     workers: int = 0
     cache: bool = True
     save_every_s: float = SAVE_EVERY_S
+    brief: bool = False
     world: World = ALONE
     engine: str | None = None
 
@@ -65,6 +69,7 @@ class Position:
     """How far a run is: finished epochs, steps of the next one and their losses, and what validation said (see RunState).
 
     engine: the name of what the steps so far were computed on; None before the first, and where an earlier version did not say.
+    saved: when this process last saved, or began (time.monotonic).
     """
 
     epoch: int = 0
@@ -75,6 +80,7 @@ class Position:
     improved: int = 0
     mark: float = -math.inf
     engine: str | None = None
+    saved: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,8 @@ def fit(
         stop_request() as stop,
     ):
         trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, engine, weights, groups)
+        if recipe.recalibrate and not position.epoch and not position.step:
+            _recalibrate(trainer)
         while not _finished(recipe, position):
             loss, lr = _train_epoch(trainer, position, stop)
             _close_epoch(trainer, position, loss, lr, log, stop)
@@ -158,6 +166,24 @@ def _finished(recipe: Recipe, position: Position) -> bool:
     """Whether all epochs are done, or too many in a row brought nothing."""
     stalled = recipe.early_stop is not None and position.epoch - position.improved >= recipe.early_stop.patience
     return position.epoch >= recipe.epochs or (stalled and position.step == 0)
+
+
+@torch.no_grad()
+def _recalibrate(trainer: Trainer) -> None:
+    """Set the running statistics of the frozen norms to the mean of those of an epoch's batches; each process by its own."""
+    net, recipe = trainer.net, trainer.recipe
+    norms = [cast(nn.BatchNorm1d, net.get_submodule(name)) for name in sorted(trainer.policy.frozen_norms)]
+    before = [norm.momentum for norm in norms]
+    net.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all batches
+    flat = [micro for step in _plan(trainer.train, recipe, 0, trainer.compute.world) for micro in step]
+    batches = train_batches(trainer.train, flat, seed=recipe.seed, epoch=0, device=trainer.device, engine=trainer.engine)
+    for batch in progress(batches, "estimating statistics, batches", len(flat), quiet=not trainer.compute.world.first):
+        net(batch.inputs)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
 
 
 def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tuple[float, float]:
@@ -176,7 +202,7 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
         engine=trainer.engine,
         workers=compute.workers,
     )
-    lr, saved = _lr_of_last_step(trainer.schedule), time.monotonic()  # where every step of the epoch was done before a stop
+    lr = _lr_of_last_step(trainer.schedule)  # where every step of the epoch was done before a stop
     for step in progress(todo, "training, steps of this epoch", len(plan), start=position.step, quiet=not compute.world.first):
         lr = float(trainer.schedule.get_last_lr()[0])
         loss = _step(trainer, step, batches)
@@ -186,9 +212,8 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
             raise Diverged(f"the loss of epoch {position.epoch + 1} is {loss}; try a lower learning rate than {recipe.optim.lr:g}")
         position.losses.append(loss)
         position.step += 1
-        if asked or time.monotonic() - saved > compute.save_every_s:
+        if asked or time.monotonic() - position.saved > compute.save_every_s:
             save_state(trainer, position)
-            saved = time.monotonic()
         if asked:
             raise KeyboardInterrupt
     return float(np.mean(position.losses)), lr
@@ -256,12 +281,14 @@ def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, l
         position.best, position.best_epoch = score, epoch
     position.epoch, position.step, position.losses = epoch, 0, []
     if world.first:
-        if better:
+        if better and not trainer.compute.brief:
             write(trainer.run_dir / BEST, trainer.net.state_dict())
         assert log is not None
         log.epoch(epoch, scalars)  # before the state: a stop in between repeats the epoch, and the log keeps the later line
-    save_state(trainer, position)
-    if world.mean([float(stop.asked)], trainer.device)[0]:
+    asked = world.mean([float(stop.asked)], trainer.device)[0]
+    if asked or not trainer.compute.brief:
+        save_state(trainer, position)
+    if asked:
         raise KeyboardInterrupt
 
 
@@ -337,6 +364,7 @@ def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule:
 
 def save_state(trainer: Trainer, position: Position) -> None:
     """Write the complete state; one process does it for all."""
+    position.saved = time.monotonic()
     if not trainer.compute.world.first:
         return
     schedule = {key: value for key, value in trainer.schedule.state_dict().items() if key != "lr_lambdas"}

@@ -87,6 +87,7 @@ class Recipe(Frozen):
     balance: against classes of unequal size, weigh the loss or draw classes equally often. With early_stop the published
     weights are those of the epoch best on validation, without it those of the last.
 
+    recalibrate: before the first step, the statistics of the frozen batch norms are estimated anew on the training samples.
     notes: what the card of the model has to say beside the facts of the run.
     """
 
@@ -110,6 +111,7 @@ class Recipe(Frozen):
     accumulate: Annotated[int, Field(gt=0, exclude_if=lambda count: count == 1)] = 1
     balance: Annotated[Balance, Field(exclude_if=lambda kind: kind == "none")] = "none"
     early_stop: Annotated[EarlyStop | None, Field(exclude_if=is_none)] = None
+    recalibrate: Annotated[bool, later(False)] = False
     notes: Annotated[tuple[str, ...], later(())] = ()
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, later(False)] = False
@@ -126,6 +128,8 @@ class Recipe(Frozen):
             raise ValueError("init: scratch trains everything; say mode all, or init random-frozen for a frozen random net")
         if self.init == "random-frozen" and self.mode == "all":
             raise ValueError("init: random-frozen freezes the stages; say mode io, ioms or iobn")
+        if self.recalibrate and self.mode != "io":
+            raise ValueError("recalibrate: is for frozen batch norms; say mode io")
         if not self.input.features:
             raise ValueError("input.features: names no feature; the first is usually x, y and z")
         if self.data.kind not in KINDS:

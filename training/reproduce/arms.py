@@ -1,0 +1,39 @@
+"""The ways to train that are compared: what each changes of the recipe. Frozen means the residual stages but for what is said."""
+
+from itertools import permutations
+
+Overrides = dict[str, object]
+STAGE_SETS = {"1": (1,), "12": (1, 2), "123": (1, 2, 3), "234": (2, 3, 4), "34": (3, 4), "4": (4,)}
+ORDERS = tuple("".join(order) for order in permutations("xyz"))  # repeat, height, width
+
+_IMAGE: Overrides = {"init": "image"}
+_RANDOM: Overrides = {"init": "random-frozen"}
+_SCRATCH: Overrides = {"init": "scratch", "mode": "all"}
+_MEAN: Overrides = {"inflate.scale": "mean"}
+_CYCLIC: Overrides = {"schedule.kind": "reference"}
+
+ARMS: dict[str, Overrides] = {
+    "scratch": _SCRATCH,
+    "fip-all": {**_IMAGE, "mode": "all"},
+    "fip-iobn": {**_IMAGE, "mode": "iobn"},
+    "fip-ioms": {**_IMAGE, "mode": "ioms"},
+    "fip-io": {**_IMAGE, "mode": "io"},
+    "fip-io-recalibrated": {**_IMAGE, "mode": "io", "recalibrate": True},
+    "random-iobn": {**_RANDOM, "mode": "iobn"},
+    "random-ioms": {**_RANDOM, "mode": "ioms"},
+    "random-io": {**_RANDOM, "mode": "io"},
+    "random-io-recalibrated": {**_RANDOM, "mode": "io", "recalibrate": True},
+    "fip-all-mean": {**_IMAGE, "mode": "all", **_MEAN},
+    "fip-iobn-mean": {**_IMAGE, "mode": "iobn", **_MEAN},
+    "fip-ioms-mean": {**_IMAGE, "mode": "ioms", **_MEAN},
+    "fip-io-mean": {**_IMAGE, "mode": "io", **_MEAN},
+    "fip-all-tied": {**_IMAGE, "mode": "all", "inflate.tied": True},
+    "scratch-tied": {**_SCRATCH, "inflate.tied": True},
+    "scratch-cyclic": {**_SCRATCH, **_CYCLIC},
+    "fip-all-cyclic": {**_IMAGE, "mode": "all", **_CYCLIC},
+}
+for _order in ORDERS:
+    _axes: Overrides = dict(zip(("inflate.repeat", "inflate.height", "inflate.width"), _order, strict=True))
+    ARMS |= {f"fip-{_mode}-{_order}": {**_IMAGE, "mode": _mode, **_axes} for _mode in ("io", "iobn")}
+for _name, _stages in STAGE_SETS.items():
+    ARMS[f"fip-all-stages{_name}"] = {**_IMAGE, "mode": "all", "inflate.stages": list(_stages)}

@@ -1,0 +1,36 @@
+"""What `fip reproduce` does: train what is missing, and write the pages of what is there."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from models.errors import BadOption
+from training.reproduce.pages import write_pages
+from training.reproduce.runner import Places, Records, run
+from training.reproduce.tables import every_trial, missing_of_tables
+
+
+def tables(names: list[str], places: Places, out: Path, jobs: int, budget: float | None) -> None:
+    """Go on with these tables for `budget` seconds (None: until they are done), and write their pages and the summary."""
+    if budget != 0:
+        until = None if budget is None else time.monotonic() + budget
+        run(lambda known: missing_of_tables(names, known), places, jobs, until)
+    for page in write_pages(names, Records(places.records, places.inputs()), out):
+        click.echo(page)
+
+
+def again(name: str, places: Places) -> None:
+    """Train one recorded trial anew, elsewhere, and say how far it comes from its record. Raises: BadOption (unknown)."""
+    trials = {trial.name: trial for trial in every_trial()}
+    if name not in trials:
+        raise BadOption("no table has such a trial", where=name, known=sorted(trials)[:10])
+    elsewhere = replace(places, records=places.runs / "again")
+    trial = trials[name]
+    run(lambda known: [] if known(trial) else [trial], elsewhere, jobs=1)
+    inputs = places.inputs()
+    then, now = Records(places.records, inputs).known(trial), Records(elsewhere.records, inputs).known(trial)
+    for each, when in ((then, "recorded"), (now, "now")):
+        if each is not None:
+            click.echo(f"{when}: held-out {each.held_out:.2%}" + ("" if each.test is None else f", test {each.test:.2%}"))
