@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from models.checkpoint import load_checkpoint
 from models.cli import run
-from models.errors import BadDataset, BadRunDir
+from models.errors import BadDataset
 from models.io import read_cloud
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
@@ -21,7 +21,6 @@ from training.datasets import read_split
 from training.datasets.modelnet40 import read_modelnet40
 from training.evaluate import evaluate
 from training.recipe import load_recipe
-from training.reproduce import ARMS, ten_shot
 from training.run import start, training_splits
 from training.runlog import RunLog, read_scalars
 from training.samples import CloudSamples
@@ -128,27 +127,6 @@ def test_labels_must_be_the_models(finished: Path, data: Path) -> None:
     clouds = replace(read_modelnet40(data, "test"), names=("cube", "sphere", "rod"))
     with pytest.raises(BadDataset, match="other classes than the model"):
         evaluate(Predictor.load(finished / "checkpoint"), clouds)
-
-
-def test_ten_shot_chooses_on_held_out_clouds_and_computes_nothing_twice(data: Path, image_file: Path, tmp_path: Path) -> None:
-    """The whole table in small: an inflated ResNet20, one epoch, four shots."""
-    overrides: dict[str, object] = {"network": "cifar_resnet20", "epochs": 1, "data.shots": 4, "input.voxel_size": 0.2}
-    args = data, str(image_file), tmp_path / "out", tmp_path / "runs"
-    table = ten_shot(*args, overrides=overrides).read_text()
-    cells = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out" / "ten-shot").iterdir()}
-    assert len(cells) == 8
-    for arm in ARMS:
-        pair = [cell for cell in cells.values() if cell["arm"] == arm]
-        tested = [cell for cell in pair if cell["test_accuracy"] is not None]
-        assert [cell["held_out_accuracy"] for cell in tested] == [max(cell["held_out_accuracy"] for cell in pair)]
-        assert all(cell["frozen_unchanged"] for cell in pair)
-        assert {cell["frozen_tensors"] for cell in pair} == ({18} if "iobn" in arm else {0})
-        assert f"| {arm} |" in table
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ten-shot").iterdir()}
-    assert ten_shot(*args, overrides=overrides).read_text() == table
-    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "ten-shot").iterdir()}
-    with pytest.raises(BadRunDir, match="another recipe"):  # another recipe may not take over the cells' run directories
-        ten_shot(*args, overrides=overrides | {"batch_size": 5})
 
 
 @pytest.mark.parametrize(

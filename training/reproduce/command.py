@@ -17,7 +17,7 @@ def tables(names: list[str], places: Places, out: Path, jobs: int, budget: float
     if budget != 0:
         until = None if budget is None else time.monotonic() + budget
         run(lambda known: missing_of_tables(names, known), places, jobs, until)
-    for page in write_pages(names, Records(places.records, places.inputs()), out):
+    for page in write_pages(names, Records(places.records, places.inputs()).known, out):
         click.echo(page)
 
 

@@ -5,7 +5,6 @@ whose last epoch is scored once on the test scans.
 """
 
 import json
-import math
 import os
 import platform
 from collections.abc import Sequence
@@ -21,12 +20,12 @@ from training.datasets import read_scenes
 from training.image_weights import load_image_weights
 from training.loop import Compute
 from training.recipe import load_recipe, read_draft
+from training.reproduce.stats import mean_of
 from training.runstate import write_text
 from training.train import Job, train
 
 RECIPE = "paired-lidar19"
 ARMS: dict[str, dict[str, object]] = {"scratch": {"init": "scratch"}, "fip-all": {"init": "image"}}
-STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # by the number of pairs
 
 
 @dataclass(frozen=True)
@@ -136,14 +135,14 @@ def _spread(values: np.ndarray) -> str:
 
 def _gap(ours: list[Cell], theirs: list[Cell]) -> str:
     """The mean paired difference with its interval by Student's t."""
-    gaps = np.array([100 * (one.metrics["test_miou"] - other.metrics["test_miou"]) for one, other in zip(ours, theirs, strict=True)])
-    if len(gaps) not in STUDENT_95:
-        return f"**Gap, FIP-ALL over scratch: {gaps.mean():+.2f} points of mIoU.**"
-    half = STUDENT_95[len(gaps)] * gaps.std(ddof=1) / math.sqrt(len(gaps))
-    low, high = gaps.mean() - half, gaps.mean() + half
-    verdict = "which leaves its sign open" if low < 0 < high else "which is on one side of zero"
+    gap = mean_of([100 * (one.metrics["test_miou"] - other.metrics["test_miou"]) for one, other in zip(ours, theirs, strict=True)])
+    assert gap is not None
+    if gap.count < 2:
+        return f"**Gap, FIP-ALL over scratch: {gap.mean:+.2f} points of mIoU.**"
+    low, high = gap.mean - gap.half, gap.mean + gap.half
+    verdict = "which is on one side of zero" if gap.decided else "which leaves its sign open"
     interval = f"95 % interval of the paired differences {low:+.2f} to {high:+.2f}, {verdict}"
-    return f"**Gap, FIP-ALL over scratch: {gaps.mean():+.2f} points of mIoU** ({interval})."
+    return f"**Gap, FIP-ALL over scratch: {gap.mean:+.2f} points of mIoU** ({interval})."
 
 
 def _classes(of: dict[str, list[Cell]]) -> list[str]:

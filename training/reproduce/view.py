@@ -1,0 +1,77 @@
+"""Records as pages see them: what each arm of a group reached, in %."""
+
+from dataclasses import dataclass
+
+from training.reproduce.search import Choice, Group, Known, choose
+from training.reproduce.stats import Mean, mean_of, paired
+from training.reproduce.trial import Record
+
+NAMES = {  # arm -> what it is, in words
+    "scratch": "scratch: random weights, everything trained",
+    "fip-all": "FIP-ALL: image weights, everything trained",
+    "fip-iobn": "FIP-IO+BN: image filters frozen, batch norms trained",
+    "fip-ioms": "FIP-IOms: image filters frozen, statistics follow",
+    "fip-io": "FIP-IO: image filters and norms frozen",
+    "random-iobn": "random filters frozen, batch norms trained",
+    "random-ioms": "random filters frozen, statistics follow",
+    "random-io": "random filters and norms frozen",
+    "fip-io-recalibrated": "FIP-IO, statistics estimated anew once, then frozen",
+    "random-io-recalibrated": "random filters, statistics estimated once, then frozen",
+    "fip-all-mean": "FIP-ALL, filters scaled by 1/3",
+    "fip-iobn-mean": "FIP-IO+BN, filters scaled by 1/3",
+    "fip-ioms-mean": "FIP-IOms, filters scaled by 1/3",
+    "fip-io-mean": "FIP-IO, filters scaled by 1/3",
+    "fip-all-tied": "FIP-ALL, filters stay 2D (tied)",
+    "scratch-tied": "scratch, filters are 2D (tied)",
+    "scratch-cyclic": "scratch, the public code's learning rate",
+    "fip-all-cyclic": "FIP-ALL, the public code's learning rate",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """choice: of the learning rate; records by seed."""
+
+    arm: str
+    choice: Choice
+    records: dict[int, Record]
+
+    @property
+    def tests(self) -> dict[int, float]:
+        """Test accuracy in % by seed."""
+        return {seed: 100 * record.test for seed, record in self.records.items() if record.test is not None}
+
+    @property
+    def test(self) -> Mean | None:
+        return mean_of(list(self.tests.values()))
+
+    @property
+    def minutes(self) -> float:
+        """Of one trial's training, on average, in processor time."""
+        return sum(record.cpu_seconds for record in self.records.values()) / 60 / max(len(self.records), 1)
+
+
+def results(group: Group, known: Known) -> dict[str, Result]:
+    found = {}
+    for arm in group.arms:
+        choice = choose(group, arm, known)
+        trials = group.reported(arm, choice.lr) if choice.lr else []
+        found[arm] = Result(arm, choice, {trial.seed: record for trial in trials if (record := known(trial))})
+    return found
+
+
+def gap(found: dict[str, Result], first: str, second: str) -> Mean | None:
+    """Of test %, seed by seed."""
+    return paired(found[first].tests, found[second].tests) if first in found and second in found else None
+
+
+def spent(groups: tuple[Group, ...], known: Known) -> tuple[int, float]:
+    """Trials that are done, and their hours of processor time."""
+    records: dict[str, Record] = {}
+    for group in groups:
+        for result in results(group, known).values():
+            records |= {record.trial: record for record in result.records.values()}
+        for arm in group.arms:
+            for lr in choose(group, arm, known).scores:
+                records |= {record.trial: record for trial in group.tried(group.rate_of.get(arm, arm), lr) if (record := known(trial))}
+    return len(records), sum(record.cpu_seconds for record in records.values()) / 3600
