@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-HOST ?= 127.0.0.1
-PORT ?= 8000
+HOST ?= $(or $(FIP_HOST),127.0.0.1)
+PORT ?= $(or $(FIP_PORT),8000)
 ARGS ?=
 # Where torch comes from when set, e.g. an index of CPU-only builds: make install TORCH_INDEX=https://...
 TORCH_INDEX ?=
