@@ -16,6 +16,8 @@ from models.errors import BadDataset
 from models.io import read_cloud
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
+from models.sparse.tensor import SparseTensor
+from tests.training_runs import begin, fitted
 from training.batches import MicroBatch, train_batches
 from training.datasets import read_split
 from training.datasets.modelnet40 import read_modelnet40
@@ -23,6 +25,7 @@ from training.evaluate import evaluate
 from training.recipe import load_recipe
 from training.run import start, training_splits
 from training.runlog import RunLog, read_scalars
+from training.runstate import STATE, read_state
 from training.samples import CloudSamples
 
 SETTINGS = ["--set", "input.voxel_size=0.2", "--set", "batch_size=8", "--set", "data.validation=0.2", "--threads", "1"]
@@ -121,6 +124,41 @@ def test_where_a_run_starts(image_file: Path, init: str) -> None:
     stage_kernels = {name for name in first if name.startswith("layer") and ".conv" in name}
     assert same == (stage_kernels if init == "image" else set())
     assert (start(load_recipe("bundled-modelnet40", overrides), 3, str(image_file)).report is not None) == (init == "image")
+
+
+def test_statistics_are_estimated_anew_and_then_kept(data: Path, image_file: Path, tmp_path: Path) -> None:
+    """Those of the frozen norms, of what the training clouds make of them."""
+    overrides: dict[str, object] = {"mode": "io", "recalibrate": True, "optim.lr": 1e-9}
+    of = {}
+    for name, more in (("once", {"epochs": 1}), ("long", {"epochs": 3}), ("image", {"epochs": 1, "recalibrate": False})):
+        fitted(data, image_file, tmp_path / name, overrides | more)
+        of[name] = read_state(tmp_path / name / STATE)["net"]
+    frozen = [name for name in of["once"] if name.startswith("layer") and "running" in name]
+    assert frozen
+    assert all(torch.equal(of["once"][name], of["long"][name]) for name in frozen)
+    recipe, beginning = begin(image_file, overrides)
+    train = CloudSamples(training_splits(recipe, read_split("modelnet40", data, "train")).train, recipe.input)
+    rows = np.arange(len(train))
+    batch = next(train_batches(train, [MicroBatch(rows, rows, 1.0)], seed=0, epoch=0, device=torch.device("cpu")))
+    surprise = {}
+    for name in ("once", "image"):
+        beginning.net.load_state_dict(of[name])
+        norm = beginning.net.eval().get_submodule("layer2.0.bn1")
+        surprise[name] = statistics_off(beginning.net, norm, batch.inputs)
+    assert surprise["once"] < 0.5
+    assert surprise["once"] < surprise["image"] / 2
+
+
+def statistics_off(net: torch.nn.Module, norm: torch.nn.Module, inputs: SparseTensor) -> float:
+    """The logarithm of how many times larger or smaller the variance before a norm is than what it takes it for, a mean over channels."""
+    assert isinstance(norm, torch.nn.BatchNorm1d)
+    seen: list[torch.Tensor] = []
+    first = net.get_submodule("layer2.0.conv1").register_forward_hook(lambda _, __, out: seen.append(out.feats))
+    with torch.no_grad():
+        net(inputs)
+    first.remove()
+    assert norm.running_var is not None
+    return float((seen[0].var(0) / norm.running_var).log().abs().mean())
 
 
 def test_labels_must_be_the_models(finished: Path, data: Path) -> None:

@@ -9,6 +9,7 @@ import click
 from models.errors import BadOption
 from training.reproduce.pages import write_pages
 from training.reproduce.runner import Places, Records, run
+from training.reproduce.summary import write_summary
 from training.reproduce.tables import every_trial, missing_of_tables
 
 
@@ -17,7 +18,8 @@ def tables(names: list[str], places: Places, out: Path, jobs: int, budget: float
     if budget != 0:
         until = None if budget is None else time.monotonic() + budget
         run(lambda known: missing_of_tables(names, known), places, jobs, until)
-    for page in write_pages(names, Records(places.records, places.inputs()).known, out):
+    known = Records(places.records, places.inputs()).known
+    for page in (*write_pages(names, known, out), write_summary(known, out)):
         click.echo(page)
 
 

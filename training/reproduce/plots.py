@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")  # Okabe and Ito
+MARKERS = "o^sDvP*Xdph<>"
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,17 @@ class Bar:
     name: str
     value: float
     half: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a mode costs in a setting, in minutes of one thread, and what it reaches, in %."""
+
+    setting: str
+    mode: str
+    minutes: float
+    accuracy: float
+    std: float
 
 
 def plot_gaps(bars: Sequence[Bar], path: Path) -> None:
@@ -50,6 +62,23 @@ def plot_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str, pat
     axes.set_ylabel("held-out accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def plot_costs(points: Sequence[Point], path: Path) -> None:
+    """Accuracy against cost: a colour a mode, a marker a setting."""
+    figure, axes = plt.subplots(figsize=(9, 5))
+    modes, settings = (list(dict.fromkeys(getattr(point, key) for point in points)) for key in ("mode", "setting"))
+    for point in points:
+        colour, marker = COLOURS[modes.index(point.mode)], MARKERS[settings.index(point.setting) % len(MARKERS)]
+        axes.errorbar(point.minutes, point.accuracy, yerr=point.std, fmt=marker, color=colour, capsize=2, markersize=7)
+    handles = [axes.plot([], [], "s", color=COLOURS[i], label=mode)[0] for i, mode in enumerate(modes)]
+    handles += [axes.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=name)[0] for i, name in enumerate(settings)]
+    axes.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_xscale("log")
+    axes.set_xlabel("minutes of one thread for a training")
+    axes.set_ylabel("test accuracy, %; bars: standard deviation over seeds")
+    axes.grid(alpha=0.3)
     _save(figure, path)
 
 
