@@ -1,19 +1,26 @@
 """`fip reproduce` in small: real trainings of an inflated ResNet20 in processes, their records, pages of them, and trials again."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from models.cli import run as fip
+from tests.fire import until
 from training.reproduce.pages import write_pages
 from training.reproduce.runner import Places, Records, run
 from training.reproduce.search import FIRST, Group, missing_of
 
 ARMS = ("scratch", "fip-iobn", "fip-io-recalibrated")
 GROUP = Group("cifar_resnet20", 4, 2, ARMS, seeds=2, curve=True)
+
+LONG = Group("cifar_resnet20", 4, 4000, ("scratch",), seeds=1)
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +73,32 @@ def test_a_page_says_what_the_records_say(places: Places, tmp_path: Path) -> Non
 
 def test_when_the_time_is_over_what_runs_is_saved(places: Places, tmp_path: Path) -> None:
     """And the same command goes on from there."""
-    long = Group("cifar_resnet20", 4, 4000, ("scratch",), seeds=1)
     elsewhere = Places(places.data, places.weights, tmp_path / "trials", tmp_path / "runs")
-    assert not run(lambda known: missing_of(long, known), elsewhere, jobs=1, until=time.monotonic() + 15)
+    assert not run(lambda known: missing_of(LONG, known), elsewhere, jobs=1, until=time.monotonic() + 15)
     (state,) = (tmp_path / "runs").rglob("state.pt")
     before = state.stat().st_mtime_ns
-    assert not run(lambda known: missing_of(long, known), elsewhere, jobs=1, until=time.monotonic() + 15)
+    assert not run(lambda known: missing_of(LONG, known), elsewhere, jobs=1, until=time.monotonic() + 15)
     assert state.stat().st_mtime_ns > before
     assert "going on after epoch" in next((tmp_path / "runs").rglob("log.txt")).read_text()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_what_runs_is_saved_when_the_command_is_killed(places: Places, tmp_path: Path, kind: signal.Signals) -> None:
+    code = f"""
+from pathlib import Path
+from tests.integration.test_reproduce import LONG, Places, missing_of, run
+if __name__ == "__main__":
+    places = Places(Path({str(places.data)!r}), Path({str(places.weights)!r}), Path("trials"), Path("runs"))
+    run(lambda known: missing_of(LONG, known), places, jobs=1)
+"""
+    script = tmp_path / "go.py"
+    script.write_text(code)
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)})
+    until(lambda: any("epoch 2:" in log.read_text() for log in tmp_path.rglob("log.txt")), "it trains", give_up_s=90)
+    parent.send_signal(kind)
+    parent.wait(60)
+    until(lambda: any(tmp_path.rglob("state.pt")), "it is saved", give_up_s=60)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """Trials in processes of one thread each, until none is missing or the time is over. What is stopped is saved, and gone on with."""
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,6 +81,7 @@ def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, unti
     workers = [_Worker(places) for _ in range(jobs)]
     failed: set[str] = set()
     done, began = 0, time.monotonic()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers save
     try:
         while True:
             going = {worker.trial.name for worker in workers if worker.trial}
@@ -102,6 +105,7 @@ def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, unti
                 click.echo("the time is over; what runs is saved")
                 return False
     finally:
+        signal.signal(signal.SIGTERM, before)
         for worker in workers:
             worker.stop()
         for worker in workers:
@@ -153,6 +157,7 @@ class _Worker:
 def _work(line: Connection, places: Places) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says when to end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # `fit` saves first, while it runs
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     inputs = places.inputs()
     while True:
@@ -167,6 +172,14 @@ def _work(line: Connection, places: Places) -> None:
                 return
             finally:
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed says nothing."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _one(trial: Trial, inputs: Inputs, places: Places, run_dir: Path) -> str | None:
