@@ -1,6 +1,8 @@
-"""2D weights: torchvision and timm state dicts (.pth, .pt, .th), .safetensors, .npz; and downloads from their publishers.
+"""2D weights: torchvision and timm state dicts (.pth, .pth.tar, .pt, .th), .safetensors, .npz; and downloads from their publishers.
 
-Pickled files are opened with `weights_only`, which builds tensors and plain containers and nothing else.
+What else the paper started from is named as torchvision does: ImageNet-21K (Alibaba-MIIL/ImageNet21K, src_files/models/utils/factory.py),
+FractalDB (hirokatsukataoka16/FractalDB-Pretrained-ResNet-PyTorch, pretraining/main.py and resnet.py) and Stylized-ImageNet
+(rgeirhos/texture-vs-shape, models/load_pretrained_models.py).
 """
 
 import hashlib
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from models.artefact import sha256_of
 from models.cache import cache_dir
 from models.errors import BadWeights, nearest
+from training.pickled import read_pickled
 
 TIMEOUT_S = 60
 BLOCK_BYTES = 1 << 20
@@ -127,21 +130,6 @@ def _download(url: str, part: Path, progress: Callable[[int, int], None] | None)
     return digest.hexdigest()
 
 
-def _read_torch(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files of the old format fail in many ways, and every one of them means this
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadWeights(f"not a plain state dict: {reason}", where=str(path)) from error
-    for wrapper in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict):
-        raise BadWeights(f"holds a {type(content).__name__}, not a state dict", where=str(path))
-    return _only_tensors(content, path)
-
-
 def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         return load_file(path)
@@ -157,13 +145,6 @@ def _read_npz(path: Path) -> Mapping[str, torch.Tensor]:
         raise BadWeights(f"not an npz of plain arrays: {error}", where=str(path)) from error
 
 
-def _only_tensors(content: Mapping[object, object], path: Path) -> Mapping[str, torch.Tensor]:
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise BadWeights("holds no tensors", where=str(path))
-    return tensors
-
-
 def _plain(name: str) -> str:
     """The name without what wrappers put in front."""
     for prefix in ("module.", "backbone.", "encoder."):
@@ -172,9 +153,10 @@ def _plain(name: str) -> str:
 
 
 _READERS: dict[str, Callable[[Path], Mapping[str, torch.Tensor]]] = {
-    ".pth": _read_torch,
-    ".pt": _read_torch,
-    ".th": _read_torch,
+    ".pth": read_pickled,
+    ".pt": read_pickled,
+    ".th": read_pickled,
+    ".tar": read_pickled,  # `.pth.tar`, by which torch's examples call a checkpoint
     ".safetensors": _read_safetensors,
     ".npz": _read_npz,
 }
