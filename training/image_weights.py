@@ -2,7 +2,7 @@
 
 What else the paper started from is named as torchvision does: ImageNet-21K (Alibaba-MIIL/ImageNet21K, src_files/models/utils/factory.py),
 FractalDB (hirokatsukataoka16/FractalDB-Pretrained-ResNet-PyTorch, pretraining/main.py and resnet.py) and Stylized-ImageNet
-(rgeirhos/texture-vs-shape, models/load_pretrained_models.py).
+(rgeirhos/texture-vs-shape, models/load_pretrained_models.py). PointContrast's are 3D and have a module of their own (`minkowski`).
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from models.artefact import sha256_of
 from models.cache import cache_dir
 from models.errors import BadWeights, nearest
+from training.minkowski import Taps, from_minkowski, is_minkowski
 from training.pickled import read_pickled
 
 TIMEOUT_S = 60
@@ -63,15 +64,18 @@ DOWNLOADS: dict[str, Download] = {
 
 @dataclass(frozen=True)
 class ImageWeights:
-    """A 2D state dict with plain names, and where it came from."""
+    """A state dict with plain names, and where it came from: 2D kernels (Cout, Cin, k, k) or 3D ones in our order (K, Cin, Cout)."""
 
     tensors: Mapping[str, torch.Tensor]
     name: str
     sha256: str
 
 
-def load_image_weights(source: str, cache: Path | None = None) -> ImageWeights:
-    """Read a file, or the cached download of a name (`fip weights fetch NAME`). Raises: BadWeights."""
+def load_image_weights(source: str, cache: Path | None = None, taps: Taps = "hybrid") -> ImageWeights:
+    """Read a file, or the cached download of a name (`fip weights fetch NAME`). Raises: BadWeights.
+
+    taps: the order of the taps in a file of MinkowskiEngine.
+    """
     path = Path(source)
     if not path.is_file() and source in DOWNLOADS:
         path = (cache or cache_dir()) / Path(DOWNLOADS[source].url).name
@@ -82,6 +86,8 @@ def load_image_weights(source: str, cache: Path | None = None) -> ImageWeights:
     if path.suffix not in _READERS:
         raise BadWeights(f"cannot read {path.suffix or 'files without an extension'}", where=str(path), known=_READERS)
     tensors = {_plain(name): tensor for name, tensor in _READERS[path.suffix](path).items()}
+    if is_minkowski(tensors):
+        tensors = from_minkowski(tensors, taps)
     return ImageWeights(tensors, path.name, sha256_of(path))
 
 
