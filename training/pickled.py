@@ -5,6 +5,7 @@ a stand-in takes their place that keeps nothing and does nothing.
 """
 
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ BESIDE_THE_WEIGHTS = (  # names in pickles for which a stand-in will do
     "builtins.list",
     "builtins.str",
     "builtins.tuple",
+    "datetime.datetime",
+    "datetime.timedelta",
     "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct",
@@ -43,8 +46,14 @@ BESIDE_THE_WEIGHTS = (  # names in pickles for which a stand-in will do
     "pathlib.WindowsPath",
     "typing.Any",
 )
-_GLOBAL = re.compile(r"GLOBAL (\S+) was not an allowed global")
-_REASON = re.compile(r"WeightsUnpickler error: *(.+)")
+HOW_TO_CONVERT = (
+    "If it comes from a package that you know and trust, keep the tensors alone: "
+    'python -c "import torch; from PACKAGE import CLASS; torch.serialization.add_safe_globals([CLASS]); '
+    "torch.save(torch.load('FILE', map_location='cpu')['state_dict'], 'weights.pth')\""
+)
+_FOREIGN = re.compile(r"GLOBAL ([\w.]+) (?:was not an allowed global|whose module)")
+_REASON = re.compile(r"(?:WeightsUnpickler error:|\n\n\n)\s*([^\n]+)")
+_TORCH = "Weights only load failed"  # and goes on to advise full unpickling, which must not be repeated
 
 
 class StandIn:
@@ -84,12 +93,22 @@ def read_pickled(path: Path) -> Mapping[str, torch.Tensor]:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """What the file holds that is not opened and, where that may be harmless, how to do without."""
+    """What the file holds that is not opened. Whatever it calls itself, nothing of it becomes part of a command."""
     text = str(error) or type(error).__name__
-    if found := _GLOBAL.search(text):
-        name = found[1] if "." in found[1] else f"builtins.{found[1]}"
-        return f"holds {', '.join(_foreign(path, name))}, which is more than tensors. {_convert(name, path)}"
-    return (found[1] if (found := _REASON.search(text)) else text.splitlines()[0]).strip()
+    if found := _FOREIGN.search(text):
+        return _refusal(_foreign(path, found[1] if "." in found[1] else f"builtins.{found[1]}"))
+    reason = text.splitlines()[0]
+    if text.startswith(_TORCH):
+        reason = found[1] if (found := _REASON.search(text)) else "a pickle that is damaged, or more than tensors"
+    return "".join(letter if letter.isprintable() else "?" for letter in reason).strip()
+
+
+def _refusal(names: list[str]) -> str:
+    """Who asks for functions of Python itself is not told how to get them."""
+    own = [name for name in names if name.partition(".")[0] in sys.stdlib_module_names]
+    if own:
+        return f"holds {', '.join(own)}, of Python itself, which no weights need; it is better not opened at all"
+    return f"holds {', '.join(names)}, which is more than tensors. {HOW_TO_CONVERT}"
 
 
 def _foreign(path: Path, first: str) -> list[str]:
@@ -100,13 +119,5 @@ def _foreign(path: Path, first: str) -> list[str]:
         found = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # it follows fewer pickles than `load` does, and says so in many ways
         return [first]
-    return [first, *sorted(found - {*BESIDE_THE_WEIGHTS, "collections.defaultdict", first})]
-
-
-def _convert(name: str, path: Path) -> str:
-    module, _, kind = name.rpartition(".")
-    line = (
-        f"import torch; from {module} import {kind}; torch.serialization.add_safe_globals([{kind}]); "
-        f"torch.save(torch.load('{path.name}', map_location='cpu')['state_dict'], 'weights.pth')"
-    )
-    return f'If you trust it, keep its tensors alone: python -c "{line}"'
+    known = {*BESIDE_THE_WEIGHTS, "collections.defaultdict", first}
+    return [first, *sorted(name for name in found - known if re.fullmatch(r"[\w.]+", name))]

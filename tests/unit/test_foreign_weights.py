@@ -167,12 +167,40 @@ def test_what_is_not_opened_is_named_with_a_way_round_it(tmp_path: Path, monkeyp
     if not how:
         assert f"{__name__}.Other" in str(refused.value)
     line = str(refused.value).split('python -c "')[1].split('"')[0]
-    assert f"from {__name__} import Setting" in line
+    assert "from PACKAGE import CLASS; " in line
     saved(path, wrapped(state, config=Setting()), **how)
     monkeypatch.chdir(tmp_path)
     with torch.serialization.safe_globals([Setting]):  # which takes back, at its end, what the line allows
-        exec(line.replace(f"from {__name__} import Setting;", ""), {"Setting": Setting})  # noqa: S102
+        exec(line.replace("from PACKAGE import CLASS;", "").replace("FILE", path.name), {"CLASS": Setting})  # noqa: S102
     assert load_image_weights(str(tmp_path / "weights.pth")).tensors.keys() == state.keys()
+
+
+class Evaluating:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("1/0",)
+
+
+@pytest.mark.parametrize("how", [{}, SAVED_WITH_OLD_TORCH])
+def test_nobody_is_told_how_to_let_python_itself_be_called(tmp_path: Path, how: dict[str, bool]) -> None:
+    path = saved(tmp_path / "w.pth", wrapped({"w": torch.ones(1)}, config=Evaluating()), **how)
+    with pytest.raises(BadWeights, match=r"holds builtins\.eval, of Python itself") as refused:
+        load_image_weights(str(path))
+    assert "python -c" not in str(refused.value)
+
+
+def test_the_name_of_a_thing_never_becomes_part_of_a_command(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pth", wrapped({"w": torch.ones(1)}, config=Setting()), **SAVED_WITH_OLD_TORCH)
+    named = f"c{__name__}\nSetting\n".encode()
+    content = path.read_bytes()
+    assert named in content
+    for name in (b"ca;rm\nx\n", b"ca\x1b[31m\nx\n", b'ca"\n$(x)\n'):
+        path.write_bytes(content.replace(named, name))
+        with pytest.raises(BadWeights) as refused:
+            load_image_weights(str(path))
+        message = str(refused.value)
+        assert "python -c" not in message
+        assert "weights_only" not in message
+        assert message.isprintable()
 
 
 def test_a_file_without_a_state_dict(tmp_path: Path) -> None:
