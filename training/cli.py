@@ -22,7 +22,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     required=True,
     help="Folder with one subfolder of clouds a class, of labelled clouds, or what the recipe names.",
 )
-@click.option("--weights", help="2D weights: a .pth, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
+@click.option("--weights", help="2D weights: a .pth, .pth.tar, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
 @click.option("--init", type=click.Choice(["image", "scratch", "random-frozen"]), help="Where the net starts [recipe: image].")
 @click.option("--mode", type=click.Choice(["io", "ioms", "iobn", "all"]), help="What is trained.")
 @click.option("--shots", type=int, help="Training clouds a class.")
@@ -182,18 +182,25 @@ def list_weights() -> None:
 @click.argument("source")
 @click.option("--network", help="Also inflate into this 3D network and report what fits.")
 def show(source: str, network: str | None) -> None:
-    """Say what a 2D weight file SOURCE holds, and what of it would be inflated."""
+    """Say what a weight file SOURCE holds, and what of it would be inflated or, being 3D, copied."""
     from models.manifest import NetworkSpec
     from models.zoo import build
     from training.image_weights import load_image_weights
     from training.inflate import InflateSpec, inflate_state_dict
+    from training.minkowski import heaviest_at_centre
 
     image = load_image_weights(source)
     values = sum(tensor.numel() for tensor in image.tensors.values())
     click.echo(f"{image.name}: {len(image.tensors)} tensors, {values:,} values, sha256 {image.sha256}")
     if network:
         target = build(NetworkSpec(name=network, in_channels=3, num_classes=40)).state_dict()
-        click.echo(inflate_state_dict(image.tensors, target, InflateSpec())[1])
+        report = inflate_state_dict(image.tensors, target, InflateSpec())[1]
+        click.echo(report)
+        if report.copied:
+            centred, kernels = heaviest_at_centre([image.tensors[name] for name in report.copied])
+            click.echo(
+                f"{centred} of {kernels} kernels of 3×3×3 are heaviest at their centre; if few of a trained net are, try inflate.taps=cube"
+            )
 
 
 def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> range:

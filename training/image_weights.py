@@ -1,6 +1,8 @@
-"""2D weights: torchvision and timm state dicts (.pth, .pt, .th), .safetensors, .npz; and downloads from their publishers.
+"""2D weights: torchvision and timm state dicts (.pth, .pth.tar, .pt, .th), .safetensors, .npz; and downloads from their publishers.
 
-Pickled files are opened with `weights_only`, which builds tensors and plain containers and nothing else.
+What else the paper started from is named as torchvision does: ImageNet-21K (Alibaba-MIIL/ImageNet21K, src_files/models/utils/factory.py),
+FractalDB (hirokatsukataoka16/FractalDB-Pretrained-ResNet-PyTorch, pretraining/main.py and resnet.py) and Stylized-ImageNet
+(rgeirhos/texture-vs-shape, models/load_pretrained_models.py). PointContrast's are 3D and have a module of their own (`minkowski`).
 """
 
 import hashlib
@@ -20,6 +22,8 @@ from safetensors.torch import load_file
 from models.artefact import sha256_of
 from models.cache import cache_dir
 from models.errors import BadWeights, nearest
+from training.minkowski import Taps, from_minkowski, is_minkowski
+from training.pickled import read_pickled
 
 TIMEOUT_S = 60
 BLOCK_BYTES = 1 << 20
@@ -60,15 +64,18 @@ DOWNLOADS: dict[str, Download] = {
 
 @dataclass(frozen=True)
 class ImageWeights:
-    """A 2D state dict with plain names, and where it came from."""
+    """A state dict with plain names, and where it came from: 2D kernels (Cout, Cin, k, k) or 3D ones in our order (K, Cin, Cout)."""
 
     tensors: Mapping[str, torch.Tensor]
     name: str
     sha256: str
 
 
-def load_image_weights(source: str, cache: Path | None = None) -> ImageWeights:
-    """Read a file, or the cached download of a name (`fip weights fetch NAME`). Raises: BadWeights."""
+def load_image_weights(source: str, cache: Path | None = None, taps: Taps = "hybrid") -> ImageWeights:
+    """Read a file, or the cached download of a name (`fip weights fetch NAME`). Raises: BadWeights.
+
+    taps: the order of the taps in a file of MinkowskiEngine.
+    """
     path = Path(source)
     if not path.is_file() and source in DOWNLOADS:
         path = (cache or cache_dir()) / Path(DOWNLOADS[source].url).name
@@ -79,6 +86,8 @@ def load_image_weights(source: str, cache: Path | None = None) -> ImageWeights:
     if path.suffix not in _READERS:
         raise BadWeights(f"cannot read {path.suffix or 'files without an extension'}", where=str(path), known=_READERS)
     tensors = {_plain(name): tensor for name, tensor in _READERS[path.suffix](path).items()}
+    if is_minkowski(tensors):
+        tensors = from_minkowski(tensors, taps)
     return ImageWeights(tensors, path.name, sha256_of(path))
 
 
@@ -127,21 +136,6 @@ def _download(url: str, part: Path, progress: Callable[[int, int], None] | None)
     return digest.hexdigest()
 
 
-def _read_torch(path: Path) -> Mapping[str, torch.Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files of the old format fail in many ways, and every one of them means this
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadWeights(f"not a plain state dict: {reason}", where=str(path)) from error
-    for wrapper in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict):
-        raise BadWeights(f"holds a {type(content).__name__}, not a state dict", where=str(path))
-    return _only_tensors(content, path)
-
-
 def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         return load_file(path)
@@ -157,13 +151,6 @@ def _read_npz(path: Path) -> Mapping[str, torch.Tensor]:
         raise BadWeights(f"not an npz of plain arrays: {error}", where=str(path)) from error
 
 
-def _only_tensors(content: Mapping[object, object], path: Path) -> Mapping[str, torch.Tensor]:
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise BadWeights("holds no tensors", where=str(path))
-    return tensors
-
-
 def _plain(name: str) -> str:
     """The name without what wrappers put in front."""
     for prefix in ("module.", "backbone.", "encoder."):
@@ -172,9 +159,10 @@ def _plain(name: str) -> str:
 
 
 _READERS: dict[str, Callable[[Path], Mapping[str, torch.Tensor]]] = {
-    ".pth": _read_torch,
-    ".pt": _read_torch,
-    ".th": _read_torch,
+    ".pth": read_pickled,
+    ".pt": read_pickled,
+    ".th": read_pickled,
+    ".tar": read_pickled,  # `.pth.tar`, by which torch's examples call a checkpoint
     ".safetensors": _read_safetensors,
     ".npz": _read_npz,
 }

@@ -20,6 +20,7 @@ from models.frozen import Frozen
 from models.manifest import Axis
 from models.sparse.nn import Tie
 from models.sparse.tying import tied_axes, tied_filter
+from training.minkowski import Taps
 
 NO_TIES: Mapping[str, Tie] = {}
 LEGACY_AXES: dict[str, tuple[Axis, Axis, Axis]] = {  # the reference's names -> what they do: (repeat, height, width)
@@ -37,7 +38,8 @@ class InflateSpec(Frozen):
     axes: a legacy name, or the three axes spelled out. scale: `none` copies; `mean` divides by the number of copies
     (I3D). shortcut: what a 1×1 filter becomes where the 3D net has 2×2×2: `repeat` = the same in all 8 taps, `mean` =
     an eighth of it. stages: which `layer{i}` to load; the others keep their random weights. tied: the parameters of the stages
-    stay 2D filters, repeated in use; they then train as such.
+    stay 2D filters, repeated in use; they then train as such. taps: the order of the taps in a file of MinkowskiEngine, whose
+    kernels are 3D and are copied, whatever the axes and scales say.
     """
 
     axes: Literal["x-axis", "y-axis", "z-axis"] | None = None
@@ -48,6 +50,7 @@ class InflateSpec(Frozen):
     shortcut: Literal["repeat", "mean"] = "repeat"
     stages: tuple[int, ...] = (1, 2, 3, 4)
     tied: Annotated[bool, Field(exclude_if=lambda tied: not tied)] = False
+    taps: Annotated[Taps, Field(exclude_if=lambda taps: taps == "hybrid")] = "hybrid"
 
     @model_validator(mode="after")
     def fits_together(self) -> "InflateSpec":
@@ -74,9 +77,10 @@ class InflateSpec(Frozen):
 
 @dataclass(frozen=True)
 class InflationReport:
-    """What happened to every tensor. loaded: 3D names; fresh: 3D names left as they were; unused: 2D names without a place.
+    """What happened to every tensor. loaded: 3D names; fresh: 3D names left as they were; unused: names without a place.
 
-    tied: of the loaded ones, filters that stay 2D; tied_values of the values are theirs, which stand for whole_values.
+    copied: of the loaded ones, kernels that were 3D already. tied: of the loaded ones, filters that stay 2D; tied_values of the
+    values are theirs, which stand for whole_values.
     """
 
     loaded: tuple[str, ...]
@@ -84,6 +88,7 @@ class InflationReport:
     unused: tuple[str, ...]
     loaded_values: int
     total_values: int
+    copied: tuple[str, ...] = ()
     tied: tuple[str, ...] = ()
     tied_values: int = 0
     whole_values: int = 0
@@ -91,9 +96,10 @@ class InflationReport:
     def __str__(self) -> str:
         share = self.loaded_values / self.total_values
         tied = f"{len(self.tied)} filters stay tied, {self.tied_values:,} values for {self.whole_values:,}; " if self.tied else ""
+        done, kind = ("copied", "3D") if self.copied else ("inflated", "2D")
         return (
-            f"inflated {len(self.loaded)} tensors ({share:.1%} of all values); {tied}"
-            f"{len(self.fresh)} start fresh: {_brief(self.fresh)}; {len(self.unused)} 2D tensors unused: {_brief(self.unused)}"
+            f"{done} {len(self.loaded)} tensors ({share:.1%} of all values); {tied}"
+            f"{len(self.fresh)} start fresh: {_brief(self.fresh)}; {len(self.unused)} {kind} tensors unused: {_brief(self.unused)}"
         )
 
 
@@ -148,7 +154,7 @@ def inflate_state_dict(
             missing.append(name)
     if missing:
         raise InflationError(
-            f"{len(missing)} tensors of the chosen stages are not in the 2D weights: {_brief(missing)}", known=sorted(source)[:5]
+            f"{len(missing)} tensors of the chosen stages are not in the weights: {_brief(missing)}", known=sorted(source)[:5]
         )
     if not loaded:
         raise InflationError(f"no stage was chosen or none matched (stages {list(spec.stages)}); nothing would be pretrained")
@@ -160,6 +166,7 @@ def inflate_state_dict(
         unused=tuple(name for name in source if name not in done),
         loaded_values=sum(target[name].numel() for name in loaded),
         total_values=sum(tensor.numel() for tensor in target.values()),
+        copied=tuple(name for name in loaded if source[name].dim() == 3),
         tied=tied,
         tied_values=sum(target[name].numel() for name in tied),
         whole_values=sum(target[name][0].numel() * ties[name].taps for name in tied),
@@ -168,12 +175,14 @@ def inflate_state_dict(
 
 
 def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: InflateSpec, tie: Tie | None) -> torch.Tensor:
-    """One tensor in the shape of its 3D counterpart (any tensor that is not a 4-D kernel is copied).
+    """One tensor in the shape of its 3D counterpart: 2D kernels (Cout, Cin, k, k) are inflated, everything else is copied.
 
     A tied filter is the whole one without its repetitions, so both compute the same.
     """
     if not source.isfinite().all():
-        raise InflationError("the 2D tensor holds NaN or infinity", where=name)
+        raise InflationError("the tensor holds NaN or infinity", where=name)
+    if tie and source.dim() == 3 and source.shape != target.shape:
+        raise InflationError("a kernel that is 3D already cannot be tied: it does not repeat itself", where=name)
     inflated = source
     if source.dim() == 4:
         pointwise = source.shape[2:] == (1, 1)
@@ -184,9 +193,8 @@ def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: Inflat
                 raise InflationError(f"the net repeats this filter along {tie.axes}, inflation along {spec.directions[0]}", where=name)
             inflated = tied_filter(inflated, tie.axes)
     if inflated.shape != target.shape:
-        raise InflationError(
-            f"2D shape {tuple(source.shape)} becomes {tuple(inflated.shape)}, the 3D net wants {tuple(target.shape)}", where=name
-        )
+        found = f"2D shape {tuple(source.shape)} becomes {tuple(inflated.shape)}" if source.dim() == 4 else f"shape {tuple(source.shape)}"
+        raise InflationError(f"{found}, the 3D net wants {tuple(target.shape)}", where=name)
     return inflated.to(target.dtype)
 
 

@@ -67,7 +67,7 @@ def _image(recipe: Recipe, weights: str | None) -> ImageWeights:
     source = weights or recipe.weights
     if source is None:
         raise BadWeights(f"the recipe starts from 2D weights of {recipe.network}: say where they are with --weights")
-    return load_image_weights(source)
+    return load_image_weights(source, taps=recipe.inflate.taps)
 
 
 def _inflated(image: ImageWeights, net: nn.Module, recipe: Recipe) -> tuple[dict[str, torch.Tensor], InflationReport]:
