@@ -232,7 +232,7 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trials at once, one thread each.")
 @click.option("--trial", help="Train this trial again (a record's name, resnet18-10shot/scratch-30e-lr0.03-seed0) and compare.")
 @click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
-@click.option("--device", default="cpu", show_default=True, help="Where lidar trains: cpu, cuda, cuda:1.")
+@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of lidar [PyTorch's choice].")
 def reproduce(
     name: str | None,
@@ -269,7 +269,7 @@ def reproduce(
         _limit_threads(threads)
         click.echo(lidar(data, source, out, run_dir, seeds, parse_device(device)))
         return
-    places = Places(data, Path(source), out / "trials", run_dir)
+    places = Places(data, Path(source), out / "trials", run_dir, str(parse_device(device)))
     if trial is not None:
         again(trial, places)
     else:

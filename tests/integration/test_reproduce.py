@@ -82,6 +82,21 @@ def test_when_the_time_is_over_what_runs_is_saved(places: Places, tmp_path: Path
     assert "going on after epoch" in next((tmp_path / "runs").rglob("log.txt")).read_text()
 
 
+def test_one_trial_again_is_compared_with_its_record(places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def again(seed: int, out: str, runs: str) -> str:
+        name = f"cifar_resnet20-1shot/scratch-100e-lr0.1-seed{seed}"
+        folders = ["--data", places.data, "--weights", places.weights, "--out", tmp_path / out, "--run-dir", tmp_path / runs]
+        assert fip(["reproduce", "--trial", name, *map(str, folders)]) == 0
+        return capsys.readouterr().out
+
+    assert "recorded" not in again(0, "results", "first")
+    again(1, "results", "first")
+    shutil.copytree(tmp_path / "first" / "again", tmp_path / "results" / "trials")
+    said = again(0, "results", "second")
+    assert "recorded: held-out" in said
+    assert "+0.00 of the standard deviation over the 2 seeds on record" in said
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
 def test_what_runs_is_saved_when_the_command_is_killed(places: Places, tmp_path: Path, kind: signal.Signals) -> None:
     code = f"""

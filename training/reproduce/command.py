@@ -9,6 +9,7 @@ import click
 from models.errors import BadOption
 from training.reproduce.pages import write_pages
 from training.reproduce.runner import Places, Records, run
+from training.reproduce.stats import mean_of
 from training.reproduce.summary import write_summary
 from training.reproduce.tables import every_trial, missing_of_tables
 
@@ -32,7 +33,13 @@ def again(name: str, places: Places) -> None:
     trial = trials[name]
     run(lambda known: [] if known(trial) else [trial], elsewhere, jobs=1)
     inputs = places.inputs()
-    then, now = Records(places.records, inputs).known(trial), Records(elsewhere.records, inputs).known(trial)
+    recorded, anew = Records(places.records, inputs), Records(elsewhere.records, inputs)
+    then, now = recorded.known(trial), anew.known(trial)
     for each, when in ((then, "recorded"), (now, "now")):
         if each is not None:
             click.echo(f"{when}: held-out {each.held_out:.2%}" + ("" if each.test is None else f", test {each.test:.2%}"))
+    siblings = [recorded.known(each) for each in trials.values() if replace(each, seed=trial.seed) == trial]
+    spread = mean_of([each.held_out if each.test is None else each.test for each in siblings if each is not None])
+    if then and now and spread and spread.std:
+        off = (now.held_out - then.held_out if now.test is None or then.test is None else now.test - then.test) / spread.std
+        click.echo(f"{off:+.2f} of the standard deviation over the {spread.count} seeds on record ({spread.std:.2%})")

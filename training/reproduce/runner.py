@@ -35,12 +35,13 @@ WEIGHTS = {  # by network: the names that its 2D weights go by
 
 @dataclass(frozen=True)
 class Places:
-    """Folders: ModelNet40's HDF5 files, 2D weights, records, training state."""
+    """Folders: ModelNet40's HDF5 files, 2D weights, records, training state; and the device that trains."""
 
     data: Path
     weights: Path
     records: Path
     runs: Path
+    device: str = "cpu"
 
     def inputs(self) -> Inputs:
         """Raises: BadDataset, BadWeights."""
@@ -71,13 +72,20 @@ class Records:
             self._found[trial.name] = found
         return self._found[trial.name]
 
+    def trainable(self, trial: Trial) -> bool:
+        """Whether the 2D weights of its network are here; without them no arm of it is trained."""
+        return trial.network in self._inputs.weights
+
 
 def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, until: float | None = None) -> bool:
     """Train what is missing, `jobs` trials at once, until nothing is, or the clock (time.monotonic) says `until`.
 
     Returns whether nothing is missing. Raises: BadDataset, BadWeights, KeyboardInterrupt (once what runs is saved).
     """
-    records = Records(places.records, places.inputs())
+    inputs = places.inputs()
+    if lacking := [names[0] for network, names in WEIGHTS.items() if network not in inputs.weights]:
+        click.echo(f"not trained, because their 2D weights are not in {places.weights}: networks of {', '.join(lacking)}")
+    records = Records(places.records, inputs)
     workers = [_Worker(places) for _ in range(jobs)]
     failed: set[str] = set()
     done, began = 0, time.monotonic()
@@ -85,7 +93,7 @@ def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, unti
     try:
         while True:
             going = {worker.trial.name for worker in workers if worker.trial}
-            todo = [trial for trial in missing(records.known) if trial.name not in going | failed]
+            todo = [trial for trial in missing(records.known) if trial.name not in going | failed and records.trainable(trial)]
             for worker, trial in zip([worker for worker in workers if not worker.trial], todo, strict=False):
                 worker.begin(trial)
             busy = [worker for worker in workers if worker.trial]
@@ -185,7 +193,7 @@ def _end_with_parent() -> None:
 def _one(trial: Trial, inputs: Inputs, places: Places, run_dir: Path) -> str | None:
     """None, or what went wrong."""
     try:
-        record = train_trial(trial, inputs, run_dir)
+        record = train_trial(trial, inputs, run_dir, places.device)
     except Diverged as error:
         if not trial.search:
             return str(error)

@@ -105,11 +105,11 @@ class Inputs:
     def of(self, trial: Trial) -> dict[str, str | None]:
         """What makes the record of a trial this one and no other."""
         recipe = trial.recipe()
-        image = self.digests[trial.network] if recipe.init == "image" else None
+        image = self.digests.get(trial.network) if recipe.init == "image" else None
         return {"recipe": recipe.digest, "weights": image, "train": self.digests["train"], "test": self.digests["test"]}
 
 
-def train_trial(trial: Trial, inputs: Inputs, run_dir: Path) -> Record:
+def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu") -> Record:
     """Train and score; what was saved of it in `run_dir` before is gone on with.
 
     Products are in bfloat16 where the recipe trains so, in scoring as in training. Raises: what `fit` raises, KeyboardInterrupt
@@ -119,7 +119,7 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path) -> Record:
     splits = training_splits(recipe, inputs.train)
     source = str(inputs.weights[trial.network]) if recipe.init == "image" else None
     beginning = start(recipe, len(inputs.train.names), source)
-    net, policy = beginning.net, beginning.policy
+    net, policy = beginning.net.to(device), beginning.policy
     watched = splits.validation if trial.curve else splits.validation.take(np.arange(0))
     wall, cpu = time.monotonic(), time.process_time()
     with held(run_dir):
@@ -129,8 +129,8 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path) -> Record:
         epochs = read_scalars(run_dir)
     held_out = CloudSamples(splits.validation, recipe.input)
     test = CloudSamples(inputs.test, recipe.input).cached(inputs.cache)
-    engine = engine_for("cpu")
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+    engine = engine_for(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         on_held_out = validate(net, held_out, engine=engine).accuracy
         on_test = None if trial.search else validate(net, test, engine=engine).accuracy
     test.close()
@@ -139,7 +139,7 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path) -> Record:
         inputs=inputs.of(trial),
         code=code_version(),
         engine=engine.name + (f" {engine.instruction_set}" if isinstance(engine, NativeEngine) else ""),
-        machine=f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} thread",
+        machine=machine(device),
         held_out=on_held_out,
         held_out_clouds=len(held_out),
         test=on_test,
@@ -162,7 +162,14 @@ def _curve(epochs: list[dict[str, float]]) -> list[dict[str, float]]:
     ]
 
 
-def processor() -> str:
+def machine(device: str) -> str:
+    """What it was computed on, and by which torch."""
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{_processor()}, torch {torch.__version__}, {torch.get_num_threads()} thread"
+
+
+def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
