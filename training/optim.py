@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from models.frozen import Frozen
+from models.frozen import Frozen, is_none
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -32,12 +32,19 @@ class ScheduleSpec(Frozen):
     """How the learning rate moves; always stepped once an optimiser step.
 
     cosine: from lr to 0 over the whole run. reference: the public code's quirk, a cosine whose half period is
-    `epochs` *steps*, so that it cycles many times. constant: lr throughout. poly: (1 - t/T)^0.9.
-    warmup_epochs: linear from 0 before it (not for `reference`).
+    `epochs` *steps* (or half_period, that of a longer run), so that it cycles many times. constant: lr throughout.
+    poly: (1 - t/T)^0.9. warmup_epochs: linear from 0 before it (not for `reference`).
     """
 
     kind: Literal["cosine", "reference", "constant", "poly"] = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    half_period: Annotated[int | None, Field(gt=0, exclude_if=is_none)] = None
+
+    @model_validator(mode="after")
+    def only_cycles_have_periods(self) -> "ScheduleSpec":
+        if self.half_period is not None and self.kind != "reference":
+            raise ValueError("half_period: is for the schedule `reference`")
+        return self
 
 
 def sgd(parameters: Iterable[nn.Parameter], spec: OptimSpec) -> torch.optim.SGD:
@@ -52,7 +59,7 @@ def lr_factor(spec: ScheduleSpec, epochs: int, steps_per_epoch: int) -> Callable
 
     def factor(step: int) -> float:
         if spec.kind == "reference":
-            return 0.5 * (1 + math.cos(math.pi * step / epochs))
+            return 0.5 * (1 + math.cos(math.pi * step / (spec.half_period or epochs)))
         if step < warmup:
             return (step + 1) / warmup
         progress = min(1.0, (step - warmup) / max(1, total - warmup))

@@ -62,6 +62,10 @@ def test_reference_schedule_is_the_published_trace() -> None:
     factor = lr_factor(ScheduleSpec(kind="reference"), epochs=100, steps_per_epoch=308)
     trace = [round(0.1 * factor(308 * epoch), 4) for epoch in range(1, 13)]
     assert trace == [0.0016, 0.0938, 0.0136, 0.0768, 0.0345, 0.0531, 0.0594, 0.0287, 0.0819, 0.0095, 0.0965, 0.0004]
+    of_300 = lr_factor(ScheduleSpec(kind="reference", half_period=300), epochs=10, steps_per_epoch=308)
+    assert 0.1 * of_300(308) == pytest.approx(1.8e-4, abs=1e-5)  # at the end of the first of 300 epochs
+    with pytest.raises(ValueError, match="half_period"):
+        ScheduleSpec(half_period=300)
 
 
 def test_poly_never_goes_negative() -> None:

@@ -10,7 +10,7 @@ _IMAGE: Overrides = {"init": "image"}
 _RANDOM: Overrides = {"init": "random-frozen"}
 _SCRATCH: Overrides = {"init": "scratch", "mode": "all"}
 _MEAN: Overrides = {"inflate.scale": "mean"}
-_CYCLIC: Overrides = {"schedule.kind": "reference"}
+_CYCLIC: Overrides = {"schedule.kind": "reference", "schedule.half_period": 300}  # as in the paper's 300 epochs
 
 ARMS: dict[str, Overrides] = {
     "scratch": _SCRATCH,

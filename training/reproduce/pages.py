@@ -62,9 +62,10 @@ PAGES = {
     ),
     "speed": Page(
         "does image pretraining train faster?",
-        "Figure 3 of Image2Point: accuracy by epoch on all clouds. The public code steps its cosine once an iteration with a period of "
-        "twice as many *iterations* as there are epochs, so that its learning rate falls and rises many times; the arms called `cyclic` do "
-        "the same, the others fall once over the whole run. Accuracy by epoch is of the held-out train clouds.",
+        "Figure 3 of Image2Point: accuracy by epoch on all clouds. The public code steps its cosine once an *iteration*, with the number "
+        "of epochs as half its period: with the paper's 300 epochs the learning rate has fallen to almost nothing after 300 iterations, "
+        "which is the end of the first epoch, and rises again. The arms with the public code's learning rate do the same, the others fall "
+        "once over the whole run. Accuracy by epoch is of the held-out train clouds.",
     ),
     "axes": Page(
         "along which axis should filters be repeated?",
