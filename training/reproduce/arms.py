@@ -4,7 +4,9 @@ from itertools import permutations
 
 Overrides = dict[str, object]
 STAGE_SETS = {"1": (1,), "12": (1, 2), "123": (1, 2, 3), "234": (2, 3, 4), "34": (3, 4), "4": (4,)}
+AXIS_MODES = ("io", "iobn")
 ORDERS = tuple("".join(order) for order in permutations("xyz"))  # repeat, height, width
+DEFAULT_ORDER = "yzx"
 
 _IMAGE: Overrides = {"init": "image"}
 _RANDOM: Overrides = {"init": "random-frozen"}
@@ -34,6 +36,6 @@ ARMS: dict[str, Overrides] = {
 }
 for _order in ORDERS:
     _axes: Overrides = dict(zip(("inflate.repeat", "inflate.height", "inflate.width"), _order, strict=True))
-    ARMS |= {f"fip-{_mode}-{_order}": {**_IMAGE, "mode": _mode, **_axes} for _mode in ("io", "iobn")}
+    ARMS |= {f"fip-{_mode}-{_order}": {**_IMAGE, "mode": _mode, **_axes} for _mode in AXIS_MODES}
 for _name, _stages in STAGE_SETS.items():
     ARMS[f"fip-all-stages{_name}"] = {**_IMAGE, "mode": "all", "inflate.stages": list(_stages)}

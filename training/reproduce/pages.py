@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
+from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
 from training.reproduce.plots import Bar, plot_curves, plot_gaps
 from training.reproduce.search import Group, Known
 from training.reproduce.stats import Mean
 from training.reproduce.tables import TABLES
 from training.reproduce.trial import FULL, RECIPE, Record
-from training.reproduce.view import NAMES, Result, gap, results, spent
+from training.reproduce.view import NAMES, SHORT, Result, gap, results, spent
 from training.runstate import write_text
 
-PAIRS = (  # what is subtracted from what, and what it tells
+PAIRS: tuple[tuple[str, str, str], ...] = (  # what is subtracted from what, and what it tells
     ("fip-all", "scratch", "FIP-ALL over scratch"),
     ("fip-iobn", "scratch", "FIP-IO+BN over scratch"),
     ("fip-iobn", "random-iobn", "IO+BN, image over random filters"),
@@ -30,6 +31,13 @@ PAIRS = (  # what is subtracted from what, and what it tells
     ("fip-all-tied", "scratch-tied", "tied filters, FIP-ALL over scratch"),
     ("fip-all-cyclic", "scratch-cyclic", "the public code's schedule, FIP-ALL over scratch"),
 )
+PAIRS += tuple(
+    (f"fip-{mode}-{order}", f"fip-{mode}-{DEFAULT_ORDER}", f"{SHORT[f'fip-{mode}']}, axes {order} over {DEFAULT_ORDER}")
+    for mode in AXIS_MODES
+    for order in ORDERS
+    if order != DEFAULT_ORDER
+)
+PAIRS += tuple((f"fip-all-stages{name}", "scratch", f"stages {', '.join(name)} over scratch") for name in STAGE_SETS)
 PAPER = {  # (network, shots, first, second) -> its figures
     ("resnet18", 10, "fip-all", "scratch"): "+1.0 (72.2 → 73.2)",
     ("resnet18", 5, "fip-all", "scratch"): "+2.9 (63.7 → 66.6)",

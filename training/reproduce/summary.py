@@ -8,12 +8,11 @@ from training.reproduce.plots import Point, plot_costs
 from training.reproduce.search import Group, Known
 from training.reproduce.stats import paired
 from training.reproduce.tables import TABLES
-from training.reproduce.view import NAMES, Result, results, spent
+from training.reproduce.view import NAMES, SHORT, Result, results, spent
 from training.runstate import write_text
 
 FEWEST = 3  # trials of an arm, for a statement
 CHOICES = ("scratch", "fip-all", "fip-iobn", "fip-ioms", "fip-io")  # what a user can choose; the others are controls
-SHORT = {"scratch": "scratch", "fip-all": "FIP-ALL", "fip-iobn": "FIP-IO+BN", "fip-ioms": "FIP-IOms", "fip-io": "FIP-IO"}
 OTHERS = {
     "bundled-model.md": "the bundled classifier, as the service answers",
     "bundled-lidar19.md": "the bundled LiDAR model",

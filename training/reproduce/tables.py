@@ -1,6 +1,6 @@
 """What is compared: the groups of trials behind every page."""
 
-from training.reproduce.arms import ORDERS, STAGE_SETS
+from training.reproduce.arms import AXIS_MODES, ORDERS, STAGE_SETS
 from training.reproduce.search import GRID, Group, Known, missing_of
 from training.reproduce.trial import Trial
 
@@ -9,7 +9,7 @@ CONTROLLED = ("fip-iobn", "fip-ioms", "fip-io", "random-iobn", "random-ioms", "r
 RECALIBRATED = ("fip-io-recalibrated", "random-io-recalibrated")
 MEAN = ("fip-all-mean", "fip-iobn-mean", "fip-ioms-mean", "fip-io-mean")
 REFINED = (*RECALIBRATED, *MEAN, "fip-all-tied", "scratch-tied")
-AXES = tuple(f"fip-{mode}-{order}" for mode in ("io", "iobn") for order in ORDERS)
+AXES = tuple(f"fip-{mode}-{order}" for mode in AXIS_MODES for order in ORDERS)
 STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
 BUDGET = {1: 100, 5: 40, 10: 30}  # epochs by the number of shots
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
@@ -46,7 +46,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
         Group("resnet18", None, 10, FULL_SPEED, seeds=1, search_epochs=1, curve=True),
     ),
     "axes": (Group("resnet18", 10, BUDGET[10], AXES, seeds=3, rate_of={arm: arm.rpartition("-")[0] for arm in AXES}),),
-    "stages": (Group("resnet18", 10, BUDGET[10], STAGES, seeds=3, rate_of=dict.fromkeys(STAGES, "fip-all")),),
+    "stages": (Group("resnet18", 10, BUDGET[10], ("scratch", "fip-all", *STAGES), seeds=3, rate_of=dict.fromkeys(STAGES, "fip-all")),),
     "backbones": (
         *(Group(network, 10, BUDGET[10], LEARNERS, seeds=5) for network in CIFAR),
         *(Group(network, 10, BUDGET[10], LEARNERS, seeds=3) for network in ("cifar_resnet32", "cifar_resnet44", "resnet50")),

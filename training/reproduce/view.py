@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from training.reproduce.arms import AXIS_MODES, ORDERS, STAGE_SETS
 from training.reproduce.search import Choice, Group, Known, choose
 from training.reproduce.stats import Mean, mean_of, paired
 from training.reproduce.trial import Record
@@ -26,6 +27,14 @@ NAMES = {  # arm -> what it is, in words
     "scratch-cyclic": "scratch, the public code's learning rate",
     "fip-all-cyclic": "FIP-ALL, the public code's learning rate",
 }
+
+SHORT = {"scratch": "scratch", "fip-all": "FIP-ALL", "fip-iobn": "FIP-IO+BN", "fip-ioms": "FIP-IOms", "fip-io": "FIP-IO"}
+NAMES |= {
+    f"fip-{mode}-{order}": f"{SHORT[f'fip-{mode}']}: repeated along {order[0]}, height along {order[1]}, width along {order[2]}"
+    for mode in AXIS_MODES
+    for order in ORDERS
+}
+NAMES |= {f"fip-all-stages{name}": f"stages {', '.join(name)} from image weights, everything trained" for name in STAGE_SETS}
 
 
 @dataclass(frozen=True)
