@@ -229,6 +229,9 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where pages and records go.")
 @click.option("--run-dir", type=FOLDER, default=Path("runs/reproduce"), show_default=True, help="Where training state goes.")
 @click.option("--budget", callback=_hours, help="Time to spend, 2h or 30m [until nothing is missing]; 0m only writes the pages.")
+@click.option(
+    "--up", type=click.Choice(["y", "z"]), default="z", show_default=True, help="Up in ModelNet40's files; the publishers' have y."
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trials at once, one thread each.")
 @click.option("--trial", help="Train this trial again (a record's name, resnet18-10shot/scratch-30e-lr0.03-seed0) and compare.")
 @click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
@@ -243,6 +246,7 @@ def reproduce(
     out: Path,
     run_dir: Path,
     budget: float | None,
+    up: str,
     jobs: int,
     trial: str | None,
     seeds: range,
@@ -252,28 +256,32 @@ def reproduce(
     """Rerun a table or figure of the paper on real data and write OUT/NAME.md. Stop it at any time; finished trials are kept."""
     from models.device import parse_device
     from models.errors import nearest
-    from training.reproduce.command import again, tables
+    from training.reproduce.command import again, listing, tables
     from training.reproduce.lidar import lidar
     from training.reproduce.runner import Places
     from training.reproduce.tables import TABLES
 
     known = (*TABLES, "lidar")
     if list_names or (name is None and not every and trial is None):
-        click.echo("\n".join(known))
+        click.echo("\n".join(listing()))
         return
     if name is not None and name not in known:
         raise click.BadParameter(f"unknown table{nearest(name, known)} (known: {', '.join(known)})", param_hint="NAME")
+    wanted = list(TABLES) if name is None else [name]
+    if budget == 0 and name != "lidar" and trial is None:
+        tables(wanted, None, out, jobs, budget)
+        return
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")
     if name == "lidar":
         _limit_threads(threads)
         click.echo(lidar(data, source, out, run_dir, seeds, parse_device(device)))
         return
-    places = Places(data, Path(source), out / "trials", run_dir, str(parse_device(device)))
+    places = Places(data, Path(source), out / "trials", run_dir, "y" if up == "y" else "z", str(parse_device(device)))
     if trial is not None:
         again(trial, places)
     else:
-        tables(list(TABLES) if name is None else [name], places, out, jobs, budget)
+        tables(wanted, places, out, jobs, budget)
 
 
 def _limit_threads(threads: int | None) -> None:

@@ -155,8 +155,8 @@ def fit(
         if recipe.recalibrate and not position.epoch and not position.step:
             _recalibrate(trainer)
         while not _finished(recipe, position):
-            loss, lr = _train_epoch(trainer, position, stop)
-            _close_epoch(trainer, position, loss, lr, log, stop)
+            scalars = _train_epoch(trainer, position, stop)
+            _close_epoch(trainer, position, scalars, log, stop)
     if position.epoch < recipe.epochs:
         world.say(f"stopped after epoch {position.epoch} of {recipe.epochs}: validation is no better than after epoch {position.improved}")
     return position
@@ -186,8 +186,10 @@ def _recalibrate(trainer: Trainer) -> None:
         norm.momentum = momentum
 
 
-def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tuple[float, float]:
-    """The steps of an epoch that are still to do. Returns the mean loss of the whole epoch and the last learning rate."""
+def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> dict[str, float]:
+    """The steps of an epoch that are still to do. Returns what is logged of the whole epoch: the mean loss, the last learning rate,
+    and what its steps cost, by the clock and in time of this process; of an epoch that was stopped, as its later steps tell.
+    """
     recipe, compute = trainer.recipe, trainer.compute
     trainer.policy.set_train(trainer.net)
     plan = _plan(trainer.train, recipe, position.epoch, compute.world)
@@ -203,6 +205,7 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
         workers=compute.workers,
     )
     lr = _lr_of_last_step(trainer.schedule)  # where every step of the epoch was done before a stop
+    began, cpu = time.monotonic(), time.process_time()
     for step in progress(todo, "training, steps of this epoch", len(plan), start=position.step, quiet=not compute.world.first):
         lr = float(trainer.schedule.get_last_lr()[0])
         loss = _step(trainer, step, batches)
@@ -216,7 +219,9 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> tup
             save_state(trainer, position)
         if asked:
             raise KeyboardInterrupt
-    return float(np.mean(position.losses)), lr
+    share = len(todo) / len(plan)
+    costs = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
+    return {"loss": float(np.mean(position.losses)), "lr": lr} | {name: cost / share for name, cost in costs.items() if share}
 
 
 def _lr_of_last_step(schedule: torch.optim.lr_scheduler.LambdaLR) -> float:
@@ -265,10 +270,9 @@ def _loss(trainer: Trainer, logits: torch.Tensor, batch: TrainBatch, samples: in
     )
 
 
-def _close_epoch(trainer: Trainer, position: Position, loss: float, lr: float, log: RunLog | None, stop: StopRequest) -> None:
+def _close_epoch(trainer: Trainer, position: Position, scalars: dict[str, float], log: RunLog | None, stop: StopRequest) -> None:
     """Validate, keep the best weights, log, save. Raises: KeyboardInterrupt (asked to end; the epoch is saved)."""
     recipe, world = trainer.recipe, trainer.compute.world
-    scalars = {"loss": loss, "lr": lr}
     epoch = position.epoch + 1
     if len(trainer.validation):
         scalars |= _validation_scores(validate(trainer.net, trainer.validation, world, trainer.engine), recipe)

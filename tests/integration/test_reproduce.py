@@ -1,21 +1,27 @@
 """`fip reproduce` in small: real trainings of an inflated ResNet20 in processes, their records, pages of them, and trials again."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from models.cli import run as fip
+from models.errors import BadOption
 from tests.fire import until
 from training.reproduce.pages import write_pages
-from training.reproduce.runner import Places, Records, run
+from training.reproduce.records import Records
+from training.reproduce.runner import Places, run
 from training.reproduce.search import FIRST, Group, missing_of
+from training.reproduce.trial import Trial
 
 ARMS = ("scratch", "fip-iobn", "fip-io-recalibrated")
 GROUP = Group("cifar_resnet20", 4, 2, ARMS, seeds=2, curve=True)
@@ -29,7 +35,7 @@ def places(data: Path, image_file: Path, tmp_path_factory: pytest.TempPathFactor
     (folder / "weights").mkdir()
     shutil.copy(image_file, folder / "weights" / "cifar10_resnet20.safetensors")
     found = Places(data, folder / "weights", folder / "trials", folder / "runs")
-    assert run(lambda known: missing_of(GROUP, known), found, jobs=2)
+    assert run(lambda known: missing_of(GROUP, known), found, jobs=2).whole
     return found
 
 
@@ -43,58 +49,116 @@ def test_every_trial_leaves_one_record(places: Places) -> None:
         assert all(("val_accuracy" in row) == ("search" not in name) for row in record["curve"])
         assert (record["inputs"]["weights"] is None) == ("scratch" in name)
         assert (record["trained"] == record["parameters"]) == ("scratch" in name)
-    assert not list(places.runs.rglob("state.pt"))
+    assert not [path for path in places.runs.rglob("*") if path.is_file() and path.parent.name != "cache"]
 
 
 def test_nothing_is_computed_twice(places: Places) -> None:
     before = {path: path.stat().st_mtime_ns for path in places.records.rglob("*.json")}
-    assert run(lambda known: missing_of(GROUP, known), places, jobs=1)
+    assert run(lambda known: missing_of(GROUP, known), places, jobs=1).whole
     assert before == {path: path.stat().st_mtime_ns for path in places.records.rglob("*.json")}
 
 
-def test_records_of_other_data_do_not_count(places: Places, tmp_path: Path) -> None:
-    shutil.copytree(places.records, tmp_path / "trials")
-    path = next((tmp_path / "trials").rglob("scratch*seed0.json"))
-    path.write_text(path.read_text().replace(json.loads(path.read_text())["inputs"]["train"], "0" * 64))
-    records = Records(tmp_path / "trials", places.inputs())
-    assert [trial.name for trial in missing_of(GROUP, records.known)] == [f"{path.parent.name}/{path.stem}"]
+def test_what_is_of_another_recipe_is_trained_again(places: Places, tmp_path: Path) -> None:
+    """Where the same trial was trained before, too."""
+    copy = replace(places, records=tmp_path / "trials")
+    shutil.copytree(places.records, copy.records)
+    path = next(copy.records.rglob("scratch*seed0.json"))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"inputs": record["inputs"] | {"recipe": "0" * 64}}))
+    assert run(lambda known: missing_of(GROUP, known), copy, jobs=1).whole
+    again = json.loads(path.read_text())
+    assert [again[key] for key in ("inputs", "test", "held_out")] == [record[key] for key in ("inputs", "test", "held_out")]
+
+
+def test_records_of_other_data_are_not_mixed_with_ours(places: Places, tmp_path: Path) -> None:
+    copy = replace(places, records=tmp_path / "trials")
+    shutil.copytree(places.records, copy.records)
+    for path in copy.records.rglob("*.json"):
+        path.write_text(path.read_text().replace(json.loads(path.read_text())["inputs"]["train"], "0" * 64))
+    with pytest.raises(BadOption, match=r"another train .* than yours; choose another --out"):
+        run(lambda known: missing_of(GROUP, known), copy, jobs=1)
+    missing_of(GROUP, Records(copy.records).known)  # pages are made of them all the same
+    one = next(copy.records.rglob("*.json"))
+    one.write_text(one.read_text().replace("0" * 64, "1" * 64))
+    with pytest.raises(BadOption, match="the record is of another train than"):
+        missing_of(GROUP, Records(copy.records).known)
 
 
 def test_a_page_says_what_the_records_say(places: Places, tmp_path: Path) -> None:
-    known = Records(places.records, places.inputs()).known
+    """With neither data nor weights at hand."""
+    known = Records(places.records).known
     (path,) = write_pages(["modes"], known, tmp_path, {"modes": (GROUP,)})
     page = path.read_text()
     tests = [100 * json.loads(each.read_text())["test"] for each in places.records.rglob("scratch*seed[0-9].json")]
     assert f"{sum(tests) / 2:.2f} ± " in page
     assert "2 of 2" in page
+    assert "`cifar10_resnet20.safetensors` (sha256 " in page
     assert all(f"](modes/{picture.name})" in page for picture in (tmp_path / "modes").iterdir())
     assert write_pages(["modes"], known, tmp_path, {"modes": (GROUP,)})[0].read_text() == page
 
 
 def test_when_the_time_is_over_what_runs_is_saved(places: Places, tmp_path: Path) -> None:
     """And the same command goes on from there."""
-    elsewhere = Places(places.data, places.weights, tmp_path / "trials", tmp_path / "runs")
-    assert not run(lambda known: missing_of(LONG, known), elsewhere, jobs=1, until=time.monotonic() + 15)
+    elsewhere = replace(places, records=tmp_path / "trials", runs=tmp_path / "runs")
+    assert not run(lambda known: missing_of(LONG, known), elsewhere, jobs=1, until=time.monotonic() + 15).whole
     (state,) = (tmp_path / "runs").rglob("state.pt")
     before = state.stat().st_mtime_ns
-    assert not run(lambda known: missing_of(LONG, known), elsewhere, jobs=1, until=time.monotonic() + 15)
+    assert not run(lambda known: missing_of(LONG, known), elsewhere, jobs=1, until=time.monotonic() + 15).whole
     assert state.stat().st_mtime_ns > before
     assert "going on after epoch" in next((tmp_path / "runs").rglob("log.txt")).read_text()
 
 
 def test_one_trial_again_is_compared_with_its_record(places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def again(seed: int, out: str, runs: str) -> str:
+    def again(seed: int) -> tuple[int, str]:
         name = f"cifar_resnet20-1shot/scratch-100e-lr0.1-seed{seed}"
-        folders = ["--data", places.data, "--weights", places.weights, "--out", tmp_path / out, "--run-dir", tmp_path / runs]
-        assert fip(["reproduce", "--trial", name, *map(str, folders)]) == 0
-        return capsys.readouterr().out
+        folders = ["--data", places.data, "--weights", places.weights, "--out", tmp_path / "results", "--run-dir", tmp_path / "runs"]
+        return fip(["reproduce", "--trial", name, *map(str, folders)]), capsys.readouterr().out
 
-    assert "recorded" not in again(0, "results", "first")
-    again(1, "results", "first")
-    shutil.copytree(tmp_path / "first" / "again", tmp_path / "results" / "trials")
-    said = again(0, "results", "second")
+    records = tmp_path / "results" / "trials"
+    for seed in (1, 0):
+        assert "there is no record of it" in again(seed)[1]
+        shutil.copytree(tmp_path / "runs" / "again" / "trials", records, dirs_exist_ok=True)
+    code, said = again(0)  # in the same folder, and yet anew
+    assert code == 0
     assert "recorded: held-out" in said
     assert "+0.00 of the standard deviation over the 2 seeds on record" in said
+    for seed, path in enumerate(sorted(records.rglob("*.json"))):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test": 2 + 0.01 * seed}))
+    assert again(0)[0] != 0  # far off
+
+
+def test_a_reported_trial_that_diverges_counts_as_a_guess(places: Places, tmp_path: Path) -> None:
+    wild = Trial("cifar_resnet20", 4, 3, "scratch", 1e38, 0)
+    elsewhere = replace(places, records=tmp_path / "trials", runs=tmp_path / "runs")
+    assert run(lambda known: [] if known(wild) else [wild], elsewhere, jobs=1).whole
+    found = Records(elsewhere.records).known(wild)
+    assert found is not None
+    assert found.diverged
+    assert found.test == pytest.approx(1 / 3)
+
+
+def test_what_fails_is_told_and_does_not_end_the_others(places: Places, tmp_path: Path) -> None:
+    """A trial of more shots than there are clouds, one whose weights are not here, and a process that dies."""
+    several = [Trial("cifar_resnet20", 4000, 1, "scratch", 0.1, 0), Trial("resnet18", 4, 1, "scratch", 0.1, 0)]
+    several += [Trial("cifar_resnet20", 4, 2000, "scratch", 0.1, 0), Trial("cifar_resnet20", 4, 1, "scratch", 0.1, 0)]
+    elsewhere = replace(places, records=tmp_path / "trials", runs=tmp_path / "runs")
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_who_trains, tmp_path / "runs")
+        outcome = run(lambda known: [trial for trial in several if known(trial) is None], elsewhere, jobs=1)
+    assert killed.result()
+    assert not outcome.whole
+    assert outcome.untrained == 1
+    assert "4000 shots asked for" in outcome.failed[several[0].name]
+    assert "its process died, exit code -9" in outcome.failed[several[2].name]
+    assert len(outcome.failed) == 2
+    assert Records(elsewhere.records).known(several[3])
+
+
+def kill_who_trains(runs: Path) -> bool:
+    until(lambda: any("epoch 2:" in log.read_text() for log in runs.rglob("log.txt")), "it trains", give_up_s=90)
+    for child in multiprocessing.active_children():
+        child.kill()
+    return True
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])

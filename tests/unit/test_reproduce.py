@@ -2,22 +2,30 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from training.optim import lr_factor
 from training.reproduce.arms import ARMS
-from training.reproduce.search import FIRST, GRID, Group, choose, missing_of
+from training.reproduce.pages import epochs_to, first_epochs
+from training.reproduce.search import FIRST, GRID, Choice, Group, choose, missing_of
 from training.reproduce.stats import STUDENT, mean_of, paired
+from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
 from training.reproduce.trial import Record, Trial
+from training.reproduce.view import Result
 
 GROUP = Group("cifar_resnet20", 10, 5, ("scratch", "fip-all"), seeds=3, searches=2)
 
 
 def record(trial: Trial, score: float) -> Record:
     test = None if trial.search else score
-    return Record(trial.name, {}, "", "", "", score, 100, test, 100, 10, 5, 1, 60.0, 60.0, [])
+    return Record(
+        trial.name, {"train": "a", "test": "b", "weights": None}, None, "", "", "1 thread", score, 100, test, 100, 10, 5, 60.0, 60.0, []
+    )
 
 
 def done(group: Group, score: Callable[[Trial], float]) -> tuple[list[Trial], dict[str, Record]]:
@@ -77,12 +85,14 @@ def test_an_arm_may_take_the_rate_of_another() -> None:
 def test_what_an_arm_says_is_a_recipe() -> None:
     """Freezing, filters, scale, axes and stages as their names have it."""
     recipes = {arm: Trial("resnet18", 10, 30, arm, 0.03, 0).recipe() for arm in ARMS}
-    assert len({recipe.digest for recipe in recipes.values()}) == len(recipes) - 2  # the default order under its own name
-    assert recipes["fip-io-yzx"].digest == recipes["fip-io"].digest
+    assert len({recipe.digest for recipe in recipes.values()}) == len(recipes)
     for arm, recipe in recipes.items():
         assert recipe.init == {"fip": "image", "random": "random-frozen", "scratch": "scratch"}[arm.partition("-")[0]]
         assert recipe.mode == next((mode for mode in ("iobn", "ioms", "io") if mode in arm.split("-")), "all")
+    assert recipes["fip-io"].inflate.directions == ("y", "z", "x")
     assert recipes["fip-io-zyx"].inflate.directions == ("z", "y", "x")
+    of_y_up = Trial("resnet18", 10, 30, "fip-io-xzy", 0.03, 0).recipe("y")
+    assert (of_y_up.input.up, of_y_up.inflate.directions) == ("y", ("x", "y", "z"))  # heights of images stay along what is up
     assert recipes["fip-all-stages34"].inflate.stages == (3, 4)
 
 
@@ -94,6 +104,76 @@ def test_tables_ask_for_nothing_twice_and_know_their_trials() -> None:
     flags: dict[str, bool] = {}
     for trial in every_trial():  # one record serves all tables that want it
         assert flags.setdefault(trial.name, trial.curve) == trial.curve, trial.name
+
+
+def test_the_cyclic_rate_has_fallen_to_nothing_after_the_first_epoch() -> None:
+    """That is what makes the public code's first epoch."""
+    recipe = Trial("resnet18", None, 10, "fip-all-cyclic", 0.1, 0, curve=True).recipe()
+    assert lr_factor(recipe.schedule, recipe.epochs, 277)(277) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("table", "networks", "shots"),
+    [
+        ("fewshot", {"resnet18", "cifar_resnet20", "cifar_resnet56"}, {1, 5, 10}),
+        ("modes", {"resnet18", "cifar_resnet20", "cifar_resnet56"}, {1, 10, None}),
+        ("speed", {"resnet18", "cifar_resnet20", "cifar_resnet56"}, {None}),
+        ("axes", {"resnet18"}, {10}),
+        ("stages", {"resnet18"}, {10}),
+        ("backbones", {"resnet18", "resnet50", *(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56))}, {10}),
+    ],
+)
+def test_what_the_tables_hold(table: str, networks: set[str], shots: set[int | None]) -> None:
+    groups = TABLES[table]
+    assert {group.network for group in groups} == networks
+    assert {group.shots for group in groups} == shots
+    assert all(set(group.arms) <= ARMS.keys() for group in groups)
+    few = [group for group in groups if group.shots]
+    assert all(group.searches == 2 for group in few)  # the same search for every arm and every number of shots
+    budgets: dict[object, set[int]] = {}
+    for group in few:
+        budgets.setdefault(group.shots, set()).add(group.epochs)
+    assert table == "fewshot" or all(len(epochs) == 1 for epochs in budgets.values())
+
+
+def shown(tmp_path: Path, group: Group, score: Callable[[Trial], float]) -> str:
+    """The summary of a group of which everything is done."""
+    _, found = done(group, score)
+    return write_summary(lambda trial: found.get(trial.name), tmp_path, {"fewshot": (group, group), "stages": (group,)}).read_text()
+
+
+def test_the_summary_has_every_setting_once(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    page = shown(tmp_path, replace(GROUP, seeds=5), lambda trial: peak(0.03)(trial) - 0.1 * (trial.arm == "scratch") + rng.normal(0, 0.001))
+    assert page.count("| CIFAR ResNet20, 10 clouds a class, 5 epochs | FIP-ALL | 0.03 |") == 1
+    assert "**+10." in page or "**+9.9" in page
+    assert "not measured yet" in page
+    assert (tmp_path / "summary.svg").is_file()
+
+
+def test_a_summary_of_nothing_says_so(tmp_path: Path) -> None:
+    page = write_summary(lambda _: None, tmp_path).read_text()
+    assert "No setting has three trials" in page
+    assert "0 trials" in page
+
+
+def test_epochs_to_a_target() -> None:
+    curves = {"scratch": [[50.0, 76.0, 81.0], [74.0, 74.0, 82.0]], "fip-all": [[80.0, 85.0, 86.0], [76.0, 79.0, 84.0]]}
+    of = {
+        arm: Result(arm, Choice({}, [], 0.1), {seed: with_curve(arm, seed, run) for seed, run in enumerate(runs)})
+        for arm, runs in curves.items()
+    }
+    scratch, fip = epochs_to(of)[2:4]
+    assert scratch.endswith("| 62.0 | 3 (1.0) | 3 (1.0) | not reached |")
+    assert fip.endswith("| 78.0 | 1 (0.3) | 3 (1.0) | reached by 1 of 2 |")
+    gaps = first_epochs(of)
+    assert gaps[2].startswith("| FIP-ALL over scratch, one fall | +16.00 ± ")
+    assert len(gaps) == 4
+
+
+def with_curve(arm: str, seed: int, accuracies: list[float]) -> Record:
+    trial = Trial("cifar_resnet20", None, 3, arm, 0.1, seed, curve=True)
+    return replace(record(trial, 0.5), curve=[{"epoch": epoch, "val_accuracy": value / 100} for epoch, value in enumerate(accuracies, 1)])
 
 
 def test_gaps_are_paired_by_seed() -> None:

@@ -1,5 +1,6 @@
 """What `fip reproduce` does: train what is missing, and write the pages of what is there."""
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,38 +9,82 @@ import click
 
 from models.errors import BadOption
 from training.reproduce.pages import write_pages
-from training.reproduce.runner import Places, Records, run
-from training.reproduce.stats import mean_of
+from training.reproduce.records import Records
+from training.reproduce.runner import Outcome, Places, run
+from training.reproduce.stats import Mean, mean_of
 from training.reproduce.summary import write_summary
-from training.reproduce.tables import every_trial, missing_of_tables
+from training.reproduce.tables import TABLES, every_trial, missing_of_tables
+from training.reproduce.texts import PAGES
+from training.reproduce.trial import Record, Trial
+
+MOST_SIGMA = 3.0
 
 
-def tables(names: list[str], places: Places, out: Path, jobs: int, budget: float | None) -> None:
-    """Go on with these tables for `budget` seconds (None: until they are done), and write their pages and the summary."""
-    if budget != 0:
+def tables(names: list[str], places: Places | None, out: Path, jobs: int, budget: float | None) -> None:
+    """Go on with these tables for `budget` seconds (None: until they are done), and write their pages and the summary.
+
+    places: None where nothing is to be trained. Raises: click.ClickException (trials failed; the pages are written).
+    """
+    outcome = Outcome()
+    if places is not None:
         until = None if budget is None else time.monotonic() + budget
-        run(lambda known: missing_of_tables(names, known), places, jobs, until)
-    known = Records(places.records, places.inputs()).known
+        outcome = run(lambda known: missing_of_tables(names, known), places, jobs, until)
+    known = Records(out / "trials").known
     for page in (*write_pages(names, known, out), write_summary(known, out)):
         click.echo(page)
+    if outcome.untrained:
+        click.echo(f"{outcome.untrained} trials were left out: the 2D weights of their networks are not in the folder of --weights")
+    if outcome.failed:
+        raise click.ClickException("\n".join(f"{name}: {said}" for name, said in outcome.failed.items()))
 
 
 def again(name: str, places: Places) -> None:
-    """Train one recorded trial anew, elsewhere, and say how far it comes from its record. Raises: BadOption (unknown)."""
+    """Train one trial anew, from nothing, and say how far it comes from its record.
+
+    Raises: BadOption (no table has it), click.ClickException (it failed, or is too far off).
+    """
     trials = {trial.name: trial for trial in every_trial()}
     if name not in trials:
         raise BadOption("no table has such a trial", where=name, known=sorted(trials)[:10])
-    elsewhere = replace(places, records=places.runs / "again")
-    trial = trials[name]
-    run(lambda known: [] if known(trial) else [trial], elsewhere, jobs=1)
-    inputs = places.inputs()
-    recorded, anew = Records(places.records, inputs), Records(elsewhere.records, inputs)
-    then, now = recorded.known(trial), anew.known(trial)
-    for each, when in ((then, "recorded"), (now, "now")):
-        if each is not None:
-            click.echo(f"{when}: held-out {each.held_out:.2%}" + ("" if each.test is None else f", test {each.test:.2%}"))
-    siblings = [recorded.known(each) for each in trials.values() if replace(each, seed=trial.seed) == trial]
-    spread = mean_of([each.held_out if each.test is None else each.test for each in siblings if each is not None])
-    if then and now and spread and spread.std:
-        off = (now.held_out - then.held_out if now.test is None or then.test is None else now.test - then.test) / spread.std
-        click.echo(f"{off:+.2f} of the standard deviation over the {spread.count} seeds on record ({spread.std:.2%})")
+    trial, fresh = trials[name], places.runs / "again"
+    shutil.rmtree(fresh, ignore_errors=True)
+    outcome = run(lambda known: [] if known(trial) else [trial], replace(places, records=fresh / "trials", runs=fresh), jobs=1)
+    now = Records(fresh / "trials").known(trial)
+    if now is None:
+        raise click.ClickException("; ".join(outcome.failed.values()) or f"the 2D weights of {trial.network} are not in {places.weights}")
+    recorded = Records(places.records)
+    then = recorded.known(trial)
+    click.echo(f"now: {_scores(now)}")
+    if then is None:
+        click.echo(f"there is no record of it in {places.records} to compare with")
+        return
+    click.echo(f"recorded: {_scores(then)}")
+    for what in ("train", "test", "weights"):
+        if then.inputs[what] != now.inputs[what]:
+            click.echo(f"the record is of another {what} (sha256 {str(then.inputs[what])[:12]}… against {str(now.inputs[what])[:12]}…)")
+    if (spread := _spread(trial, list(trials.values()), recorded)) and spread.std:
+        sigma = (_score(now) - _score(then)) / spread.std
+        click.echo(f"{sigma:+.2f} of the standard deviation over the {spread.count} seeds on record ({spread.std:.2%})")
+        if abs(sigma) > MOST_SIGMA:
+            raise click.ClickException(f"that is more than {MOST_SIGMA:g}")
+
+
+def _spread(trial: Trial, trials: list[Trial], recorded: Records) -> Mean | None:
+    """Of the seeds of the same arm."""
+    found = [recorded.known(each) for each in trials if replace(each, seed=trial.seed) == trial]
+    return mean_of([_score(record) for record in found if record is not None])
+
+
+def _score(record: Record) -> float:
+    return record.held_out if record.test is None else record.test
+
+
+def _scores(record: Record) -> str:
+    return f"held-out {record.held_out:.2%}" + ("" if record.test is None else f", test {record.test:.2%}")
+
+
+def listing() -> list[str]:
+    """A line for every table that can be asked for."""
+    return [f"{name:10} {PAGES[name].title}" for name in TABLES] + [
+        "lidar      does image pretraining help on LiDAR scans of a few streets?"
+    ]

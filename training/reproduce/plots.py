@@ -10,9 +10,9 @@ import numpy as np
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")  # Okabe and Ito
-MARKERS = "o^sDvP*Xdph<>"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def plot_gaps(bars: Sequence[Bar], path: Path) -> None:
 def plot_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str, path: Path) -> None:
     """Accuracy in % by epoch: every seed thin, their mean thick."""
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for (name, runs), colour in zip(curves.items(), COLOURS, strict=False):
+    for (name, runs), colour in zip(curves.items(), COLOURS * (1 + len(curves) // len(COLOURS)), strict=False):
         epochs = np.arange(1, min(map(len, runs)) + 1)
         for run in runs:
             axes.plot(epochs, run[: len(epochs)], color=colour, linewidth=0.5, alpha=0.5)
@@ -66,19 +66,25 @@ def plot_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str, pat
 
 
 def plot_costs(points: Sequence[Point], path: Path) -> None:
-    """Accuracy against cost: a colour a mode, a marker a setting."""
-    figure, axes = plt.subplots(figsize=(9, 5))
+    """Accuracy against cost: a panel a setting, a colour a mode."""
     modes, settings = (list(dict.fromkeys(getattr(point, key) for point in points)) for key in ("mode", "setting"))
-    for point in points:
-        colour, marker = COLOURS[modes.index(point.mode)], MARKERS[settings.index(point.setting) % len(MARKERS)]
-        axes.errorbar(point.minutes, point.accuracy, yerr=point.std, fmt=marker, color=colour, capsize=2, markersize=7)
-    handles = [axes.plot([], [], "s", color=COLOURS[i], label=mode)[0] for i, mode in enumerate(modes)]
-    handles += [axes.plot([], [], MARKERS[i % len(MARKERS)], color="grey", label=name)[0] for i, name in enumerate(settings)]
-    axes.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.set_xscale("log")
-    axes.set_xlabel("minutes of one thread for a training")
-    axes.set_ylabel("test accuracy, %; bars: standard deviation over seeds")
-    axes.grid(alpha=0.3)
+    columns = min(3, len(settings))
+    rows = -(-len(settings) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False)
+    for panel, name in zip(panels.flat, settings, strict=False):
+        for point in points:
+            if point.setting == name:
+                colour = COLOURS[modes.index(point.mode)]
+                panel.errorbar(point.minutes, point.accuracy, yerr=point.std, fmt="o", color=colour, capsize=3)
+        panel.set_title(name, fontsize=8)
+        panel.grid(alpha=0.3)
+    for panel in panels.flat[len(settings) :]:
+        panel.set_visible(False)
+    handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS[place], label=mode) for place, mode in enumerate(modes)]
+    figure.legend(handles=handles, loc="upper center", ncols=len(modes), fontsize=8, bbox_to_anchor=(0.5, 1.03))
+    figure.supxlabel("minutes of training steps, one thread", fontsize=9)
+    figure.supylabel("test accuracy, %; bars: standard deviation over seeds", fontsize=9)
+    figure.tight_layout()
     _save(figure, path)
 
 

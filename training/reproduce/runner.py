@@ -1,13 +1,17 @@
 """Trials in processes of one thread each, until none is missing or the time is over. What is stopped is saved, and gone on with."""
 
+import hashlib
+import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -15,17 +19,18 @@ from pathlib import Path
 import click
 import torch
 
-from models.errors import BadWeights, Diverged, FipError
+from models.errors import BadWeights, FipError
 from training.datasets import read_split
 from training.image_weights import load_image_weights
+from training.reproduce.records import Records
 from training.reproduce.search import Known
-from training.reproduce.trial import Inputs, Record, Trial, read_record, train_trial, write_record
+from training.reproduce.trial import Inputs, Record, Trial, Up, train_trial, write_record
+from training.runstate import held
 
 STOP_S = 60.0  # for a worker that was asked to save
 WEIGHTS = {  # by network: the names that its 2D weights go by
     "resnet18": ("imagenet1k_resnet18_pq_small.npz", "resnet18-f37072fd.pth"),
     "resnet50": ("imagenet1k_resnet50_pq_large.npz", "resnet50-0676ba61.pth"),
-    "resnet152": ("resnet152-394f9c45.pth",),
     "cifar_resnet20": ("cifar10_resnet20.safetensors", "resnet20-12fca82f.th"),
     "cifar_resnet32": ("cifar10_resnet32.safetensors", "resnet32-d509ac18.th"),
     "cifar_resnet44": ("cifar10_resnet44.safetensors", "resnet44-014dd654.th"),
@@ -35,12 +40,13 @@ WEIGHTS = {  # by network: the names that its 2D weights go by
 
 @dataclass(frozen=True)
 class Places:
-    """Folders: ModelNet40's HDF5 files, 2D weights, records, training state; and the device that trains."""
+    """Folders: ModelNet40's HDF5 files, 2D weights, records, training state; which axis is up in the files; the device that trains."""
 
     data: Path
     weights: Path
     records: Path
     runs: Path
+    up: Up = "z"
     device: str = "cpu"
 
     def inputs(self) -> Inputs:
@@ -50,116 +56,136 @@ class Places:
         if not found:
             raise BadWeights("none of the 2D weights is here", where=str(self.weights), known=[names[0] for names in WEIGHTS.values()])
         digests = {network: load_image_weights(str(path)).sha256 for network, path in found.items()}
-        return Inputs(train, test, found, digests | {"train": train.digest, "test": test.digest}, self.runs / "cache")
+        digests |= {"train": train.digest, "test": test.digest}
+        return Inputs(train, test, found, digests, self.runs / "cache", self.up)
+
+    def run_dir(self, trial: Trial, inputs: Inputs) -> Path:
+        """Of its own for every recipe, weights and data."""
+        digest = hashlib.sha256(json.dumps(inputs.of(trial), sort_keys=True).encode()).hexdigest()
+        return self.runs / f"{trial.name}-{digest[:8]}"
 
     def _first(self, names: tuple[str, ...]) -> Path | None:
         return next((path for name in names if (path := self.weights / name).is_file()), None)
 
 
-class Records:
-    """What is on disk of finished trials, if it is of the same recipe, weights and data. Read once."""
+@dataclass
+class Outcome:
+    """How a call of `run` ended. failed: what went wrong, by trial; untrained: trials whose 2D weights are not here."""
 
-    def __init__(self, folder: Path, inputs: Inputs) -> None:
-        self._folder = folder
-        self._inputs = inputs
-        self._found: dict[str, Record] = {}
-
-    def known(self, trial: Trial) -> Record | None:
-        if trial.name not in self._found:
-            found = read_record(self._folder, trial)
-            if found is None or found.inputs != self._inputs.of(trial):
-                return None
-            self._found[trial.name] = found
-        return self._found[trial.name]
-
-    def trainable(self, trial: Trial) -> bool:
-        """Whether the 2D weights of its network are here; without them no arm of it is trained."""
-        return trial.network in self._inputs.weights
+    whole: bool = False
+    failed: dict[str, str] = field(default_factory=dict)
+    untrained: int = 0
 
 
-def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, until: float | None = None) -> bool:
+def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, until: float | None = None) -> Outcome:
     """Train what is missing, `jobs` trials at once, until nothing is, or the clock (time.monotonic) says `until`.
 
-    Returns whether nothing is missing. Raises: BadDataset, BadWeights, KeyboardInterrupt (once what runs is saved).
+    Trials that another command trains at the moment are left to it. Raises: BadDataset, BadWeights, BadOption (records of other
+    data), KeyboardInterrupt (Ctrl-C or SIGTERM; once what runs is saved).
     """
     inputs = places.inputs()
-    if lacking := [names[0] for network, names in WEIGHTS.items() if network not in inputs.weights]:
-        click.echo(f"not trained, because their 2D weights are not in {places.weights}: networks of {', '.join(lacking)}")
     records = Records(places.records, inputs)
+    outcome = Outcome()
+    if not _todo(missing, records, outcome):
+        outcome.whole = not outcome.untrained
+        return outcome
+    inputs.test_samples(Trial("resnet18", 1, 1, "scratch", 1.0, 0).recipe(places.up)).close()
     workers = [_Worker(places) for _ in range(jobs)]
-    failed: set[str] = set()
-    done, began = 0, time.monotonic()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers save
     try:
-        while True:
-            going = {worker.trial.name for worker in workers if worker.trial}
-            todo = [trial for trial in missing(records.known) if trial.name not in going | failed and records.trainable(trial)]
-            for worker, trial in zip([worker for worker in workers if not worker.trial], todo, strict=False):
-                worker.begin(trial)
-            busy = [worker for worker in workers if worker.trial]
-            if not busy:
-                return not todo and not failed
-            ready = wait([worker.line for worker in busy], timeout=1.0 if until is None else max(0.0, min(1.0, until - time.monotonic())))
-            for worker in busy:
-                if worker.line not in ready:
-                    continue
-                trial, said = worker.finished()
-                done += 1
-                if said:
-                    failed.add(trial.name)
-                left = (time.monotonic() - began) / done * max(0, len(todo) + len(busy) - 1)
-                click.echo(f"{trial.name}: {said or _told(records.known(trial))}; {len(todo)} more known of, about {left / 3600:.1f} h")
-            if until is not None and time.monotonic() >= until:
-                click.echo("the time is over; what runs is saved")
-                return False
+        _train(missing, records, outcome, workers, until)
     finally:
         signal.signal(signal.SIGTERM, before)
         for worker in workers:
             worker.stop()
         for worker in workers:
             worker.join()
+    return outcome
+
+
+def _todo(missing: Callable[[Known], list[Trial]], records: Records, outcome: Outcome) -> list[Trial]:
+    found = missing(records.known)
+    able = [trial for trial in found if records.trainable(trial)]
+    outcome.untrained = len(found) - len(able)
+    return [trial for trial in able if trial.name not in outcome.failed]
+
+
+def _train(
+    missing: Callable[[Known], list[Trial]], records: Records, outcome: Outcome, workers: list["_Worker"], until: float | None
+) -> None:
+    done, began = 0, time.monotonic()
+    while True:
+        going = {worker.trial.name for worker in workers if worker.trial}
+        todo = [trial for trial in _todo(missing, records, outcome) if trial.name not in going]
+        for worker, trial in zip([worker for worker in workers if not worker.trial], todo, strict=False):
+            worker.begin(trial)
+        busy = [worker for worker in workers if worker.trial]
+        if not busy:
+            outcome.whole = not todo and not outcome.failed and not outcome.untrained
+            return
+        ready = wait([worker.line for worker in busy], timeout=1.0 if until is None else max(0.0, min(1.0, until - time.monotonic())))
+        for worker in (worker for worker in busy if worker.line in ready):
+            trial, said = worker.finished()
+            done += 1
+            if said:
+                outcome.failed[trial.name] = said
+            left = (time.monotonic() - began) / done * max(0, len(todo) - 1)
+            click.echo(f"{trial.name}: {said or _told(records.known(trial))}; {len(todo)} more known of, about {left / 3600:.1f} h")
+        if until is not None and time.monotonic() >= until:
+            click.echo("the time is over; what runs is saved")
+            return
 
 
 def _told(record: Record | None) -> str:
     if record is None:
         return "no record was written"
     test = "" if record.test is None else f", test {record.test:.2%}"
-    return f"held-out {record.held_out:.2%}{test}, {record.seconds:.0f} s"
+    return f"{'diverged, ' * record.diverged}held-out {record.held_out:.2%}{test}, {record.seconds:.0f} s"
 
 
 class _Worker:
-    """A process that trains one trial after the other."""
+    """A process that trains one trial after the other; a new one where it dies."""
 
     def __init__(self, places: Places) -> None:
+        self._places = places
+        self.trial: Trial | None = None
+        self._start()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.line, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_work, args=(theirs, places), daemon=True)
-        self.process.start()
+        self._process: SpawnProcess = context.Process(target=_work, args=(theirs, self._places), daemon=True)
+        self._process.start()
         theirs.close()
-        self.trial: Trial | None = None
 
     def begin(self, trial: Trial) -> None:
         self.trial = trial
-        self.line.send(trial)
+        try:
+            self.line.send(trial)
+        except BrokenPipeError:
+            self._start()
+            self.line.send(trial)
 
     def finished(self) -> tuple[Trial, str | None]:
-        """The trial, and what went wrong with it. Raises: RuntimeError (the process died)."""
+        """The trial, and what went wrong with it."""
         assert self.trial is not None
+        trial, self.trial = self.trial, None
         try:
             said: str | None = self.line.recv()
-        except EOFError as error:
-            raise RuntimeError(f"the process that trained {self.trial.name} died; its log is in its run directory") from error
-        trial, self.trial = self.trial, None
+        except (EOFError, ConnectionResetError):
+            self._process.join()
+            said = f"its process died, exit code {self._process.exitcode}"
+            self._start()
         return trial, said
 
     def stop(self) -> None:
-        if self.process.is_alive():
-            self.process.terminate()
+        if self._process.is_alive():
+            self._process.terminate()
 
     def join(self) -> None:
-        self.process.join(STOP_S)
-        if self.process.is_alive():
-            self.process.kill()
+        self._process.join(STOP_S)
+        if self._process.is_alive():
+            self._process.kill()
 
 
 def _work(line: Connection, places: Places) -> None:
@@ -170,16 +196,20 @@ def _work(line: Connection, places: Places) -> None:
     inputs = places.inputs()
     while True:
         trial: Trial = line.recv()
-        run_dir = places.runs / trial.name
+        run_dir = places.run_dir(trial, inputs)
         run_dir.mkdir(parents=True, exist_ok=True)
         with (run_dir / "log.txt").open("a", encoding="utf-8", buffering=1) as log:
             sys.stdout = sys.stderr = log
             try:
-                line.send(_one(trial, inputs, places, run_dir))
+                said = _one(trial, inputs, places, run_dir)
             except KeyboardInterrupt:
                 return
+            except Exception as error:  # whatever it is, it is this trial's
+                traceback.print_exc(file=log)
+                said = f"{type(error).__name__}: {error} ({run_dir / 'log.txt'})"
             finally:
                 sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        line.send(said)
 
 
 def _end_with_parent() -> None:
@@ -191,16 +221,11 @@ def _end_with_parent() -> None:
 
 
 def _one(trial: Trial, inputs: Inputs, places: Places, run_dir: Path) -> str | None:
-    """None, or what went wrong."""
+    """None, or what went wrong. Once there is a record, nothing else is kept of the trial."""
     try:
-        record = train_trial(trial, inputs, run_dir, places.device)
-    except Diverged as error:
-        if not trial.search:
-            return str(error)
-        record = Record.diverged(trial, inputs)
+        with held(run_dir):
+            write_record(places.records, trial, train_trial(trial, inputs, run_dir, places.device))
+            shutil.rmtree(run_dir)
     except FipError as error:
         return str(error)
-    write_record(places.records, trial, record)
-    for path in run_dir.glob("state.pt"):
-        path.unlink()
     return None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.reproduce.arms import AXIS_MODES, ORDERS, STAGE_SETS
+from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
 from training.reproduce.search import Choice, Group, Known, choose
 from training.reproduce.stats import Mean, mean_of, paired
 from training.reproduce.trial import Record
@@ -18,14 +18,14 @@ NAMES = {  # arm -> what it is, in words
     "random-io": "random filters and norms frozen",
     "fip-io-recalibrated": "FIP-IO, statistics estimated anew once, then frozen",
     "random-io-recalibrated": "random filters, statistics estimated once, then frozen",
-    "fip-all-mean": "FIP-ALL, filters scaled by 1/3",
-    "fip-iobn-mean": "FIP-IO+BN, filters scaled by 1/3",
-    "fip-ioms-mean": "FIP-IOms, filters scaled by 1/3",
-    "fip-io-mean": "FIP-IO, filters scaled by 1/3",
+    "fip-all-mean": "FIP-ALL, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
+    "fip-iobn-mean": "FIP-IO+BN, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
+    "fip-ioms-mean": "FIP-IOms, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
+    "fip-io-mean": "FIP-IO, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
     "fip-all-tied": "FIP-ALL, filters stay 2D (tied)",
     "scratch-tied": "scratch, filters are 2D (tied)",
-    "scratch-cyclic": "scratch, the public code's learning rate",
-    "fip-all-cyclic": "FIP-ALL, the public code's learning rate",
+    "scratch-cyclic": "scratch, cyclic learning rate",
+    "fip-all-cyclic": "FIP-ALL, cyclic learning rate",
 }
 
 SHORT = {"scratch": "scratch", "fip-all": "FIP-ALL", "fip-iobn": "FIP-IO+BN", "fip-ioms": "FIP-IOms", "fip-io": "FIP-IO"}
@@ -33,6 +33,7 @@ NAMES |= {
     f"fip-{mode}-{order}": f"{SHORT[f'fip-{mode}']}: repeated along {order[0]}, height along {order[1]}, width along {order[2]}"
     for mode in AXIS_MODES
     for order in ORDERS
+    if order != DEFAULT_ORDER
 }
 NAMES |= {f"fip-all-stages{name}": f"stages {', '.join(name)} from image weights, everything trained" for name in STAGE_SETS}
 
@@ -56,8 +57,13 @@ class Result:
 
     @property
     def minutes(self) -> float:
-        """Of one trial's training, on average, in processor time."""
-        return sum(record.cpu_seconds for record in self.records.values()) / 60 / max(len(self.records), 1)
+        """Of one trial's training steps, on average: the time of a processor's thread, on a GPU by the clock."""
+        return sum(cost(record) for record in self.records.values()) / 60 / max(len(self.records), 1)
+
+
+def cost(record: Record) -> float:
+    """Seconds of the training steps: of a thread, on a GPU by the clock."""
+    return record.cpu_seconds if "thread" in record.machine else record.seconds
 
 
 def results(group: Group, known: Known) -> dict[str, Result]:
@@ -74,13 +80,13 @@ def gap(found: dict[str, Result], first: str, second: str) -> Mean | None:
     return paired(found[first].tests, found[second].tests) if first in found and second in found else None
 
 
-def spent(groups: tuple[Group, ...], known: Known) -> tuple[int, float]:
-    """Trials that are done, and their hours of processor time."""
+def every_record(groups: tuple[Group, ...], known: Known) -> list[Record]:
+    """Of all trials of the groups that are done, those of searches among them; each once."""
     records: dict[str, Record] = {}
     for group in groups:
-        for result in results(group, known).values():
+        for arm, result in results(group, known).items():
             records |= {record.trial: record for record in result.records.values()}
-        for arm in group.arms:
-            for lr in choose(group, arm, known).scores:
-                records |= {record.trial: record for trial in group.tried(group.rate_of.get(arm, arm), lr) if (record := known(trial))}
-    return len(records), sum(record.cpu_seconds for record in records.values()) / 3600
+            for lr in result.choice.scores:
+                tried = (known(trial) for trial in group.tried(group.rate_of.get(arm, arm), lr))
+                records |= {record.trial: record for record in tried if record}
+    return list(records.values())
