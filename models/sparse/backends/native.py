@@ -151,7 +151,9 @@ class NativeEngine:
         out = ARENA.empty(len(kernel_map.sizes), cin, stride)
         lines = self._sum_lines(feats, kernel_map, threads)
         low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
-        if products == torch.bfloat16 and not low:
+        if low:
+            feats, lines, grad = (self._rounded(each, threads) for each in (feats, lines, grad))
+        elif products == torch.bfloat16:
             feats, lines, grad = (each.to(products).float() for each in (feats, lines, grad))
         where, kept = map_pairs(kernel_map)
         task = GradCall(where, address(feats), address(lines), address(grad), address(out), cin, stride, threads)

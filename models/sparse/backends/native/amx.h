@@ -3,8 +3,10 @@
 Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 and 7 columns of the right one. */
 #define TILE_ROWS 32 /* pairs of a convolution that are multiplied at once */
 #define MOST_STEPS 1024
-#define LONG_CHUNK 256 /* pairs of a weight gradient between two visits to its sums */
-#define WIDE 256       /* its columns for which the left factor is turned once */
+#define LONG_CHUNK 256  /* pairs of a weight gradient between two visits to its sums */
+#define GRAD_BLOCK 2048 /* its output rows for which all taps are visited, while these rows and their neighbours are in the second-level cache */
+#define WIDE 256        /* channels of either side that are brought into order at once */
+#define PARTS 8         /* of it for each thread, so that none waits long for the last one */
 
 static const int TILE_MOST[5] = {0, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS};
 
@@ -78,29 +80,69 @@ static void multiply_tiles(int vecs, int rows, const float *const *a, const floa
         for (int v = 0; v < vecs; v++) store(c[r] + v * W, load(c[r] + v * W) + load(sums + r * PANEL + v * W));
 }
 
-/* Rows of some pairs of a tap, woven and turned: from (steps, 2) rows of `channels` to stretches of 16 steps, each (channels, 16). */
-static void turn(const float *const *x, int64_t pairs, int64_t channels, float *to) {
-    for (int64_t first = 0; first < pairs; first += 32, to += 16 * channels)
-        for (int64_t c = 0; c < channels; c += 16) {
-            __m512i row[16];
-            for (int64_t step = 0; step < 16; step++) {
-                int64_t p = first + 2 * step;
-                float both[16] __attribute__((aligned(64)));
-                if (p < pairs) weave(x[p] + c, p + 1 < pairs ? x[p + 1] + c : 0, 16, both);
-                row[step] = p < pairs ? _mm512_load_si512((const void *)both) : _mm512_setzero_si512();
-            }
-            transpose(row);
-            for (int64_t i = 0; i < 16; i++) _mm512_store_si512((void *)(to + (c + i) * 16), row[i]);
+/* 32 rows change places with their channels, from bfloat16: x[0..32] -> stretches of 16 steps, (channels, 16). channels: a multiple of 8.
+
+Rows 8 apart share a vector, so that what is left is to turn 8 x 8 values in each quarter of eight vectors. */
+static void turn(const uint16_t *const *x, int64_t channels, float *to) {
+    for (int64_t c = 0; c < channels; c += 8) {
+        __m512i row[8], t[8];
+        for (int i = 0; i < 8; i++) {
+            row[i] = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(x[i] + c)));
+            row[i] = _mm512_mask_broadcast_i32x4(row[i], 0x00f0, _mm_loadu_si128((const void *)(x[8 + i] + c)));
+            row[i] = _mm512_mask_broadcast_i32x4(row[i], 0x0f00, _mm_loadu_si128((const void *)(x[16 + i] + c)));
+            row[i] = _mm512_mask_broadcast_i32x4(row[i], 0xf000, _mm_loadu_si128((const void *)(x[24 + i] + c)));
         }
+        for (int i = 0; i < 8; i += 2) {
+            t[i] = _mm512_unpacklo_epi16(row[i], row[i + 1]);
+            t[i + 1] = _mm512_unpackhi_epi16(row[i], row[i + 1]);
+        }
+        for (int i = 0; i < 8; i += 4)
+            for (int j = 0; j < 2; j++) {
+                row[i + 2 * j] = _mm512_unpacklo_epi32(t[i + j], t[i + j + 2]);
+                row[i + 2 * j + 1] = _mm512_unpackhi_epi32(t[i + j], t[i + j + 2]);
+            }
+        for (int j = 0; j < 4; j++) {
+            _mm512_store_si512((void *)(to + (c + 2 * j) * 16), _mm512_unpacklo_epi64(row[j], row[j + 4]));
+            _mm512_store_si512((void *)(to + (c + 2 * j + 1) * 16), _mm512_unpackhi_epi64(row[j], row[j + 4]));
+        }
+    }
 }
 
-/* out (16 or 32, stride) += left times right, for the pairs of a chunk. left: stretches of (channels, 16); right (steps, columns). */
+/* Two rows side by side. Of 32 columns the first vector gets every first half of a quarter, as that costs one instruction: `untangle`. */
+static void tangle(const uint16_t *a, const uint16_t *b, int64_t columns, float *to) {
+    int64_t c = 0;
+    for (; c + 32 <= columns; c += 32) {
+        __m512i first = _mm512_loadu_si512((const void *)(a + c)), second = _mm512_loadu_si512((const void *)(b + c));
+        _mm512_store_si512((void *)(to + c), _mm512_unpacklo_epi16(first, second));
+        _mm512_store_si512((void *)(to + c + 16), _mm512_unpackhi_epi16(first, second));
+    }
+    if (c < columns) weave_low(a + c, b + c, columns - c, to + c);
+}
+
+/* Sums (rows, 32) of tangled columns, put in order. */
+static void untangle(float *sums, int64_t stride, int64_t rows) {
+    const __m512i first = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), second = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+    for (int64_t row = 0; row < rows; row++, sums += stride) {
+        __m512d a = (__m512d)_mm512_loadu_ps(sums), b = (__m512d)_mm512_loadu_ps(sums + 16);
+        _mm512_storeu_ps(sums, (__m512)_mm512_permutex2var_pd(a, first, b));
+        _mm512_storeu_ps(sums + 16, (__m512)_mm512_permutex2var_pd(a, second, b));
+    }
+}
+
+/* out (16 or 32, stride) = or += left times right, for the pairs of a chunk. left: stretches of (channels, 16); right (steps, columns). */
 ALWAYS void add_products(const float *left, int64_t channels, const float *right, int64_t columns, int64_t steps, float *out, int64_t stride,
-                         int second_rows, int second_columns) {
-    _tile_loadd(0, out, 4 * stride);
-    if (second_columns) _tile_loadd(1, out + W, 4 * stride);
-    if (second_rows) _tile_loadd(2, out + 16 * stride, 4 * stride);
-    if (second_rows && second_columns) _tile_loadd(3, out + 16 * stride + W, 4 * stride);
+                         int begins, int second_rows, int second_columns) {
+    if (begins) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, out, 4 * stride);
+        if (second_columns) _tile_loadd(1, out + W, 4 * stride);
+        if (second_rows) _tile_loadd(2, out + 16 * stride, 4 * stride);
+        if (second_rows && second_columns) _tile_loadd(3, out + 16 * stride + W, 4 * stride);
+    }
     for (int64_t k = 0; k < steps; k += 16, left += 16 * channels, right += 16 * columns) {
         _tile_loadd(4, left, 64);
         _tile_loadd(6, right, 4 * columns);
@@ -121,44 +163,65 @@ ALWAYS void add_products(const float *left, int64_t channels, const float *right
     if (second_rows && second_columns) _tile_stored(3, out + 16 * stride + W, 4 * stride);
 }
 
-/* Rows `from`..`to` of dW of one tap, in the columns `column`..`column + columns`. Whole tiles of each. */
-static void gradient_of_tiles(const struct fip_grad *q, int64_t tap, int64_t from, int64_t to, int64_t column, int64_t columns) {
-    float left[SHARE * LONG_CHUNK / 2] __attribute__((aligned(64))), right[WIDE * LONG_CHUNK / 2] __attribute__((aligned(64)));
-    float *out = q->out + (tap * q->cin + from) * q->stride + column;
-    int64_t channels = to - from;
-    for (int64_t row = 0; row < channels; row++) memset(out + row * q->stride, 0, (size_t)columns * sizeof(float));
-    for (int64_t pair = q->map.starts[tap]; pair < q->map.starts[tap + 1]; pair += LONG_CHUNK) {
-        int64_t count = q->map.starts[tap + 1] - pair < LONG_CHUNK ? q->map.starts[tap + 1] - pair : LONG_CHUNK;
-        int64_t steps = (count + 31) / 32 * 16;
-        const float *x[LONG_CHUNK];
-        for (int64_t p = 0; p < count; p++) x[p] = row_of(q, q->map.in_rows[pair + p]) + from;
-        turn(x, count, channels, left);
-        for (int64_t step = 0; step < steps; step++) {
-            const int32_t *rows = q->map.out_rows + pair + 2 * step;
-            float *woven = right + step * columns;
-            if (2 * step < count)
-                weave(q->grad + rows[0] * q->stride + column, 2 * step + 1 < count ? q->grad + rows[1] * q->stride + column : 0, columns, woven);
-            else
-                memset(woven, 0, (size_t)columns * sizeof(float));
-        }
-        for (int64_t i = 0; i < channels; i += 32)
-            for (int64_t j = 0; j < columns; j += 32) {
-                float *sums = out + i * q->stride + j;
-                if (i + 32 <= channels && j + 32 <= columns)
-                    add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, 1, 1);
-                else
-                    add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, i + 32 <= channels, j + 32 <= columns);
-            }
+/* A part of dW: these taps, rows `from`..`from + channels`, columns `column`..`column + columns`. Whole tiles of each. */
+struct part {
+    int64_t tap, taps, from, channels, column, columns;
+};
+
+/* Up to LONG_CHUNK pairs of a tap. */
+static void add_chunk(const struct fip_grad *q, const struct part *part, int64_t tap, int64_t pair, int64_t count) {
+    static const uint16_t zeros[WIDE];
+    float left[WIDE * LONG_CHUNK / 2] __attribute__((aligned(64))), right[WIDE * LONG_CHUNK / 2] __attribute__((aligned(64)));
+    int64_t channels = part->channels, columns = part->columns, steps = (count + 31) / 32 * 16;
+    const uint16_t *x[LONG_CHUNK], *g[LONG_CHUNK];
+    for (int64_t p = 0; p < 2 * steps; p++) {
+        x[p] = p < count ? (const uint16_t *)row_of(q, q->map.in_rows[pair + p], q->cin / 2) + part->from : zeros;
+        g[p] = p < count ? (const uint16_t *)q->grad + q->map.out_rows[pair + p] * q->stride + part->column : zeros;
     }
+    for (int64_t step = 0; step < steps; step += 16) {
+        turn(x + 2 * step, channels, left + step * channels);
+        for (int64_t s = step; s < step + 16; s++) tangle(g[2 * s], g[2 * s + 1], columns, right + s * columns);
+    }
+    int begins = pair == q->map.starts[tap], ends = pair + count == q->map.starts[tap + 1];
+    for (int64_t i = 0; i < channels; i += 32)
+        for (int64_t j = 0; j < columns; j += 32) {
+            float *sums = q->out + (tap * q->cin + part->from + i) * q->stride + part->column + j;
+            int rows = i + 32 <= channels, more = j + 32 <= columns;
+            if (rows && more)
+                add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, begins, 1, 1);
+            else
+                add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, begins, rows, more);
+            if (ends && more) untangle(sums, q->stride, rows ? 32 : 16);
+        }
+}
+
+/* Block of output rows after block, so that rows which several taps read are still near; the blocks are the same for all threads. */
+static void gradient_of_tiles(const struct fip_grad *q, const struct part *part) {
+    for (int64_t tap = part->tap; tap < part->tap + part->taps; tap++)
+        if (q->map.starts[tap] == q->map.starts[tap + 1])
+            for (int64_t row = part->from; row < part->from + part->channels; row++)
+                memset(q->out + (tap * q->cin + row) * q->stride + part->column, 0, (size_t)part->columns * sizeof(float));
+    for (int64_t row = 0; row < q->map.num_out; row += GRAD_BLOCK)
+        for (int64_t tap = part->tap; tap < part->tap + part->taps; tap++) {
+            int64_t start = q->map.starts[tap], count = q->map.starts[tap + 1] - start;
+            const int32_t *rows = q->map.out_rows + start;
+            int64_t pair = lower_bound(rows, count, row), end = pair + lower_bound(rows + pair, count - pair, row + GRAD_BLOCK);
+            for (; pair < end; pair += LONG_CHUNK) add_chunk(q, part, tap, start + pair, end - pair < LONG_CHUNK ? end - pair : LONG_CHUNK);
+        }
 }
 
 static void gradient_by_tiles(const struct fip_grad *q) {
-    int64_t wides = (q->stride + WIDE - 1) / WIDE, parts = (q->cin + SHARE - 1) / SHARE, items = q->map.taps * wides * parts;
+    int64_t wides = (q->stride + WIDE - 1) / WIDE, shares = (q->cin + WIDE - 1) / WIDE, taps = q->map.taps;
+    if (q->threads > 1) taps = (taps * wides * shares + PARTS * q->threads - 1) / (PARTS * q->threads);
+    if (taps > q->map.taps) taps = q->map.taps;
+    int64_t groups = (q->map.taps + taps - 1) / taps;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
-    for (int64_t item = 0; item < items; item++) {
-        int64_t from = item % parts * SHARE, column = item / parts % wides * WIDE, tap = item / parts / wides;
+    for (int64_t item = 0; item < groups * wides * shares; item++) {
+        int64_t from = item % shares * WIDE, column = item / shares % wides * WIDE, tap = item / shares / wides * taps;
+        struct part part = {tap, q->map.taps - tap < taps ? q->map.taps - tap : taps, from, q->cin - from < WIDE ? q->cin - from : WIDE,
+                            column, q->stride - column < WIDE ? q->stride - column : WIDE};
         begin_tiles(16);
-        gradient_of_tiles(q, tap, from, from + SHARE < q->cin ? from + SHARE : q->cin, column, column + WIDE < q->stride ? WIDE : q->stride - column);
+        gradient_of_tiles(q, &part);
         end_tiles();
     }
 }

@@ -64,6 +64,16 @@ static void weave(const float *a, const float *b, int64_t channels, float *to) {
     }
 }
 
+/* The same of rows that are bfloat16 already. */
+static void weave_low(const uint16_t *a, const uint16_t *b, int64_t channels, float *to) {
+    for (int64_t c = 0; c < channels; c += 16) {
+        __mmask16 here = channels - c < 16 ? (__mmask16)((1u << (channels - c)) - 1) : 0xffff;
+        __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, a + c));
+        __m512i second = b ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, b + c)) : _mm512_setzero_si512();
+        _mm512_storeu_ps(to + c, (__m512)_mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+    }
+}
+
 /* Rows and columns change places: 16 vectors of 16 values of 32 bits. */
 static void transpose(__m512i row[16]) {
     __m512i t[16];

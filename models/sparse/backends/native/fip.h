@@ -26,8 +26,8 @@ struct fip_conv {
 /* dW[k] = sum over pairs of feats[i]^T grad[o]; `grad` and `out` rows are `stride` apart, a multiple of the vector width. */
 struct fip_grad {
     struct fip_map map;
-    const float *feats, *lines, *grad; /* (S, Cin), (E, Cin), (T, stride) */
-    float *out;                        /* (K, Cin, stride) */
+    const void *feats, *lines, *grad; /* (S, Cin), (E, Cin), (T, stride): float, or bfloat16, Cin rounded up to even, for such products */
+    float *out;                       /* (K, Cin, stride) */
     int64_t cin, stride;
     int32_t threads;
 };
