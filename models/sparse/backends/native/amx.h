@@ -1,14 +1,16 @@
 /* What kernels.c needs where the processor multiplies tiles of bfloat16 (AMX): 16 rows of 32 channels by 32 channels of 16 columns.
 
 Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 and 7 columns of the right one. */
-#define TILE_ROWS 32 /* pairs of a convolution that are multiplied at once */
-#define MOST_STEPS 1024
+#define TILE_ROWS 32   /* pairs of a convolution that are multiplied at once */
+#define MOST_PAIRS 128 /* of it that are laid side by side at once */
+#define LEFT 32768     /* most floats that they take */
+#define MOST_STEPS (LEFT / TILE_ROWS)
+#define MOST_PANELS 4 /* for which that is done once */
+#define SUMS (1 << 18) /* most sums of a block, which stay in the second-level cache beside the weights of a tap */
 #define LONG_CHUNK 256  /* pairs of a weight gradient between two visits to its sums */
 #define GRAD_BLOCK 2048 /* its output rows for which all taps are visited, while these rows and their neighbours are in the second-level cache */
 #define WIDE 256        /* channels of either side that are brought into order at once */
 #define PARTS 8         /* of it for each thread, so that none waits long for the last one */
-
-static const int TILE_MOST[5] = {0, TILE_ROWS, TILE_ROWS, TILE_ROWS, TILE_ROWS};
 
 /* Steps (pairs of channels) of a tile where an input row has so many in all; 0 where tiles do not fit. */
 static int tile_steps(int64_t steps) { return steps > MOST_STEPS ? 0 : steps % 16 == 0 ? 16 : steps == 8 ? 8 : 0; }
@@ -46,38 +48,97 @@ ALWAYS void multiply_stretch(const float *left, const float *right, int64_t step
     }
 }
 
-/* As `tile_bf16`, for up to TILE_ROWS rows: they are laid side by side first, and sums go to their rows at the end. */
-static void multiply_tiles(int vecs, int rows, const float *const *a, const float *b, float *const *c, int64_t steps) {
-    float left[TILE_ROWS * MOST_STEPS] __attribute__((aligned(64)));
-    float sums[TILE_ROWS * PANEL] __attribute__((aligned(64)));
-    int tile = tile_steps(steps);
-    for (int r = 0; r < rows; r++)
-        for (int64_t k = 0; k < steps; k += tile) {
-            float *to = left + k * TILE_ROWS + r * tile;
-            if (tile == 16)
-                _mm512_store_ps(to, _mm512_loadu_ps(a[r] + k));
-            else
-                _mm256_store_ps(to, _mm256_loadu_ps(a[r] + k));
-        }
-    for (int r = rows; r & 15; r++) /* what a tile has beside them */
-        for (int64_t k = 0; k < steps; k += tile) memset(left + k * TILE_ROWS + r * tile, 0, sizeof(float) * (size_t)tile);
-    for (int v = 0; v < vecs; v += 2) {
-        int more_rows = rows > 16, more_columns = v + 1 < vecs;
+/* Some pairs of a tap in a block. left: TILE_ROWS of them after the other, each in stretches of `tile` steps of all rows. */
+struct laid {
+    float left[LEFT] __attribute__((aligned(64)));
+    float *out[MOST_PAIRS]; /* where their sums go, in the first column of the block */
+    int64_t count;
+};
+
+static void lay(const struct fip_conv *q, int64_t steps, int tile, int64_t pair, int64_t column, struct laid *some) {
+    const int32_t *in_rows = q->map.in_rows + pair, *out_rows = q->map.out_rows + pair;
+    for (int64_t p = 0; p < some->count; p++) {
+        int64_t in = in_rows[p];
+        const float *from = in < q->map.num_in ? (const float *)q->feats + in * steps : (const float *)q->lines + (in - q->map.num_in) * steps;
+        float *to = some->left + p / TILE_ROWS * TILE_ROWS * steps + p % TILE_ROWS * tile;
+        some->out[p] = q->out + out_rows[p] * q->out_stride + column;
+        if (tile == 16)
+            for (int64_t k = 0; k < steps; k += 16, to += TILE_ROWS * 16) _mm512_store_ps(to, _mm512_loadu_ps(from + k));
+        else
+            _mm256_store_ps(to, _mm256_loadu_ps(from));
+    }
+}
+
+static void add_sums(const float *sums, float *const *out, int64_t rows, int64_t column, int more_columns) {
+    for (int64_t r = 0; r < rows; r++, sums += 32) {
+        float *to = out[r] + column;
+        store(to, load(to) + load(sums));
+        if (more_columns) store(to + W, load(to + W) + load(sums + W));
+    }
+}
+
+/* Up to 32 columns of a panel: the sums of some pairs go to their rows while the next ones are multiplied. */
+static void multiply_columns(const struct laid *some, const float *right, int64_t steps, int tile, int64_t stride, int64_t column, int more_columns) {
+    float sums[2][TILE_ROWS * 32] __attribute__((aligned(64)));
+    int64_t p = 0;
+    for (; p < some->count; p += TILE_ROWS) {
+        const float *left = some->left + p * steps;
+        float *to = sums[p / TILE_ROWS & 1];
+        int more_rows = some->count - p > 16;
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
         if (more_rows && more_columns)
-            multiply_stretch(left, b + v * W, steps, tile, vecs * W, 1, 1);
+            multiply_stretch(left, right, steps, tile, stride, 1, 1);
         else
-            multiply_stretch(left, b + v * W, steps, tile, vecs * W, more_rows, more_columns);
-        _tile_stored(0, sums + v * W, 4 * PANEL);
-        if (more_columns) _tile_stored(1, sums + (v + 1) * W, 4 * PANEL);
-        if (more_rows) _tile_stored(2, sums + 16 * PANEL + v * W, 4 * PANEL);
-        if (more_rows && more_columns) _tile_stored(3, sums + 16 * PANEL + (v + 1) * W, 4 * PANEL);
+            multiply_stretch(left, right, steps, tile, stride, more_rows, more_columns);
+        _tile_stored(0, to, 128);
+        if (more_columns) _tile_stored(1, to + W, 128);
+        if (more_rows) _tile_stored(2, to + 16 * 32, 128);
+        if (more_rows && more_columns) _tile_stored(3, to + 16 * 32 + W, 128);
+        if (p) add_sums(sums[p / TILE_ROWS + 1 & 1], some->out + p - TILE_ROWS, TILE_ROWS, column, more_columns);
     }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++) store(c[r] + v * W, load(c[r] + v * W) + load(sums + r * PANEL + v * W));
+    p -= TILE_ROWS;
+    add_sums(sums[p / TILE_ROWS & 1], some->out + p, some->count - p, column, more_columns);
+}
+
+/* All taps of one block of rows and of some panels of columns. */
+static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, int64_t first, int64_t last, int64_t column, int64_t columns) {
+    struct laid some;
+    int64_t most = LEFT / steps / TILE_ROWS * TILE_ROWS;
+    if (most > MOST_PAIRS) most = MOST_PAIRS;
+    begin(q, first, last, column, columns);
+    for (int64_t tap = 0; tap < q->map.taps; tap++) {
+        int64_t start = q->map.starts[tap], count = q->map.starts[tap + 1] - start;
+        const int32_t *out_rows = q->map.out_rows + start;
+        int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
+        for (; pair < end; pair += some.count) {
+            some.count = end - pair < most ? end - pair : most;
+            lay(q, steps, tile, start + pair, column, &some);
+            for (int64_t panel = column; panel < column + columns; panel += PANEL) {
+                int64_t wide = column + columns - panel < PANEL ? column + columns - panel : PANEL;
+                const float *weights = (const float *)q->packed + (panel * q->map.taps + tap * wide) * steps;
+                for (int64_t j = 0; j < wide; j += 32) multiply_columns(&some, weights + j, steps, tile, wide, panel - column + j, j + W < wide);
+            }
+        }
+    }
+    if (q->relu) rectify(q, first, last, column, columns);
+}
+
+static void conv_by_tiles(const struct fip_conv *q, int64_t steps, int tile) {
+    int64_t rows = q->map.num_out, panels = (q->out_stride + PANEL - 1) / PANEL, together = panels < MOST_PANELS ? panels : MOST_PANELS;
+    int64_t size = SUMS / (together * PANEL), parts = (panels + together - 1) / together;
+    while (q->threads > 1 && size > SMALLEST_BLOCK && rows / size * parts < ITEMS * q->threads) size /= 2;
+    int64_t blocks = (rows + size - 1) / size;
+#pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
+    for (int64_t item = 0; item < blocks * parts; item++) {
+        int64_t first = item % blocks * size, last = first + size < rows ? first + size : rows;
+        int64_t column = item / blocks * together * PANEL, columns = together * PANEL;
+        begin_tiles(tile);
+        tiles_of_block(q, steps, tile, first, last, column, q->out_stride - column < columns ? q->out_stride - column : columns);
+        end_tiles();
+    }
 }
 
 /* 32 rows change places with their channels, from bfloat16: x[0..32] -> stretches of 16 steps, (channels, 16). channels: a multiple of 8.

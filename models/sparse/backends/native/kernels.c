@@ -109,12 +109,6 @@ ALWAYS void outer(const int rows, const int vecs, const float *const *x, const f
 #ifdef __AVX512BF16__
 #include "bf16.h"
 #endif
-#ifdef __AMX_BF16__
-#include "amx.h"
-#define MOST_ROWS TILE_ROWS
-#else
-#define MOST_ROWS MAX_ROWS
-#endif
 
 /* A switch over the number of rows makes each a constant, so that the sums of `kernel` are registers. */
 #define CASE(n, kernel, vecs, ...) \
@@ -187,7 +181,6 @@ struct way {
     multiply *times;
     const int *most;
     int64_t steps;
-    int tile; /* steps of a tile, 0 where none are used */
 };
 
 /* All taps of one block of rows and one panel of columns. */
@@ -202,8 +195,8 @@ static void block_of(const struct fip_conv *q, const struct way *way, int64_t fi
         int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
         while (pair < end) {
             int rows = end - pair < most ? (int)(end - pair) : most;
-            const float *a[MOST_ROWS];
-            float *c[MOST_ROWS];
+            const float *a[MAX_ROWS];
+            float *c[MAX_ROWS];
             for (int r = 0; r < rows; r++) {
                 int64_t from = in_rows[pair + r];
                 a[r] = from < q->map.num_in ? (const float *)q->feats + from * steps : (const float *)q->lines + (from - q->map.num_in) * steps;
@@ -229,26 +222,24 @@ static void conv(const struct fip_conv *q, struct way way) {
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < blocks * panels; item++) {
         int64_t first = item % blocks * size, last = first + size < rows ? first + size : rows;
-#ifdef __AMX_BF16__
-        if (way.tile) begin_tiles(way.tile);
-#endif
         block_of(q, &way, first, last, item / blocks);
-#ifdef __AMX_BF16__
-        if (way.tile) end_tiles();
-#endif
     }
 }
 
-static void conv_float(const struct fip_conv *q) { conv(q, (struct way){multiply_float, ROWS, q->cin, 0}); }
+static void conv_float(const struct fip_conv *q) { conv(q, (struct way){multiply_float, ROWS, q->cin}); }
+
+#ifdef __AMX_BF16__
+#include "amx.h"
+#endif
 
 #ifdef __AVX512BF16__
 static void conv_bf16(const struct fip_conv *q) {
     int64_t steps = (q->cin + 1) / 2;
 #ifdef __AMX_BF16__
     int tile = tile_steps(steps);
-    if (tile) return conv(q, (struct way){multiply_tiles, TILE_MOST, steps, tile});
+    if (tile) return conv_by_tiles(q, steps, tile);
 #endif
-    conv(q, (struct way){multiply_bf16, ROWS, steps, 0});
+    conv(q, (struct way){multiply_bf16, ROWS, steps});
 }
 #endif
 
