@@ -105,14 +105,13 @@ class NativeEngine:
         foreign = isinstance(weight, Packed) and weight.engine != self.name
         if foreign or not self._takes(feats, products):
             return self._otherwise.conv(feats, weight, kernel_map, products=products, transpose=transpose, epilogue=epilogue)
-        packed = weight if isinstance(weight, Packed) else self._pack(weight, products, transpose)
-        _, cin, cout = packed.shape
+        cin, cout = _channels(weight, transpose)
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
         out = ARENA.empty(kernel_map.num_out, stride)
         feats = checked(feats, "feats", (kernel_map.num_in, cin))
         lines = self._sum_lines(feats, kernel_map, threads)
-        low = packed.data.dtype == torch.bfloat16
+        low = products == torch.bfloat16 and bool(self.kernels.conv_bf16)
         if low:
             feats, lines = self._rounded(feats, threads), self._rounded(lines, threads)
         elif products == torch.bfloat16:
@@ -121,20 +120,15 @@ class NativeEngine:
         bias = None if epilogue.bias is None else checked(epilogue.bias, "bias", (cout,))
         residual = None if epilogue.residual is None else checked(epilogue.residual, "residual", (kernel_map.num_out, cout))
         where, kept = map_pairs(kernel_map)
-        task = ConvCall(
-            where,
-            address(feats),
-            address(lines),
-            address(packed.data),
-            address(bias),
-            address(residual),
-            address(out),
-            cin,
-            cout,
-            stride,
-            epilogue.relu,
-            threads,
-        )
+        task = ConvCall(map=where, cin=cin, cout=cout, out_stride=stride, relu=epilogue.relu, threads=threads, transposed=transpose)
+        task.feats, task.lines, task.out = address(feats), address(lines), address(out)
+        task.bias, task.residual = address(bias), address(residual)
+        if isinstance(weight, torch.Tensor):
+            weight = checked(weight.to(torch.float32), "weight", weight.shape)
+            task.weight = address(weight)
+            if not (low and self.kernels.packs and self.kernels.packs(ctypes.byref(task))):
+                weight = self._pack(weight, products, transpose)
+        task.packed = address(weight.data) if isinstance(weight, Packed) else None
         (self.kernels.conv_bf16 if low else self.kernels.conv)(ctypes.byref(task))
         del kept
         return out if stride == cout else out[:, :cout].contiguous()
@@ -206,6 +200,12 @@ def checked(tensor: torch.Tensor, name: str, shape: tuple[int, ...]) -> torch.Te
     if tuple(tensor.shape) != tuple(shape) or tensor.device.type != "cpu":
         raise ValueError(f"{name} must be {tuple(shape)} on the CPU, got {tuple(tensor.shape)} on {tensor.device.type}")
     return tensor.to(torch.float32).contiguous()
+
+
+def _channels(weight: torch.Tensor | Packed, transpose: bool) -> tuple[int, int]:
+    """Cin and Cout as the convolution sees them."""
+    _, first, second = weight.shape
+    return (second, first) if transpose and isinstance(weight, torch.Tensor) else (first, second)
 
 
 def _rounded_up(value: int, step: int) -> int:

@@ -2,10 +2,11 @@
 
 Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 and 7 columns of the right one. */
 #define TILE_ROWS 32   /* pairs of a convolution that are multiplied at once */
-#define MOST_PAIRS 128 /* of it that are laid side by side at once */
+#define MOST_PAIRS 64  /* of it that are laid side by side at once */
 #define LEFT 32768     /* most floats that they take */
 #define MOST_STEPS (LEFT / TILE_ROWS)
 #define MOST_PANELS 4 /* for which that is done once */
+#define RIGHT 65536   /* most floats of a weight that is packed as it is used */
 #define SUMS (1 << 18) /* most sums of a block, which stay in the second-level cache beside the weights of a tap */
 #define LONG_CHUNK 256  /* pairs of a weight gradient between two visits to its sums */
 #define GRAD_BLOCK 2048 /* its output rows for which all taps are visited, while these rows and their neighbours are in the second-level cache */
@@ -106,6 +107,7 @@ static void multiply_columns(const struct laid *some, const float *right, int64_
 /* All taps of one block of rows and of some panels of columns. */
 static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, int64_t first, int64_t last, int64_t column, int64_t columns) {
     struct laid some;
+    float right[q->packed ? 1 : columns * steps] __attribute__((aligned(64)));
     int64_t most = LEFT / steps / TILE_ROWS * TILE_ROWS;
     if (most > MOST_PAIRS) most = MOST_PAIRS;
     begin(q, first, last, column, columns);
@@ -113,12 +115,18 @@ static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, in
         int64_t start = q->map.starts[tap], count = q->map.starts[tap + 1] - start;
         const int32_t *out_rows = q->map.out_rows + start;
         int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
+        if (!q->packed && pair < end)
+            for (int64_t panel = column; panel < column + columns; panel += PANEL) {
+                int64_t wide = column + columns - panel < PANEL ? column + columns - panel : PANEL;
+                pack_panel(q->weight + tap * q->cin * q->cout, q->cin, q->cout, q->transposed, panel, wide, right + (panel - column) * steps);
+            }
         for (; pair < end; pair += some.count) {
             some.count = end - pair < most ? end - pair : most;
             lay(q, steps, tile, start + pair, column, &some);
             for (int64_t panel = column; panel < column + columns; panel += PANEL) {
                 int64_t wide = column + columns - panel < PANEL ? column + columns - panel : PANEL;
-                const float *weights = (const float *)q->packed + (panel * q->map.taps + tap * wide) * steps;
+                const float *weights = q->packed ? (const float *)q->packed + (panel * q->map.taps + tap * wide) * steps
+                                                 : right + (panel - column) * steps;
                 for (int64_t j = 0; j < wide; j += 32) multiply_columns(&some, weights + j, steps, tile, wide, panel - column + j, j + W < wide);
             }
         }
@@ -126,10 +134,22 @@ static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, in
     if (q->relu) rectify(q, first, last, column, columns);
 }
 
+/* Panels of a block, so many that every thread has one where there is but one block of rows. */
+static int64_t panels_together(const struct fip_conv *q) {
+    int64_t panels = (q->out_stride + PANEL - 1) / PANEL, most = panels < MOST_PANELS ? panels : MOST_PANELS;
+    return q->packed || q->threads == 1 || most * q->threads <= panels ? most : panels / q->threads;
+}
+
+/* Where all rows are one block each weight is used at one place only: what is packed there is read back from a cache. */
+static int32_t packs(const struct fip_conv *q) {
+    int64_t steps = (q->cin + 1) / 2, panels = (q->out_stride + PANEL - 1) / PANEL, together = panels_together(q);
+    return tile_steps(steps) && q->threads <= panels && together * PANEL * steps <= RIGHT && q->map.num_out * together * PANEL <= SUMS;
+}
+
 static void conv_by_tiles(const struct fip_conv *q, int64_t steps, int tile) {
-    int64_t rows = q->map.num_out, panels = (q->out_stride + PANEL - 1) / PANEL, together = panels < MOST_PANELS ? panels : MOST_PANELS;
+    int64_t rows = q->map.num_out, panels = (q->out_stride + PANEL - 1) / PANEL, together = panels_together(q);
     int64_t size = SUMS / (together * PANEL), parts = (panels + together - 1) / together;
-    while (q->threads > 1 && size > SMALLEST_BLOCK && rows / size * parts < ITEMS * q->threads) size /= 2;
+    while (q->packed && q->threads > 1 && size > SMALLEST_BLOCK && rows / size * parts < ITEMS * q->threads) size /= 2;
     int64_t blocks = (rows + size - 1) / size;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < blocks * parts; item++) {

@@ -318,6 +318,9 @@ const struct fip_kernels NAME(fip_kernels_) = {
     .conv = conv_float,
 #ifdef __AVX512BF16__
     .conv_bf16 = conv_bf16,
+#ifdef __AMX_BF16__
+    .packs = packs,
+#endif
     .pack_bf16 = pack_bf16,
     .round_bf16 = round_bf16,
 #endif
