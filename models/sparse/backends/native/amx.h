@@ -8,10 +8,11 @@ Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 a
 #define MOST_PANELS 4 /* for which that is done once */
 #define RIGHT 65536   /* most floats of a weight that is packed as it is used */
 #define SUMS (1 << 18) /* most sums of a block, which stay in the second-level cache beside the weights of a tap */
-#define LONG_CHUNK 256  /* pairs of a weight gradient between two visits to its sums */
+#define LONG_CHUNK 512  /* pairs of a weight gradient between two visits to its sums */
 #define GRAD_BLOCK 2048 /* its output rows for which all taps are visited, while these rows and their neighbours are in the second-level cache */
 #define WIDE 256        /* channels of either side that are brought into order at once */
 #define PARTS 8         /* of it for each thread, so that none waits long for the last one */
+#define PAST 65536      /* values of a tap, from which on its sums are written past the caches */
 
 /* Steps (pairs of channels) of a tile where an input row has so many in all; 0 where tiles do not fit. */
 static int tile_steps(int64_t steps) { return steps > MOST_STEPS ? 0 : steps % 16 == 0 ? 16 : steps == 8 ? 8 : 0; }
@@ -200,19 +201,26 @@ static void tangle(const uint16_t *a, const uint16_t *b, int64_t columns, float 
     if (c < columns) weave_low(a + c, b + c, columns - c, to + c);
 }
 
-/* Sums (rows, 32) of tangled columns, put in order. */
-static void untangle(float *sums, int64_t stride, int64_t rows) {
+/* Sums (rows, 32) of tangled columns, put in order. past: the caches, as their place was not read before and will not be soon. */
+static void untangle(const float *sums, int64_t rows, float *out, int64_t stride, int past) {
     const __m512i first = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0), second = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
-    for (int64_t row = 0; row < rows; row++, sums += stride) {
-        __m512d a = (__m512d)_mm512_loadu_ps(sums), b = (__m512d)_mm512_loadu_ps(sums + 16);
-        _mm512_storeu_ps(sums, (__m512)_mm512_permutex2var_pd(a, first, b));
-        _mm512_storeu_ps(sums + 16, (__m512)_mm512_permutex2var_pd(a, second, b));
+    for (int64_t row = 0; row < rows; row++, sums += 32, out += stride) {
+        __m512d a = (__m512d)_mm512_load_ps(sums), b = (__m512d)_mm512_load_ps(sums + 16);
+        __m512 low = (__m512)_mm512_permutex2var_pd(a, first, b), high = (__m512)_mm512_permutex2var_pd(a, second, b);
+        if (past) {
+            _mm512_stream_ps(out, low);
+            _mm512_stream_ps(out + 16, high);
+        } else {
+            _mm512_storeu_ps(out, low);
+            _mm512_storeu_ps(out + 16, high);
+        }
     }
 }
 
-/* out (16 or 32, stride) = or += left times right, for the pairs of a chunk. left: stretches of (channels, 16); right (steps, columns). */
-ALWAYS void add_products(const float *left, int64_t channels, const float *right, int64_t columns, int64_t steps, float *out, int64_t stride,
-                         int begins, int second_rows, int second_columns) {
+/* to (16 or 32, to_stride) = out, or nothing if it begins, + left times right, for the pairs of a chunk. left: stretches of
+(channels, 16); right (steps, columns). */
+ALWAYS void add_products(const float *left, int64_t channels, const float *right, int64_t columns, int64_t steps, const float *out, int64_t stride,
+                         float *to, int64_t to_stride, int begins, int second_rows, int second_columns) {
     if (begins) {
         _tile_zero(0);
         _tile_zero(1);
@@ -238,10 +246,10 @@ ALWAYS void add_products(const float *left, int64_t channels, const float *right
             if (second_columns) _tile_dpbf16ps(3, 5, 7);
         }
     }
-    _tile_stored(0, out, 4 * stride);
-    if (second_columns) _tile_stored(1, out + W, 4 * stride);
-    if (second_rows) _tile_stored(2, out + 16 * stride, 4 * stride);
-    if (second_rows && second_columns) _tile_stored(3, out + 16 * stride + W, 4 * stride);
+    _tile_stored(0, to, 4 * to_stride);
+    if (second_columns) _tile_stored(1, to + W, 4 * to_stride);
+    if (second_rows) _tile_stored(2, to + 16 * to_stride, 4 * to_stride);
+    if (second_rows && second_columns) _tile_stored(3, to + 16 * to_stride + W, 4 * to_stride);
 }
 
 /* A part of dW: these taps, rows `from`..`from + channels`, columns `column`..`column + columns`. Whole tiles of each. */
@@ -264,15 +272,19 @@ static void add_chunk(const struct fip_grad *q, const struct part *part, int64_t
         for (int64_t s = step; s < step + 16; s++) tangle(g[2 * s], g[2 * s + 1], columns, right + s * columns);
     }
     int begins = pair == q->map.starts[tap], ends = pair + count == q->map.starts[tap + 1];
+    int past = begins && q->cin * q->stride >= PAST && ((uintptr_t)q->out & 63) == 0;
+    float tangled[32 * 32] __attribute__((aligned(64)));
     for (int64_t i = 0; i < channels; i += 32)
         for (int64_t j = 0; j < columns; j += 32) {
             float *sums = q->out + (tap * q->cin + part->from + i) * q->stride + part->column + j;
             int rows = i + 32 <= channels, more = j + 32 <= columns;
+            float *to = ends && more ? tangled : sums;
+            int64_t to_stride = ends && more ? 32 : q->stride;
             if (rows && more)
-                add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, begins, 1, 1);
+                add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, to, to_stride, begins, 1, 1);
             else
-                add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, begins, rows, more);
-            if (ends && more) untangle(sums, q->stride, rows ? 32 : 16);
+                add_products(left + i * 16, channels, right + j, columns, steps, sums, q->stride, to, to_stride, begins, rows, more);
+            if (ends && more) untangle(tangled, rows ? 32 : 16, sums, q->stride, past);
         }
 }
 
@@ -289,6 +301,7 @@ static void gradient_of_tiles(const struct fip_grad *q, const struct part *part)
             int64_t pair = lower_bound(rows, count, row), end = pair + lower_bound(rows + pair, count - pair, row + GRAD_BLOCK);
             for (; pair < end; pair += LONG_CHUNK) add_chunk(q, part, tap, start + pair, end - pair < LONG_CHUNK ? end - pair : LONG_CHUNK);
         }
+    _mm_sfence();
 }
 
 static void gradient_by_tiles(const struct fip_grad *q) {
