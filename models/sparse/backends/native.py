@@ -110,10 +110,10 @@ class NativeEngine:
         threads = torch.get_num_threads()
         out = ARENA.empty(kernel_map.num_out, stride)
         feats = checked(feats, "feats", (kernel_map.num_in, cin))
-        lines = self._sum_lines(feats, kernel_map, threads)
         low = products == torch.bfloat16 and bool(self.kernels.conv_bf16)
+        lines = self._sum_lines(feats, kernel_map, low, threads)
         if low:
-            feats, lines = self._rounded(feats, threads), self._rounded(lines, threads)
+            feats = self._rounded(feats, threads)
         elif products == torch.bfloat16:
             feats, lines = (each.to(products).float() for each in (feats, lines))
         epilogue = epilogue or Epilogue()
@@ -143,10 +143,10 @@ class NativeEngine:
         if stride != cout:
             grad = torch.nn.functional.pad(grad, (0, stride - cout))
         out = ARENA.empty(len(kernel_map.sizes), cin, stride)
-        lines = self._sum_lines(feats, kernel_map, threads)
         low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
+        lines = self._sum_lines(feats, kernel_map, low, threads)
         if low:
-            feats, lines, grad = (self._rounded(each, threads) for each in (feats, lines, grad))
+            feats, grad = self._rounded(feats, threads), self._rounded(grad, threads)
         elif products == torch.bfloat16:
             feats, lines, grad = (each.to(products).float() for each in (feats, lines, grad))
         where, kept = map_pairs(kernel_map)
@@ -178,14 +178,14 @@ class NativeEngine:
         )  # fmt: skip
         return Packed(self.name, (taps, cin, cout), data, products)
 
-    def _sum_lines(self, feats: torch.Tensor, kernel_map: KernelMap, threads: int) -> torch.Tensor:
-        lines = kernel_map.lines
-        if lines is None or not len(lines):
-            return ARENA.empty(0, feats.shape[1])
-        sums = ARENA.empty(len(lines), feats.shape[1])
-        self.library.fip_sum_lines(
-            address(feats), feats.shape[1], address(lines.starts), address(lines.rows), len(lines), address(sums), threads
-        )
+    def _sum_lines(self, feats: torch.Tensor, kernel_map: KernelMap, low: bool, threads: int) -> torch.Tensor:
+        """(E, C), or with `low` rounded to bfloat16: (E, C rounded up to even)."""
+        count, channels = 0 if kernel_map.lines is None else len(kernel_map.lines), feats.shape[1]
+        sums = ARENA.empty(count, _rounded_up(channels, 2), dtype=torch.bfloat16) if low else ARENA.empty(count, channels)
+        if kernel_map.lines is not None and count:
+            sum_lines = self.kernels.sum_lines_bf16 if low else self.library.fip_sum_lines
+            starts, rows = address(kernel_map.lines.starts), address(kernel_map.lines.rows)
+            sum_lines(address(feats), channels, starts, rows, count, address(sums), threads)
         return sums
 
     def _rounded(self, feats: torch.Tensor, threads: int) -> torch.Tensor:

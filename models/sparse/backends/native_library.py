@@ -55,6 +55,7 @@ class Kernels(ctypes.Structure):
         ("weight_grad_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),
         ("pack_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, INT, INT32, POINTER, INT32)),
         ("round_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, POINTER, INT32)),
+        ("sum_lines_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, POINTER, POINTER, INT, POINTER, INT32)),
     )
 
 

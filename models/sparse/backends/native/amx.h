@@ -3,6 +3,7 @@
 Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 and 7 columns of the right one. */
 #define TILE_ROWS 32   /* pairs of a convolution that are multiplied at once */
 #define MOST_PAIRS 64  /* of it that are laid side by side at once */
+#define AHEAD 16       /* pairs before which a row is asked for */
 #define LEFT 32768     /* most floats that they take */
 #define MOST_STEPS (LEFT / TILE_ROWS)
 #define MOST_PANELS 4 /* for which that is done once */
@@ -57,11 +58,16 @@ struct laid {
     int64_t count;
 };
 
-static void lay(const struct fip_conv *q, int64_t steps, int tile, int64_t pair, int64_t column, struct laid *some) {
+ALWAYS const float *input(const struct fip_conv *q, int64_t in, int64_t steps) {
+    return in < q->map.num_in ? (const float *)q->feats + in * steps : (const float *)q->lines + (in - q->map.num_in) * steps;
+}
+
+/* From `pair`, of those before `end`. */
+static void lay(const struct fip_conv *q, int64_t steps, int tile, int64_t pair, int64_t end, int64_t column, struct laid *some) {
     const int32_t *in_rows = q->map.in_rows + pair, *out_rows = q->map.out_rows + pair;
     for (int64_t p = 0; p < some->count; p++) {
-        int64_t in = in_rows[p];
-        const float *from = in < q->map.num_in ? (const float *)q->feats + in * steps : (const float *)q->lines + (in - q->map.num_in) * steps;
+        const float *from = input(q, in_rows[p], steps), *next = input(q, in_rows[pair + p + AHEAD < end ? p + AHEAD : p], steps);
+        for (int64_t line = 0; line < 64 && line < steps; line += 16) __builtin_prefetch(next + line);
         float *to = some->left + p / TILE_ROWS * TILE_ROWS * steps + p % TILE_ROWS * tile;
         some->out[p] = q->out + out_rows[p] * q->out_stride + column;
         if (tile == 16)
@@ -123,7 +129,7 @@ static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, in
             }
         for (; pair < end; pair += some.count) {
             some.count = end - pair < most ? end - pair : most;
-            lay(q, steps, tile, start + pair, column, &some);
+            lay(q, steps, tile, start + pair, start + end, column, &some);
             for (int64_t panel = column; panel < column + columns; panel += PANEL) {
                 int64_t wide = column + columns - panel < PANEL ? column + columns - panel : PANEL;
                 const float *weights = q->packed ? (const float *)q->packed + (panel * q->map.taps + tap * wide) * steps

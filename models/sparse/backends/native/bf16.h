@@ -119,6 +119,25 @@ static void round_bf16(const float *from, int64_t count, int64_t channels, uint1
         }
 }
 
+/* As fip_sum_lines, rounded at once: out (lines, channels rounded up to even) bfloat16. */
+static void sum_lines_bf16(const float *feats, int64_t channels, const int32_t *starts, const int32_t *rows, int64_t lines, uint16_t *out,
+                           int32_t threads) {
+    int64_t padded = channels + (channels & 1);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t line = 0; line < lines; line++)
+        for (int64_t c = 0; c < padded; c += 32) {
+            __mmask16 here = lanes(channels - c), more = lanes(channels - c - 16);
+            __m512 first = _mm512_setzero_ps(), second = first;
+            for (int64_t p = starts[line]; p < starts[line + 1]; p++) {
+                const float *row = feats + rows[p] * channels + c;
+                first = _mm512_add_ps(first, _mm512_maskz_loadu_ps(here, row));
+                second = _mm512_add_ps(second, _mm512_maskz_loadu_ps(more, row + 16));
+            }
+            __mmask32 kept = padded - c >= 32 ? 0xffffffffu : (1u << (padded - c)) - 1;
+            _mm512_mask_storeu_epi16(out + line * padded + c, kept, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+        }
+}
+
 /* One tap of a panel of columns: from (cin, cout), or (cout, cin) with `transposed`, to (steps, columns), each two channels of a column. */
 static void pack_panel(const float *from, int64_t cin, int64_t cout, int transposed, int64_t column, int64_t columns, float *to) {
     int64_t real = cout - column < columns ? cout - column : columns;

@@ -40,9 +40,11 @@ struct fip_kernels {
     void (*conv_bf16)(const struct fip_conv *); /* NULL where the instruction set has no bfloat16 products */
     int32_t (*packs)(const struct fip_conv *); /* whether conv_bf16 better packs the weight itself, as it goes; NULL where it cannot */
     void (*weight_grad)(const struct fip_grad *);
-    void (*weight_grad_bf16)(const struct fip_grad *); /* NULL where the instruction set has no bfloat16 products, as the two below */
+    void (*weight_grad_bf16)(const struct fip_grad *); /* NULL where the instruction set has no bfloat16 products, as the three below */
     void (*pack_bf16)(const float *weight, int64_t taps, int64_t cin, int64_t cout, int32_t transposed, void *to, int32_t threads);
     void (*round_bf16)(const float *from, int64_t count, int64_t channels, uint16_t *to, int32_t threads);
+    void (*sum_lines_bf16)(const float *feats, int64_t channels, const int32_t *starts, const int32_t *rows, int64_t lines, uint16_t *out,
+                           int32_t threads);
 };
 
 #endif

@@ -323,6 +323,7 @@ const struct fip_kernels NAME(fip_kernels_) = {
 #endif
     .pack_bf16 = pack_bf16,
     .round_bf16 = round_bf16,
+    .sum_lines_bf16 = sum_lines_bf16,
 #endif
     .weight_grad = weight_grad,
 #ifdef __AVX512BF16__
