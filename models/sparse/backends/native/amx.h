@@ -3,7 +3,7 @@
 Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 and 7 columns of the right one. */
 #define TILE_ROWS 32   /* pairs of a convolution that are multiplied at once */
 #define MOST_PAIRS 64  /* of it that are laid side by side at once */
-#define AHEAD 16       /* pairs before which a row is asked for */
+#define AHEAD 64       /* pairs before which a row is asked for */
 #define LEFT 32768     /* most floats that they take */
 #define MOST_STEPS (LEFT / TILE_ROWS)
 #define MOST_PANELS 4 /* for which that is done once */
@@ -67,7 +67,7 @@ static void lay(const struct fip_conv *q, int64_t steps, int tile, int64_t pair,
     const int32_t *in_rows = q->map.in_rows + pair, *out_rows = q->map.out_rows + pair;
     for (int64_t p = 0; p < some->count; p++) {
         const float *from = input(q, in_rows[p], steps), *next = input(q, in_rows[pair + p + AHEAD < end ? p + AHEAD : p], steps);
-        for (int64_t line = 0; line < 64 && line < steps; line += 16) __builtin_prefetch(next + line);
+        for (int64_t line = 0; line < 256 && line < steps; line += 16) __builtin_prefetch(next + line, 0, 2);
         float *to = some->left + p / TILE_ROWS * TILE_ROWS * steps + p % TILE_ROWS * tile;
         some->out[p] = q->out + out_rows[p] * q->out_stride + column;
         if (tile == 16)
