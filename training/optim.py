@@ -44,9 +44,7 @@ def sgd(parameters: Iterable[nn.Parameter], spec: OptimSpec) -> torch.optim.SGD:
     """SGD over exactly the given parameters. On a CPU in one pass over each, in a third of the time; elsewhere as PyTorch chooses."""
     moved = list(parameters)
     fused = True if all(each.device.type == "cpu" for each in moved) else None
-    return torch.optim.SGD(
-        moved, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov, fused=fused
-    )
+    return torch.optim.SGD(moved, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov, fused=fused)
 
 
 def resume_sgd(optimiser: torch.optim.SGD, state: dict[str, object]) -> None:

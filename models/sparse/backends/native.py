@@ -110,7 +110,7 @@ class NativeEngine:
         threads = torch.get_num_threads()
         out = ARENA.empty(kernel_map.num_out, stride)
         feats = checked(feats, "feats", (kernel_map.num_in, cin))
-        low = products == torch.bfloat16 and bool(self.kernels.conv_bf16)
+        low = weight.data.dtype == torch.bfloat16 if isinstance(weight, Packed) else self._multiplies_low(products)
         lines = self._sum_lines(feats, kernel_map, low, threads)
         if low:
             feats = self._rounded(feats, threads)
@@ -126,7 +126,7 @@ class NativeEngine:
         if isinstance(weight, torch.Tensor):
             weight = checked(weight.to(torch.float32), "weight", weight.shape)
             task.weight = address(weight)
-            if not (low and self.kernels.packs and self.kernels.packs(ctypes.byref(task))):
+            if not (low and bool(self.kernels.packs) and self.kernels.packs(ctypes.byref(task))):
                 weight = self._pack(weight, products, transpose)
         task.packed = address(weight.data) if isinstance(weight, Packed) else None
         (self.kernels.conv_bf16 if low else self.kernels.conv)(ctypes.byref(task))
@@ -158,6 +158,9 @@ class NativeEngine:
     def _takes(self, tensor: torch.Tensor, products: torch.dtype) -> bool:
         return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and products in (torch.float32, torch.bfloat16)
 
+    def _multiplies_low(self, products: torch.dtype) -> bool:
+        return products == torch.bfloat16 and bool(self.kernels.conv_bf16)
+
     def _pack(self, weight: torch.Tensor, products: torch.dtype, transpose: bool) -> Packed:
         taps, cin, cout = weight.shape
         if transpose:
@@ -165,7 +168,7 @@ class NativeEngine:
         panel, width = self.kernels.panel, self.kernels.width
         columns = _rounded_up(cout, width)
         weight = checked(weight.to(torch.float32), "weight", weight.shape)
-        if products == torch.bfloat16 and self.kernels.conv_bf16:
+        if self._multiplies_low(products):
             data = ARENA.empty(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
             self.kernels.pack_bf16(address(weight), taps, cin, cout, transpose, address(data), torch.get_num_threads())
             return Packed(self.name, (taps, cin, cout), data, products)

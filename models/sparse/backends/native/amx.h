@@ -114,7 +114,7 @@ static void multiply_columns(const struct laid *some, const float *right, int64_
 /* All taps of one block of rows and of some panels of columns. */
 static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, int64_t first, int64_t last, int64_t column, int64_t columns) {
     struct laid some;
-    float right[q->packed ? 1 : columns * steps] __attribute__((aligned(64)));
+    float right[RIGHT] __attribute__((aligned(64))); /* weights of a tap, where they are packed here */
     int64_t most = LEFT / steps / TILE_ROWS * TILE_ROWS;
     if (most > MOST_PAIRS) most = MOST_PAIRS;
     begin(q, first, last, column, columns);
