@@ -1,19 +1,21 @@
 /* What kernels.c needs where the processor multiplies tiles of bfloat16 (AMX): 16 rows of 32 channels by 32 channels of 16 columns.
 
 Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 and 7 columns of the right one. */
-#define TILE_ROWS 32   /* pairs of a convolution that are multiplied at once */
-#define MOST_PAIRS 64  /* of it that are laid side by side at once */
-#define AHEAD 64       /* pairs before which a row is asked for */
-#define LEFT 32768     /* most floats that they take */
+#define TILE_ROWS 32    /* pairs of a convolution that are multiplied at once */
+#define MOST_PAIRS 64   /* of it that are laid side by side at once */
+#define LEFT 32768      /* most floats that they take */
+#define AHEAD 64        /* how many pairs before it is laid a row is asked for */
 #define MOST_STEPS (LEFT / TILE_ROWS)
-#define MOST_PANELS 4 /* for which that is done once */
-#define RIGHT 65536   /* most floats of a weight that is packed as it is used */
-#define SUMS (1 << 18) /* most sums of a block, which stay in the second-level cache beside the weights of a tap */
+#define MOST_PANELS 4   /* for which pairs are laid once */
+#define RIGHT 65536     /* most floats of a weight that is packed as it is used */
+#define SUMS (1 << 18)  /* most sums of a block, which stay in the second-level cache beside the weights of a tap */
 #define LONG_CHUNK 512  /* pairs of a weight gradient between two visits to its sums */
 #define GRAD_BLOCK 2048 /* its output rows for which all taps are visited, while these rows and their neighbours are in the second-level cache */
 #define WIDE 256        /* channels of either side that are brought into order at once */
 #define PARTS 8         /* of it for each thread, so that none waits long for the last one */
 #define PAST 65536      /* values of a tap, from which on its sums are written past the caches */
+
+ALWAYS int64_t at_most(int64_t value, int64_t most) { return value < most ? value : most; }
 
 /* Steps (pairs of channels) of a tile where an input row has so many in all; 0 where tiles do not fit. */
 static int tile_steps(int64_t steps) { return steps > MOST_STEPS ? 0 : steps % 16 == 0 ? 16 : steps == 8 ? 8 : 0; }
@@ -51,7 +53,8 @@ ALWAYS void multiply_stretch(const float *left, const float *right, int64_t step
     }
 }
 
-/* Some pairs of a tap in a block. left: TILE_ROWS of them after the other, each in stretches of `tile` steps of all rows. */
+/* Some pairs of a tap in a block. left: TILE_ROWS of them after the other, each in stretches of `tile` steps of all rows. What is left
+of the last tile is whatever lay there: its sums are not read. */
 struct laid {
     float left[LEFT] __attribute__((aligned(64)));
     float *out[MOST_PAIRS]; /* where their sums go, in the first column of the block */
@@ -115,23 +118,21 @@ static void multiply_columns(const struct laid *some, const float *right, int64_
 static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, int64_t first, int64_t last, int64_t column, int64_t columns) {
     struct laid some;
     float right[RIGHT] __attribute__((aligned(64))); /* weights of a tap, where they are packed here */
-    int64_t most = LEFT / steps / TILE_ROWS * TILE_ROWS;
-    if (most > MOST_PAIRS) most = MOST_PAIRS;
+    int64_t most = at_most(LEFT / steps / TILE_ROWS * TILE_ROWS, MOST_PAIRS), past = column + columns;
     begin(q, first, last, column, columns);
     for (int64_t tap = 0; tap < q->map.taps; tap++) {
         int64_t start = q->map.starts[tap], count = q->map.starts[tap + 1] - start;
         const int32_t *out_rows = q->map.out_rows + start;
         int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
         if (!q->packed && pair < end)
-            for (int64_t panel = column; panel < column + columns; panel += PANEL) {
-                int64_t wide = column + columns - panel < PANEL ? column + columns - panel : PANEL;
-                pack_panel(q->weight + tap * q->cin * q->cout, q->cin, q->cout, q->transposed, panel, wide, right + (panel - column) * steps);
-            }
+            for (int64_t panel = column; panel < past; panel += PANEL)
+                pack_panel(q->weight + tap * q->cin * q->cout, q->cin, q->cout, q->transposed, panel, at_most(past - panel, PANEL),
+                           right + (panel - column) * steps);
         for (; pair < end; pair += some.count) {
-            some.count = end - pair < most ? end - pair : most;
+            some.count = at_most(end - pair, most);
             lay(q, steps, tile, start + pair, start + end, column, &some);
-            for (int64_t panel = column; panel < column + columns; panel += PANEL) {
-                int64_t wide = column + columns - panel < PANEL ? column + columns - panel : PANEL;
+            for (int64_t panel = column; panel < past; panel += PANEL) {
+                int64_t wide = at_most(past - panel, PANEL);
                 const float *weights = q->packed ? (const float *)q->packed + (panel * q->map.taps + tap * wide) * steps
                                                  : right + (panel - column) * steps;
                 for (int64_t j = 0; j < wide; j += 32) multiply_columns(&some, weights + j, steps, tile, wide, panel - column + j, j + W < wide);
@@ -143,7 +144,7 @@ static void tiles_of_block(const struct fip_conv *q, int64_t steps, int tile, in
 
 /* Panels of a block, so many that every thread has one where there is but one block of rows. */
 static int64_t panels_together(const struct fip_conv *q) {
-    int64_t panels = (q->out_stride + PANEL - 1) / PANEL, most = panels < MOST_PANELS ? panels : MOST_PANELS;
+    int64_t panels = (q->out_stride + PANEL - 1) / PANEL, most = at_most(panels, MOST_PANELS);
     return q->packed || q->threads == 1 || most * q->threads <= panels ? most : panels / q->threads;
 }
 
@@ -160,10 +161,9 @@ static void conv_by_tiles(const struct fip_conv *q, int64_t steps, int tile) {
     int64_t blocks = (rows + size - 1) / size;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < blocks * parts; item++) {
-        int64_t first = item % blocks * size, last = first + size < rows ? first + size : rows;
-        int64_t column = item / blocks * together * PANEL, columns = together * PANEL;
+        int64_t first = item % blocks * size, column = item / blocks * together * PANEL;
         begin_tiles(tile);
-        tiles_of_block(q, steps, tile, first, last, column, q->out_stride - column < columns ? q->out_stride - column : columns);
+        tiles_of_block(q, steps, tile, first, at_most(first + size, rows), column, at_most(q->out_stride - column, together * PANEL));
         end_tiles();
     }
 }
@@ -305,7 +305,7 @@ static void gradient_of_tiles(const struct fip_grad *q, const struct part *part)
             int64_t start = q->map.starts[tap], count = q->map.starts[tap + 1] - start;
             const int32_t *rows = q->map.out_rows + start;
             int64_t pair = lower_bound(rows, count, row), end = pair + lower_bound(rows + pair, count - pair, row + GRAD_BLOCK);
-            for (; pair < end; pair += LONG_CHUNK) add_chunk(q, part, tap, start + pair, end - pair < LONG_CHUNK ? end - pair : LONG_CHUNK);
+            for (; pair < end; pair += LONG_CHUNK) add_chunk(q, part, tap, start + pair, at_most(end - pair, LONG_CHUNK));
         }
     _mm_sfence();
 }
@@ -313,13 +313,12 @@ static void gradient_of_tiles(const struct fip_grad *q, const struct part *part)
 static void gradient_by_tiles(const struct fip_grad *q) {
     int64_t wides = (q->stride + WIDE - 1) / WIDE, shares = (q->cin + WIDE - 1) / WIDE, taps = q->map.taps;
     if (q->threads > 1) taps = (taps * wides * shares + PARTS * q->threads - 1) / (PARTS * q->threads);
-    if (taps > q->map.taps) taps = q->map.taps;
+    taps = at_most(taps, q->map.taps);
     int64_t groups = (q->map.taps + taps - 1) / taps;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < groups * wides * shares; item++) {
         int64_t from = item % shares * WIDE, column = item / shares % wides * WIDE, tap = item / shares / wides * taps;
-        struct part part = {tap, q->map.taps - tap < taps ? q->map.taps - tap : taps, from, q->cin - from < WIDE ? q->cin - from : WIDE,
-                            column, q->stride - column < WIDE ? q->stride - column : WIDE};
+        struct part part = {tap, at_most(q->map.taps - tap, taps), from, at_most(q->cin - from, WIDE), column, at_most(q->stride - column, WIDE)};
         begin_tiles(16);
         gradient_of_tiles(q, &part);
         end_tiles();
