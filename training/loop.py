@@ -31,7 +31,7 @@ from training.finetune import FreezePolicy
 from training.interrupt import StopRequest, stop_request
 from training.losses import batch_loss
 from training.metrics import Confusion
-from training.optim import lr_factor, sgd
+from training.optim import lr_factor, resume_sgd, sgd
 from training.progress import progress
 from training.recipe import Recipe
 from training.runlog import RunLog
@@ -350,7 +350,7 @@ def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule:
     state = read_state(path)
     try:
         net.load_state_dict(state["net"])
-        optimiser.load_state_dict(state["optimiser"])
+        resume_sgd(optimiser, state["optimiser"])
         schedule.load_state_dict(json.loads(state["schedule"]))
         return Position(
             epoch=state["epoch"],

@@ -110,7 +110,7 @@ def test_bfloat16_products_are_exact_sums_of_rounded_factors(instruction_set: st
     engine = native(instruction_set)
     sites = SiteCache(random_sites(), engine)
     for tied in ("", "y"):  # a line is rounded after it was summed, in ours; before, in the comparison
-        for cin, cout in (*CHANNELS, (176, 336)):  # the last: several shares and panels of tiles, and half a tile left over
+        for cin, cout in (*CHANNELS, (176, 336), (320, 272)):  # the last two: several shares and panels of tiles, and half a tile left over
             worst = compare(engine, cin, cout, sites.kernel_map(1, 3, 1, tied=tied), torch.bfloat16)
             assert worst < (0.01 if tied else 1e-5)
 
@@ -131,6 +131,31 @@ def test_same_bits_whatever_the_threads(instruction_set: str) -> None:
             weight = torch.randn(9, 200, 70, generator=torch.Generator().manual_seed(2))
             forward = engine.conv(feats, weight, kernel_map, products=torch.float32)
             results.append((forward, engine.weight_grad(feats, grad, kernel_map, products=torch.float32)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for again in results[1:] for a, b in zip(results[0], again, strict=True))
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("side", [9, 16])
+def test_same_bits_of_bfloat16_whatever_the_threads(instruction_set: str, side: int) -> None:
+    """One block of rows, whose weights may be packed as they are used, and several; more threads than either has panels, too."""
+    engine = native(instruction_set)
+    sites = SiteCache(random_sites(side), engine)
+    weight = torch.randn(27, 128, 336, generator=torch.Generator().manual_seed(2))
+    kernel_map = sites.kernel_map(1, 3, 1)
+    feats = torch.randn(kernel_map.num_in, 128, generator=torch.Generator().manual_seed(0))
+    grad = torch.randn(kernel_map.num_out, 336, generator=torch.Generator().manual_seed(1))
+    low = {"products": torch.bfloat16}
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            there, back = engine.conv(feats, weight, kernel_map, **low), engine.conv(grad, weight, kernel_map, transpose=True, **low)
+            packed = engine.conv(feats, engine.pack(weight, torch.bfloat16), kernel_map, **low)
+            assert torch.equal(there, packed)
+            results.append((there, back, engine.weight_grad(feats, grad, kernel_map, **low)))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for again in results[1:] for a, b in zip(results[0], again, strict=True))
@@ -361,6 +386,8 @@ def exercise() -> None:
             for products in (torch.float32, torch.bfloat16):
                 compare(engine, 101, 130, large, products)
                 compare(engine, 176, 48, large, products)
+                compare(engine, 64, 272, large, products)
+            compare(engine, 288, 272, SiteCache(random_sites(), engine).kernel_map(1, 3, 1), torch.bfloat16)
 
 
 def read_out_of_bounds() -> None:

@@ -1,17 +1,19 @@
 """Augmentation, schedules, subsets and the ModelNet40 reader."""
 
+import copy
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from models.errors import BadDataset
 from models.pointcloud import PointCloud
 from training.augment import AugmentSpec, augment
 from training.datasets import LabelledClouds, few_shot, hold_out, read_split
 from training.datasets.modelnet40 import read_modelnet40
-from training.optim import ScheduleSpec, lr_factor
+from training.optim import OptimSpec, ScheduleSpec, lr_factor, resume_sgd, sgd
 
 
 def cloud(seed: int = 0) -> PointCloud:
@@ -134,3 +136,28 @@ def test_modelnet40_files_that_do_not_fit(tmp_path: Path, changes: dict[str, obj
         read_split("modelnet40", tmp_path, "test")
     with pytest.raises(BadDataset, match="did you mean 'modelnet40'"):
         read_split("modelnet", tmp_path, "test")
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_steps_in_one_pass_are_those_of_plain_sgd(nesterov: bool) -> None:
+    """Also from a state that plain SGD has left, as older runs did: the momentum goes on, and the way of stepping stays its own."""
+    spec = OptimSpec(lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    generator = torch.Generator().manual_seed(0)
+    start, slopes = torch.randn(7, 5, generator=generator), torch.randn(6, 7, 5, generator=generator)
+
+    def descended(optimiser: torch.optim.SGD, moved: torch.nn.Parameter, slopes: torch.Tensor) -> torch.Tensor:
+        for slope in slopes:
+            moved.grad = slope.clone()
+            optimiser.step()
+        return moved.detach().clone()
+
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    plain = torch.optim.SGD([theirs], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=nesterov)
+    half = descended(plain, theirs, slopes[:3])
+    state = copy.deepcopy(plain.state_dict())  # as a file would have it
+    torch.testing.assert_close(descended(sgd([ours], spec), ours, slopes[:3]), half)
+    resumed = torch.nn.Parameter(half.clone())
+    optimiser = sgd([resumed], spec)
+    resume_sgd(optimiser, state)
+    assert optimiser.param_groups[0]["fused"] is True
+    torch.testing.assert_close(descended(optimiser, resumed, slopes[3:]), descended(plain, theirs, slopes[3:]))

@@ -105,36 +105,30 @@ class NativeEngine:
         foreign = isinstance(weight, Packed) and weight.engine != self.name
         if foreign or not self._takes(feats, products):
             return self._otherwise.conv(feats, weight, kernel_map, products=products, transpose=transpose, epilogue=epilogue)
-        packed = weight if isinstance(weight, Packed) else self._pack(weight, products, transpose)
-        _, cin, cout = packed.shape
+        cin, cout = _channels(weight, transpose)
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
         out = ARENA.empty(kernel_map.num_out, stride)
         feats = checked(feats, "feats", (kernel_map.num_in, cin))
-        lines = self._sum_lines(feats, kernel_map, threads)
-        low = packed.data.dtype == torch.bfloat16
+        low = weight.data.dtype == torch.bfloat16 if isinstance(weight, Packed) else self._multiplies_low(products)
+        lines = self._sum_lines(feats, kernel_map, low, threads)
         if low:
-            feats, lines = self._rounded(feats, threads), self._rounded(lines, threads)
+            feats = self._rounded(feats, threads)
         elif products == torch.bfloat16:
             feats, lines = (each.to(products).float() for each in (feats, lines))
         epilogue = epilogue or Epilogue()
         bias = None if epilogue.bias is None else checked(epilogue.bias, "bias", (cout,))
         residual = None if epilogue.residual is None else checked(epilogue.residual, "residual", (kernel_map.num_out, cout))
         where, kept = map_pairs(kernel_map)
-        task = ConvCall(
-            where,
-            address(feats),
-            address(lines),
-            address(packed.data),
-            address(bias),
-            address(residual),
-            address(out),
-            cin,
-            cout,
-            stride,
-            epilogue.relu,
-            threads,
-        )
+        task = ConvCall(map=where, cin=cin, cout=cout, out_stride=stride, relu=epilogue.relu, threads=threads, transposed=transpose)
+        task.feats, task.lines, task.out = address(feats), address(lines), address(out)
+        task.bias, task.residual = address(bias), address(residual)
+        if isinstance(weight, torch.Tensor):
+            weight = checked(weight.to(torch.float32), "weight", weight.shape)
+            task.weight = address(weight)
+            if not (low and bool(self.kernels.packs) and self.kernels.packs(ctypes.byref(task))):
+                weight = self._pack(weight, products, transpose)
+        task.packed = address(weight.data) if isinstance(weight, Packed) else None
         (self.kernels.conv_bf16 if low else self.kernels.conv)(ctypes.byref(task))
         del kept
         return out if stride == cout else out[:, :cout].contiguous()
@@ -149,9 +143,11 @@ class NativeEngine:
         if stride != cout:
             grad = torch.nn.functional.pad(grad, (0, stride - cout))
         out = ARENA.empty(len(kernel_map.sizes), cin, stride)
-        lines = self._sum_lines(feats, kernel_map, threads)
         low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
-        if products == torch.bfloat16 and not low:
+        lines = self._sum_lines(feats, kernel_map, low, threads)
+        if low:
+            feats, grad = self._rounded(feats, threads), self._rounded(grad, threads)
+        elif products == torch.bfloat16:
             feats, lines, grad = (each.to(products).float() for each in (feats, lines, grad))
         where, kept = map_pairs(kernel_map)
         task = GradCall(where, address(feats), address(lines), address(grad), address(out), cin, stride, threads)
@@ -162,6 +158,9 @@ class NativeEngine:
     def _takes(self, tensor: torch.Tensor, products: torch.dtype) -> bool:
         return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and products in (torch.float32, torch.bfloat16)
 
+    def _multiplies_low(self, products: torch.dtype) -> bool:
+        return products == torch.bfloat16 and bool(self.kernels.conv_bf16)
+
     def _pack(self, weight: torch.Tensor, products: torch.dtype, transpose: bool) -> Packed:
         taps, cin, cout = weight.shape
         if transpose:
@@ -169,7 +168,7 @@ class NativeEngine:
         panel, width = self.kernels.panel, self.kernels.width
         columns = _rounded_up(cout, width)
         weight = checked(weight.to(torch.float32), "weight", weight.shape)
-        if products == torch.bfloat16 and self.kernels.conv_bf16:
+        if self._multiplies_low(products):
             data = ARENA.empty(taps * _rounded_up(cin, 2) * columns, dtype=torch.bfloat16)
             self.kernels.pack_bf16(address(weight), taps, cin, cout, transpose, address(data), torch.get_num_threads())
             return Packed(self.name, (taps, cin, cout), data, products)
@@ -182,14 +181,14 @@ class NativeEngine:
         )  # fmt: skip
         return Packed(self.name, (taps, cin, cout), data, products)
 
-    def _sum_lines(self, feats: torch.Tensor, kernel_map: KernelMap, threads: int) -> torch.Tensor:
-        lines = kernel_map.lines
-        if lines is None or not len(lines):
-            return ARENA.empty(0, feats.shape[1])
-        sums = ARENA.empty(len(lines), feats.shape[1])
-        self.library.fip_sum_lines(
-            address(feats), feats.shape[1], address(lines.starts), address(lines.rows), len(lines), address(sums), threads
-        )
+    def _sum_lines(self, feats: torch.Tensor, kernel_map: KernelMap, low: bool, threads: int) -> torch.Tensor:
+        """(E, C), or with `low` rounded to bfloat16: (E, C rounded up to even)."""
+        count, channels = 0 if kernel_map.lines is None else len(kernel_map.lines), feats.shape[1]
+        sums = ARENA.empty(count, _rounded_up(channels, 2), dtype=torch.bfloat16) if low else ARENA.empty(count, channels)
+        if kernel_map.lines is not None and count:
+            sum_lines = self.kernels.sum_lines_bf16 if low else self.library.fip_sum_lines
+            starts, rows = address(kernel_map.lines.starts), address(kernel_map.lines.rows)
+            sum_lines(address(feats), channels, starts, rows, count, address(sums), threads)
         return sums
 
     def _rounded(self, feats: torch.Tensor, threads: int) -> torch.Tensor:
@@ -204,6 +203,12 @@ def checked(tensor: torch.Tensor, name: str, shape: tuple[int, ...]) -> torch.Te
     if tuple(tensor.shape) != tuple(shape) or tensor.device.type != "cpu":
         raise ValueError(f"{name} must be {tuple(shape)} on the CPU, got {tuple(tensor.shape)} on {tensor.device.type}")
     return tensor.to(torch.float32).contiguous()
+
+
+def _channels(weight: torch.Tensor | Packed, transpose: bool) -> tuple[int, int]:
+    """Cin and Cout as the convolution sees them."""
+    _, first, second = weight.shape
+    return (second, first) if transpose and isinstance(weight, torch.Tensor) else (first, second)
 
 
 def _rounded_up(value: int, step: int) -> int:

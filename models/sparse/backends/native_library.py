@@ -26,8 +26,9 @@ class MapPairs(ctypes.Structure):
 class ConvCall(ctypes.Structure):
     _fields_ = (
         ("map", MapPairs),
-        *((name, POINTER) for name in ("feats", "lines", "packed", "bias", "residual", "out")),
+        *((name, POINTER) for name in ("feats", "lines", "packed", "weight", "bias", "residual", "out")),
         *((name, INT) for name in ("cin", "cout", "out_stride")),
+        ("transposed", INT32),
         ("relu", INT32),
         ("threads", INT32),
     )
@@ -49,10 +50,12 @@ class Kernels(ctypes.Structure):
         ("width", INT32),
         ("conv", ctypes.CFUNCTYPE(None, ctypes.POINTER(ConvCall))),
         ("conv_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(ConvCall))),
+        ("packs", ctypes.CFUNCTYPE(INT32, ctypes.POINTER(ConvCall))),
         ("weight_grad", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),
         ("weight_grad_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),
         ("pack_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, INT, INT32, POINTER, INT32)),
         ("round_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, POINTER, INT32)),
+        ("sum_lines_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, POINTER, POINTER, INT, POINTER, INT32)),
     )
 
 

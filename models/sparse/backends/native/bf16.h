@@ -64,6 +64,16 @@ static void weave(const float *a, const float *b, int64_t channels, float *to) {
     }
 }
 
+/* The same of rows that are bfloat16 already. */
+static void weave_low(const uint16_t *a, const uint16_t *b, int64_t channels, float *to) {
+    for (int64_t c = 0; c < channels; c += 16) {
+        __mmask16 here = channels - c < 16 ? (__mmask16)((1u << (channels - c)) - 1) : 0xffff;
+        __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, a + c));
+        __m512i second = b ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, b + c)) : _mm512_setzero_si512();
+        _mm512_storeu_ps(to + c, (__m512)_mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
+    }
+}
+
 /* Rows and columns change places: 16 vectors of 16 values of 32 bits. */
 static void transpose(__m512i row[16]) {
     __m512i t[16];
@@ -106,6 +116,25 @@ static void round_bf16(const float *from, int64_t count, int64_t channels, uint1
             int64_t left = padded - c;
             __mmask32 here = left >= 32 ? 0xffffffffu : (1u << left) - 1;
             _mm512_mask_storeu_epi16(to + row * padded + c, here, rounded(from + row * channels, c, channels));
+        }
+}
+
+/* As fip_sum_lines, rounded at once: out (lines, channels rounded up to even) bfloat16. */
+static void sum_lines_bf16(const float *feats, int64_t channels, const int32_t *starts, const int32_t *rows, int64_t lines, uint16_t *out,
+                           int32_t threads) {
+    int64_t padded = channels + (channels & 1);
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t line = 0; line < lines; line++)
+        for (int64_t c = 0; c < padded; c += 32) {
+            __mmask16 here = lanes(channels - c), more = lanes(channels - c - 16);
+            __m512 first = _mm512_setzero_ps(), second = first;
+            for (int64_t p = starts[line]; p < starts[line + 1]; p++) {
+                const float *row = feats + rows[p] * channels + c;
+                first = _mm512_add_ps(first, _mm512_maskz_loadu_ps(here, row));
+                second = _mm512_add_ps(second, _mm512_maskz_loadu_ps(more, row + 16));
+            }
+            __mmask32 kept = padded - c >= 32 ? 0xffffffffu : (1u << (padded - c)) - 1;
+            _mm512_mask_storeu_epi16(out + line * padded + c, kept, (__m512i)_mm512_cvtne2ps_pbh(second, first));
         }
 }
 

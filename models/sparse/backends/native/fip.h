@@ -16,18 +16,19 @@ struct fip_map {
 struct fip_conv {
     struct fip_map map;
     const void *feats, *lines; /* (S, Cin), (E, Cin): float, or bfloat16 where the kernel multiplies those */
-    const void *packed;
+    const void *packed;        /* or NULL where `packs` says so */
+    const float *weight;       /* what it was packed from, for such a one */
     const float *bias, *residual; /* (Cout) and (T, Cout), or NULL */
     float *out;                   /* (T, out_stride) */
     int64_t cin, cout, out_stride;
-    int32_t relu, threads;
+    int32_t transposed, relu, threads; /* transposed: the weight is (K, Cout, Cin) */
 };
 
 /* dW[k] = sum over pairs of feats[i]^T grad[o]; `grad` and `out` rows are `stride` apart, a multiple of the vector width. */
 struct fip_grad {
     struct fip_map map;
-    const float *feats, *lines, *grad; /* (S, Cin), (E, Cin), (T, stride) */
-    float *out;                        /* (K, Cin, stride) */
+    const void *feats, *lines, *grad; /* (S, Cin), (E, Cin), (T, stride): float, or bfloat16, Cin rounded up to even, for such products */
+    float *out;                       /* (K, Cin, stride) */
     int64_t cin, stride;
     int32_t threads;
 };
@@ -37,10 +38,13 @@ struct fip_kernels {
     int32_t panel, width;
     void (*conv)(const struct fip_conv *);
     void (*conv_bf16)(const struct fip_conv *); /* NULL where the instruction set has no bfloat16 products */
+    int32_t (*packs)(const struct fip_conv *); /* whether conv_bf16 better packs the weight itself, as it goes; NULL where it cannot */
     void (*weight_grad)(const struct fip_grad *);
-    void (*weight_grad_bf16)(const struct fip_grad *); /* NULL likewise, as the two below */
+    void (*weight_grad_bf16)(const struct fip_grad *); /* NULL where the instruction set has no bfloat16 products, as the three below */
     void (*pack_bf16)(const float *weight, int64_t taps, int64_t cin, int64_t cout, int32_t transposed, void *to, int32_t threads);
     void (*round_bf16)(const float *from, int64_t count, int64_t channels, uint16_t *to, int32_t threads);
+    void (*sum_lines_bf16)(const float *feats, int64_t channels, const int32_t *starts, const int32_t *rows, int64_t lines, uint16_t *out,
+                           int32_t threads);
 };
 
 #endif

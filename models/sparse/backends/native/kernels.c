@@ -33,9 +33,24 @@ ALWAYS vec load(const float *from) { return *(const vec *)from; }
 ALWAYS void store(float *to, vec value) { *(vec *)to = value; }
 ALWAYS vec splat(float value) { return value - (vec){0}; }
 
-/* A row of the input, or a line. */
-ALWAYS const float *row_of(const struct fip_grad *q, int64_t in) {
-    return in < q->map.num_in ? q->feats + in * q->cin : q->lines + (in - q->map.num_in) * q->cin;
+/* A row of the input, or a line; rows are `width` floats apart. */
+ALWAYS const float *row_of(const struct fip_grad *q, int64_t in, int64_t width) {
+    return in < q->map.num_in ? (const float *)q->feats + in * width : (const float *)q->lines + (in - q->map.num_in) * width;
+}
+
+/* First place in ascending `rows` (count) whose value is not below `least`. */
+static int64_t lower_bound(const int32_t *rows, int64_t count, int64_t least) {
+    int64_t low = 0;
+    while (count > 0) {
+        int64_t half = count / 2;
+        if (rows[low + half] < least) {
+            low += half + 1;
+            count -= half + 1;
+        } else {
+            count = half;
+        }
+    }
+    return low;
 }
 
 /* c[r] += a[r] (cin) times b (cin, vecs x W), for `rows` rows. */
@@ -94,12 +109,6 @@ ALWAYS void outer(const int rows, const int vecs, const float *const *x, const f
 #ifdef __AVX512BF16__
 #include "bf16.h"
 #endif
-#ifdef __AMX_BF16__
-#include "amx.h"
-#define MOST_ROWS TILE_ROWS
-#else
-#define MOST_ROWS MAX_ROWS
-#endif
 
 /* A switch over the number of rows makes each a constant, so that the sums of `kernel` are registers. */
 #define CASE(n, kernel, vecs, ...) \
@@ -143,21 +152,6 @@ static void multiply_bf16(int vecs, int rows, const float *const *a, const float
 }
 #endif
 
-/* First place in ascending `rows` (count) whose value is not below `least`. */
-static int64_t lower_bound(const int32_t *rows, int64_t count, int64_t least) {
-    int64_t low = 0;
-    while (count > 0) {
-        int64_t half = count / 2;
-        if (rows[low + half] < least) {
-            low += half + 1;
-            count -= half + 1;
-        } else {
-            count = half;
-        }
-    }
-    return low;
-}
-
 /* What the sums of a block start from: bias and residual, or nothing. */
 static void begin(const struct fip_conv *q, int64_t first, int64_t last, int64_t column, int64_t columns) {
     int64_t real = q->cout - column < columns ? q->cout - column : columns;
@@ -187,7 +181,6 @@ struct way {
     multiply *times;
     const int *most;
     int64_t steps;
-    int tile; /* steps of a tile, 0 where none are used */
 };
 
 /* All taps of one block of rows and one panel of columns. */
@@ -202,8 +195,8 @@ static void block_of(const struct fip_conv *q, const struct way *way, int64_t fi
         int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
         while (pair < end) {
             int rows = end - pair < most ? (int)(end - pair) : most;
-            const float *a[MOST_ROWS];
-            float *c[MOST_ROWS];
+            const float *a[MAX_ROWS];
+            float *c[MAX_ROWS];
             for (int r = 0; r < rows; r++) {
                 int64_t from = in_rows[pair + r];
                 a[r] = from < q->map.num_in ? (const float *)q->feats + from * steps : (const float *)q->lines + (from - q->map.num_in) * steps;
@@ -229,30 +222,28 @@ static void conv(const struct fip_conv *q, struct way way) {
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < blocks * panels; item++) {
         int64_t first = item % blocks * size, last = first + size < rows ? first + size : rows;
-#ifdef __AMX_BF16__
-        if (way.tile) begin_tiles(way.tile);
-#endif
         block_of(q, &way, first, last, item / blocks);
-#ifdef __AMX_BF16__
-        if (way.tile) end_tiles();
-#endif
     }
 }
 
-static void conv_float(const struct fip_conv *q) { conv(q, (struct way){multiply_float, ROWS, q->cin, 0}); }
+static void conv_float(const struct fip_conv *q) { conv(q, (struct way){multiply_float, ROWS, q->cin}); }
+
+#ifdef __AMX_BF16__
+#include "amx.h"
+#endif
 
 #ifdef __AVX512BF16__
 static void conv_bf16(const struct fip_conv *q) {
     int64_t steps = (q->cin + 1) / 2;
 #ifdef __AMX_BF16__
     int tile = tile_steps(steps);
-    if (tile) return conv(q, (struct way){multiply_tiles, TILE_MOST, steps, tile});
+    if (tile) return conv_by_tiles(q, steps, tile);
 #endif
-    conv(q, (struct way){multiply_bf16, ROWS, steps, 0});
+    conv(q, (struct way){multiply_bf16, ROWS, steps});
 }
 #endif
 
-/* Rows x and g of some pairs of a tap. */
+/* Rows x and g of some pairs of a tap, of float or bfloat16. */
 struct pairs {
     const float *x[CHUNK], *g[CHUNK];
     int64_t count;
@@ -273,8 +264,8 @@ static void accumulate_bf16(const struct pairs *some, int vecs, int64_t from, in
     int64_t steps = (some->count + 1) / 2;
     for (int64_t p = 0; p < steps; p++) {
         int two = 2 * p + 1 < some->count;
-        weave(some->x[2 * p] + from, two ? some->x[2 * p + 1] + from : 0, to - from, x + p * SHARE);
-        weave(some->g[2 * p] + column, two ? some->g[2 * p + 1] + column : 0, vecs * W, g + p * vecs * W);
+        weave_low((const uint16_t *)some->x[2 * p] + from, two ? (const uint16_t *)some->x[2 * p + 1] + from : 0, to - from, x + p * SHARE);
+        weave_low((const uint16_t *)some->g[2 * p] + column, two ? (const uint16_t *)some->g[2 * p + 1] + column : 0, vecs * W, g + p * vecs * W);
     }
     for (int64_t row = from; row < to; row += ROWS[vecs]) {
         int rows = to - row < ROWS[vecs] ? (int)(to - row) : ROWS[vecs];
@@ -284,7 +275,8 @@ static void accumulate_bf16(const struct pairs *some, int vecs, int64_t from, in
 #endif
 
 /* Rows `from`..`to` of dW of one tap, in one panel of columns. */
-static void gradient_of(const struct fip_grad *q, accumulate *add, int64_t tap, int64_t from, int64_t to, int64_t column) {
+static void gradient_of(const struct fip_grad *q, accumulate *add, int low, int64_t tap, int64_t from, int64_t to, int64_t column) {
+    int64_t width = low ? (q->cin + 1) / 2 : q->cin, grad_width = low ? q->stride / 2 : q->stride;
     int64_t columns = q->stride - column < PANEL ? q->stride - column : PANEL;
     float *out = q->out + tap * q->cin * q->stride;
     for (int64_t row = from; row < to; row++) memset(out + row * q->stride + column, 0, (size_t)columns * sizeof(float));
@@ -292,31 +284,31 @@ static void gradient_of(const struct fip_grad *q, accumulate *add, int64_t tap, 
         struct pairs some;
         some.count = q->map.starts[tap + 1] - pair < CHUNK ? q->map.starts[tap + 1] - pair : CHUNK;
         for (int64_t p = 0; p < some.count; p++) {
-            some.x[p] = row_of(q, q->map.in_rows[pair + p]);
-            some.g[p] = q->grad + q->map.out_rows[pair + p] * q->stride;
+            some.x[p] = row_of(q, q->map.in_rows[pair + p], width);
+            some.g[p] = (const float *)q->grad + q->map.out_rows[pair + p] * grad_width;
         }
         add(&some, (int)(columns / W), from, to, column, out, q->stride);
     }
 }
 
-static void gradient(const struct fip_grad *q, accumulate *add) {
+static void gradient(const struct fip_grad *q, accumulate *add, int low) {
     int64_t panels = (q->stride + PANEL - 1) / PANEL, parts = (q->cin + SHARE - 1) / SHARE, items = q->map.taps * panels * parts;
 #pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
     for (int64_t item = 0; item < items; item++) {
         int64_t part = item % parts, panel = item / parts % panels, tap = item / parts / panels;
         int64_t to = (part + 1) * SHARE < q->cin ? (part + 1) * SHARE : q->cin;
-        gradient_of(q, add, tap, part * SHARE, to, panel * PANEL);
+        gradient_of(q, add, low, tap, part * SHARE, to, panel * PANEL);
     }
 }
 
-static void weight_grad(const struct fip_grad *q) { gradient(q, accumulate_float); }
+static void weight_grad(const struct fip_grad *q) { gradient(q, accumulate_float, 0); }
 
 #ifdef __AVX512BF16__
 static void weight_grad_bf16(const struct fip_grad *q) {
 #ifdef __AMX_BF16__
     if (q->cin % 16 == 0) return gradient_by_tiles(q);
 #endif
-    gradient(q, accumulate_bf16);
+    gradient(q, accumulate_bf16, 1);
 }
 #endif
 
@@ -326,8 +318,12 @@ const struct fip_kernels NAME(fip_kernels_) = {
     .conv = conv_float,
 #ifdef __AVX512BF16__
     .conv_bf16 = conv_bf16,
+#ifdef __AMX_BF16__
+    .packs = packs,
+#endif
     .pack_bf16 = pack_bf16,
     .round_bf16 = round_bf16,
+    .sum_lines_bf16 = sum_lines_bf16,
 #endif
     .weight_grad = weight_grad,
 #ifdef __AVX512BF16__
