@@ -233,6 +233,7 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
     "--up", type=click.Choice(["y", "z"]), default="z", show_default=True, help="Up in ModelNet40's files; the publishers' have y."
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trials at once, one thread each.")
+@click.option("--only", default="", help="Train only what has this in its name: resnet18-10shot, cifar_resnet20, fip-iobn.")
 @click.option("--trial", help="Train this trial again (a record's name, resnet18-10shot/scratch-30e-lr0.03-seed0) and compare.")
 @click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
@@ -248,6 +249,7 @@ def reproduce(
     budget: float | None,
     up: str,
     jobs: int,
+    only: str,
     trial: str | None,
     seeds: range,
     device: str,
@@ -269,7 +271,7 @@ def reproduce(
         raise click.BadParameter(f"unknown table{nearest(name, known)} (known: {', '.join(known)})", param_hint="NAME")
     wanted = list(TABLES) if name is None else [name]
     if budget == 0 and name != "lidar" and trial is None:
-        tables(wanted, None, out, jobs, budget)
+        tables(wanted, None, out)
         return
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")
@@ -281,7 +283,7 @@ def reproduce(
     if trial is not None:
         again(trial, places)
     else:
-        tables(wanted, places, out, jobs, budget)
+        tables(wanted, places, out, jobs, budget, only)
 
 
 def _limit_threads(threads: int | None) -> None:

@@ -20,15 +20,15 @@ from training.reproduce.trial import Record, Trial
 MOST_SIGMA = 3.0
 
 
-def tables(names: list[str], places: Places | None, out: Path, jobs: int, budget: float | None) -> None:
+def tables(names: list[str], places: Places | None, out: Path, jobs: int = 1, budget: float | None = None, only: str = "") -> None:
     """Go on with these tables for `budget` seconds (None: until they are done), and write their pages and the summary.
 
-    places: None where nothing is to be trained. Raises: click.ClickException (trials failed; the pages are written).
+    places: None where nothing is to be trained. only: what is trained has this in its name. Raises: click.ClickException (trials failed; the pages are written).
     """
     outcome = Outcome()
     if places is not None:
         until = None if budget is None else time.monotonic() + budget
-        outcome = run(lambda known: missing_of_tables(names, known), places, jobs, until)
+        outcome = run(lambda known: [trial for trial in missing_of_tables(names, known) if only in trial.name], places, jobs, until)
     known = Records(out / "trials").known
     for page in (*write_pages(names, known, out), write_summary(known, out)):
         click.echo(page)
