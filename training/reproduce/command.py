@@ -23,7 +23,8 @@ MOST_SIGMA = 3.0
 def tables(names: list[str], places: Places | None, out: Path, jobs: int = 1, budget: float | None = None, only: str = "") -> None:
     """Go on with these tables for `budget` seconds (None: until they are done), and write their pages and the summary.
 
-    places: None where nothing is to be trained. only: what is trained has this in its name. Raises: click.ClickException (trials failed; the pages are written).
+    places: None where nothing is to be trained. only: what is trained has this in its name. Raises: click.ClickException (trials
+    failed; the pages are written).
     """
     outcome = Outcome()
     if places is not None:
