@@ -211,7 +211,7 @@ def _footer(name: str, groups: tuple[Group, ...], known: Known) -> list[str]:
         "are those of its submission to ICLR 2022.",
         "",
         f"{len(records)} trials, {hours:.1f} hours of training. By {' and '.join(codes)}; {'; '.join(machines)}. Records: "
-        "[trials](trials). Again "
-        f"with: `fip reproduce {name} --data MODELNET40_HDF5 --weights FOLDER_OF_2D_WEIGHTS`; one trial: `--trial {one.trial}`; with the publishers' files, whose y is up, `--up y`.",
+        f"[trials](trials). Again with: `fip reproduce {name} --data MODELNET40_HDF5 --weights FOLDER_OF_2D_WEIGHTS`; one trial: "
+        f"`--trial {one.trial}`; with the publishers' files, whose y is up, `--up y`.",
         "",
     ]
