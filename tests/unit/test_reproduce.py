@@ -15,6 +15,7 @@ from training.reproduce.search import FIRST, GRID, Choice, Group, choose, missin
 from training.reproduce.stats import STUDENT, mean_of, paired
 from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
+from training.reproduce.texts import FIRST_EPOCH, PAIRS
 from training.reproduce.trial import Record, Trial
 from training.reproduce.view import Result
 
@@ -134,6 +135,14 @@ def test_what_the_tables_hold(table: str, networks: set[str], shots: set[int | N
     for group in few:
         budgets.setdefault(group.shots, set()).add(group.epochs)
     assert table == "fewshot" or all(len(epochs) == 1 for epochs in budgets.values())
+
+
+def test_every_control_is_compared_somewhere() -> None:
+    """An arm that no pair of its group subtracts, or subtracts from, tells nothing."""
+    for table, groups in TABLES.items():
+        for group in groups:
+            pairs = [pair[:2] for pair in (*PAIRS, *FIRST_EPOCH) if set(pair[:2]) <= set(group.arms)]
+            assert {arm for pair in pairs for arm in pair} == set(group.arms), (table, group)
 
 
 def shown(tmp_path: Path, group: Group, score: Callable[[Trial], float]) -> str:

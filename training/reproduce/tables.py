@@ -12,7 +12,8 @@ CONTROLLED = ("fip-iobn", "fip-ioms", "fip-io", "random-iobn", "random-ioms", "r
 EVERY_MODE = ("scratch", "fip-all", *CONTROLLED)
 RECALIBRATED = ("fip-io-recalibrated", "random-io-recalibrated")
 MEAN = ("fip-all-mean", "fip-iobn-mean", "fip-ioms-mean", "fip-io-mean")
-REFINED = (*RECALIBRATED, *MEAN, "fip-all-tied", "scratch-tied")
+PLAIN = ("fip-all", "fip-iobn", "fip-ioms", "fip-io")  # what the others are compared with
+REFINED = (*PLAIN, *RECALIBRATED, *MEAN, "fip-all-tied", "scratch-tied")
 AXES = {  # the arm of every order -> the arm whose learning rate it takes
     f"fip-{mode}" if order == DEFAULT_ORDER else f"fip-{mode}-{order}": f"fip-{mode}" for mode in AXIS_MODES for order in ORDERS
 }
