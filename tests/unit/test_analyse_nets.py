@@ -198,8 +198,10 @@ def test_the_strongest_answers_are_those_of_each_cloud_alone(subject: Subject, c
     with catching(last_stage(subject.net)) as caught:
         subject.net.features(subject.collate([subject.voxels(clouds, 5)]))
     np.testing.assert_allclose(found[5], caught[0].feats.amax(0).detach().numpy(), atol=1e-5)
-    turned = maxima(caught[0], -torch.eye(64))
-    torch.testing.assert_close(turned[0], -caught[0].feats.amin(0))
+    torch.testing.assert_close(maxima(caught[0])[0], caught[0].feats.amax(0))
+    both = strongest(subject.net, subject, clouds, -np.eye(64, dtype="f4")[None])
+    np.testing.assert_array_equal(both[0], found)
+    np.testing.assert_allclose(both[1, 5], -caught[0].feats.amin(0).detach().numpy(), atol=1e-5)
 
 
 def test_an_inflated_net_has_the_filters_of_the_image_net(subject: Subject) -> None:

@@ -80,9 +80,9 @@ def test_with_few_clouds_the_correction_takes_most_of_the_error() -> None:
         of = cdnv.moments(*gaussians(10, 64, 0.5, 3.0, seed), 2)
         for corrected, values in found.items():
             values.append(cdnv.cdnv(of, corrected=corrected)[0, 1])
-    plain, corrected = (np.mean(found[each]) - true for each in (False, True))
-    assert plain < -0.2 * true  # looks more collapsed than it is
-    assert abs(corrected) < 0.25 * abs(plain)
+    too_low, left = (float(np.mean(found[each])) - true for each in (False, True))
+    assert too_low < -0.2 * true  # looks more collapsed than it is
+    assert abs(left) < 0.25 * abs(too_low)
 
 
 def test_equal_distributions_give_half_of_n_less_one_and_corrected_are_not_told_apart() -> None:

@@ -94,8 +94,9 @@ def analyse() -> None:
 @click.option("--weights", required=True, help="2D weights that the model came from: a file, or a name that `fip weights fetch` knows.")
 @click.option("--images", type=EXISTING_FOLDER, required=True, multiple=True, help="Folder of photographs; more than once for more.")
 @click.option("--scalars", type=click.IntRange(min=100), default=15_000, show_default=True, help="Values drawn of a layer and side.")
+@click.option("--about", help="What the photographs show, for the page.")
 @common
-def fwd(chosen: Chosen, weights: str, images: tuple[Path, ...], scalars: int) -> None:
+def fwd(chosen: Chosen, weights: str, images: tuple[Path, ...], scalars: int, about: str | None) -> None:
     """Distance of each layer's values on clouds from the image net's on photographs.
 
     First-Wasserstein distance at every main-path 3x3 convolution, with the noise beside it.
@@ -103,7 +104,7 @@ def fwd(chosen: Chosen, weights: str, images: tuple[Path, ...], scalars: int) ->
     subject = chosen.subject()
     from training.analyse.study_fwd import fwd_study
 
-    chosen.write(subject, fwd_study(subject, chosen.asked(), weights, images, scalars))
+    chosen.write(subject, fwd_study(subject, chosen.asked(), weights, images, scalars, about))
 
 
 @analyse.command()

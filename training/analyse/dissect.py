@@ -4,6 +4,7 @@ Source: Image2Point, arXiv v1, shows top clouds of chosen units of the last stag
 counted is how pure the top clouds of each unit are, against chance. D clouds, U units, K classes, k top clouds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,12 @@ def dissect(values: Floats, targets: Ints, num_classes: int, k: int) -> Units:
     return Units(rows, majority, purity, entropy, (values > values.min(0)).sum(0) >= k)
 
 
+def joined(several: Sequence[Units]) -> Units:
+    """Units of several nets as those of one."""
+    columns = zip(*((each.rows, each.majority, each.purity, each.entropy, each.alive) for each in several), strict=True)
+    return Units(*(np.concatenate(column) for column in columns))
+
+
 def mixture(classes: Ints, num_classes: int) -> tuple[Ints, Floats, Floats]:
     """Commonest class, its share, and the entropy in bits, of each row of classes (U, k)."""
     counts = (classes[:, :, None] == np.arange(num_classes)).sum(1)  # (U, K)
@@ -82,6 +89,6 @@ def chance(units: Units, targets: Ints, num_classes: int, seed: int, permutation
 
 
 def random_basis(size: int, seed: int) -> npt.NDArray[np.float32]:
-    """A rotation of the space of units, (size, size): in it nothing but chance makes a direction mean something by itself."""
+    """An orthogonal basis of the space of units, (size, size): no direction of it was trained to mean something."""
     q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))
     return np.asarray(q * np.sign(np.diag(r)), np.float32)

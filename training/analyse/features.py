@@ -71,22 +71,27 @@ def catching(module: nn.Module) -> Iterator[list[SparseTensor]]:
         handle.remove()
 
 
-def maxima(x: SparseTensor, basis: torch.Tensor | None = None) -> torch.Tensor:
-    """The largest value of every channel over the sites of each cloud: (B, C). basis (C, C): of the features in another basis."""
-    feats = x.feats if basis is None else x.feats @ basis  # (S, C)
-    rows = x.coords[:, 0].long()[:, None].expand_as(feats)
-    return feats.new_full((x.batch_size, feats.shape[1]), -torch.inf).scatter_reduce(0, rows, feats, "amax")
+def maxima(x: SparseTensor) -> torch.Tensor:
+    """The largest value of every channel over the sites of each cloud: (B, C)."""
+    rows = x.coords[:, 0].long()[:, None].expand_as(x.feats)
+    return x.feats.new_full((x.batch_size, x.feats.shape[1]), -torch.inf).scatter_reduce(0, rows, x.feats, "amax")
 
 
 @torch.inference_mode()
-def strongest(net: ResNet3d, subject: Subject, clouds: Clouds, basis: torch.Tensor | None = None) -> npt.NDArray[np.float32]:
-    """The largest value of every unit of the last stage in each cloud, (D, U)."""
+def strongest(net: ResNet3d, subject: Subject, clouds: Clouds, bases: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    """The largest value of every unit of the last stage in each cloud, (D, U).
+
+    bases (R, U, U): with them (1 + R, D, U), then of the directions that are their columns.
+    """
+    turns = torch.from_numpy(bases).to(subject.device) if bases is not None else ()
     found = []
     with catching(last_stage(net)) as caught:
         for batch in subject.batches(clouds):
             net.features(batch)
-            found.append(maxima(caught.pop(), basis).cpu().numpy())
-    return np.concatenate(found)
+            x = caught.pop()
+            found.append(torch.stack([maxima(x), *(maxima(x.with_feats(x.feats @ turn)) for turn in turns)]).cpu().numpy())
+    values = np.concatenate(found, axis=1)
+    return values if bases is not None else values[0]
 
 
 def main_path(net: nn.Module) -> dict[str, tuple[nn.Module, Norm2dOr3d]]:

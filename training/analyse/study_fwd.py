@@ -1,5 +1,6 @@
 """fwd: how far the features of a model are from those of the image net that it came from, and the page that says so."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from models.resnet3d import SHAPES, ResNet3d
 from training.analyse.asked import Asked, command, show
-from training.analyse.features import HOOKS
+from training.analyse.features import HOOKS, Hook
 from training.analyse.fwd import Row, compare, means, sample_layers
 from training.analyse.image_net import image_net
 from training.analyse.images import CIFAR, IMAGENET, Photographs, View, find_photographs, read_image
@@ -23,7 +24,7 @@ OWN, INFLATED, FRESH = "this model", "inflated, not finetuned", "untrained net"
 TITLES = {"convolution": "At the output of the convolution", "norm": "After its batch norm"}
 
 
-def fwd_study(subject: Subject, asked: Asked, weights: str, folders: Sequence[Path], scalars: int) -> Analysis:
+def fwd_study(subject: Subject, asked: Asked, weights: str, folders: Sequence[Path], scalars: int, about: str | None = None) -> Analysis:
     """Distances of every main-path convolution, beside two controls and the noise. Raises: BadWeights, InflationError, BadDataset."""
     image = load_image_weights(weights)
     flat = image_net(subject.manifest.network.name, image)
@@ -41,13 +42,13 @@ def fwd_study(subject: Subject, asked: Asked, weights: str, folders: Sequence[Pa
         f"First-Wasserstein distance (W1) between the values that the {len(rows) // len(HOOKS)} main-path 3×3 convolutions take on point "
         f"clouds in the 3D net and on photographs in the 2D net that its filters come from: {fewest:,} scalars a layer and side, drawn "
         f"from all positions (occupied voxels alone) and channels together. Source: Image2Point, arXiv v1, A.8.",
-        f"Shown: {shown}; {_said_of(photographs, view)}. {_origin(subject, image)}",
+        f"Shown: {shown}; {_said_of(photographs, view, about)}. {_origin(subject, image)}",
         f"*{INFLATED}*: the same 2D filters copied into 3D as finetuning found them, with the image net's batch norms and a fresh stem. "
         f"*{FRESH}*: fresh weights, batch norms that never saw data. Both are one draw. *zeros*: a net whose every value "
         "is 0; what is no nearer than that has not come near. *Noise*: W1 of two disjoint samples of the same "
         "values, points and images; nothing below it means anything. *Halves*: W1 between two halves of the clouds, or of the photographs: "
         "what others of their kind might have changed. *σ*: standard deviation of the image net's values.",
-        *(part for hook in HOOKS for part in (f"## {TITLES[hook]}", _table([row for row in rows if row.hook == hook], summed[hook]))),
+        *(part for hook in HOOKS for part in _section(hook, rows, summed[hook])),
         "A small distance alone is no evidence that anything was transferred: in the paper a net trained from scratch is nearer to the "
         "image net (0.15) than one with frozen filters (0.27).",
     ]
@@ -59,13 +60,15 @@ def fwd_study(subject: Subject, asked: Asked, weights: str, folders: Sequence[Pa
             "photographs": {path.name: digest for path, digest in zip(photographs.paths, photographs.sha256, strict=True)},
             "sha256": photographs.digest,
             "left_out": photographs.left_out,
+            "about": about,
         },
         "data": [shown.facts],
     }
     results: dict[str, object] = {
         hook: [_facts(row) for row in (*(row for row in rows if row.hook == hook), summed[hook])] for hook in HOOKS
     }
-    said = command("fwd", subject, asked, f"--weights {image.name} --images PHOTOGRAPHS --scalars {scalars}")
+    said_about = [f"--about {shlex.quote(about)}"] if about else []
+    said = command("fwd", subject, asked, f"--weights {image.name} --images PHOTOGRAPHS --scalars {scalars}", *said_about)
     title = f"fwd: how far is {subject.manifest.name} from its image net?"
     alt = "W1 of every layer for the model, the inflated and the untrained net, over the noise"
     return Analysis(f"fwd-{subject.manifest.name}", title, said, inputs, results, lines, distances(rows, OWN), alt)
@@ -96,6 +99,13 @@ def _table(rows: Sequence[Row], mean: Row) -> str:
     return table(head, [_cells(row) for row in (*rows, mean)])
 
 
+def _section(hook: Hook, rows: Sequence[Row], mean: Row) -> list[str]:
+    share = 1 - mean.distances[OWN] / mean.zeros
+    how = f"{share:.0%} nearer to the image net than zeros are" if share > 0 else f"{-share:.0%} farther from the image net than zeros are"
+    found = f"In the mean over layers this model is {how}."
+    return [f"## {TITLES[hook]}", _table([row for row in rows if row.hook == hook], mean), found]
+
+
 def _cells(row: Row) -> list[str]:
     pairs = [", ".join(short(value) for value in both) for both in (row.floors, row.halves)]
     values = [short(value) for value in row.distances.values()]
@@ -108,10 +118,11 @@ def _facts(row: Row) -> dict[str, object]:
     return {"layer": row.layer, "w1": dict(row.distances), "zeros": row.zeros, **noise, "image_deviation": row.deviation}
 
 
-def _said_of(photographs: Photographs, view: View) -> str:
+def _said_of(photographs: Photographs, view: View, about: str | None) -> str:
+    kinds = f": {about}" if about else ""
     few = ", few for the values of a whole image net: the column of halves says what that costs" if len(photographs) < 1000 else ""
     return (
-        f"{len(photographs):,} photographs (sha256 of all `{photographs.digest[:16]}`), shorter side scaled to {view.resize}, "
+        f"{len(photographs):,} photographs{kinds} (sha256 of all `{photographs.digest[:16]}`), shorter side scaled to {view.resize}, "
         f"the middle {view.crop} × {view.crop}{few}"
     )
 

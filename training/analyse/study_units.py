@@ -7,7 +7,7 @@ import torch
 from models.errors import BadOption
 from models.voxelize import prepare
 from training.analyse.asked import Asked, command, show
-from training.analyse.dissect import Units, chance, dissect, random_basis
+from training.analyse.dissect import Units, chance, dissect, joined, random_basis
 from training.analyse.features import catching, last_stage, strongest
 from training.analyse.pages import Analysis, table
 from training.analyse.plots_units import Drawn, UnitRow, gallery
@@ -16,6 +16,7 @@ from training.datasets import Clouds
 
 PUREST, AT_RANDOM, COLUMNS = 6, 3, 8
 LISTED = 12
+BASES = 5
 POINTS = 500  # drawn of a cloud
 
 
@@ -25,14 +26,16 @@ def dissect_study(subject: Subject, asked: Asked, k: int) -> Analysis:
     clouds = shown.clouds
     if not 2 <= k <= len(clouds) // 2:
         raise BadOption(f"the top {k} of {len(clouds)} clouds tell nothing: from 2 to half of the clouds", where="--top")
-    values = strongest(subject.net, subject, clouds)  # (D, U)
+    size = subject.net.fc.in_features
+    bases = np.stack([random_basis(size, asked.seed + i) for i in range(BASES)])
+    values, *turned = strongest(subject.net, subject, clouds, bases)  # (D, U) each
     units = dissect(values, clouds.targets, len(names), k)
     if len(units.order) == 0:
         raise BadOption(f"no unit answers {k} clouds", where="--top")
-    basis = torch.from_numpy(random_basis(values.shape[1], asked.seed)).to(subject.device)
+    directions = [dissect(each, clouds.targets, len(names), k) for each in turned]
     nets = {
         "units of this model": units,
-        "directions drawn at random": dissect(strongest(subject.net, subject, clouds, basis), clouds.targets, len(names), k),
+        "directions drawn at random": joined(directions),
         "units of the untrained net": dissect(strongest(subject.untrained(asked.seed), subject, clouds), clouds.targets, len(names), k),
     }
     luck = chance(units, clouds.targets, len(names), asked.seed)
@@ -41,12 +44,14 @@ def dissect_study(subject: Subject, asked: Asked, k: int) -> Analysis:
     ]
     rows.append(["units of this model, labels permuted", "–", *_cells(luck.purity, luck.entropy, luck.sure)])
     sure = units.order[units.purity[units.order] > luck.sure]
+    means = [each.mean_purity for each in directions]
     classes = sorted({names[c] for c in units.majority[sure]})
     lines = [
         f"For each unit (channel of the last stage, after its ReLU) clouds are ranked by the largest value that it takes anywhere in them, "
-        f"and the {k} highest are looked at. Pure: they are of one class. The same was done in a basis of the features that was rotated at "
-        f"random, with an untrained net (fresh weights, one draw), and with the labels of the clouds permuted, {len(luck.purity):,} draws "
-        f"in all, one in a hundred of which has a purity above {luck.sure:.2f}. Shown: {shown}.",
+        f"and the {k} highest are looked at. Pure: they are of one class. The same was done along directions drawn at random ({BASES} "
+        f"rotated bases, whose means lie between {min(means):.3f} and {max(means):.3f}), with an untrained net (fresh weights, one draw), "
+        f"and with the labels of the clouds permuted, {len(luck.purity):,} draws in all, one in a hundred of which has a purity above "
+        f"{luck.sure:.2f}. Shown: {shown}.",
         table(["", "units", f"mean purity of the top {k}", "mean entropy, bits", f"purity above {luck.sure:.2f}"], rows),
         f"The units above that bound are for {len(classes)} of {len(names)} classes: {', '.join(classes)}.",
         table(["unit", "commonest class", "purity", "entropy, bits"], [_listed(units, unit, names) for unit in units.order[:LISTED]]),
@@ -61,6 +66,7 @@ def dissect_study(subject: Subject, asked: Asked, k: int) -> Analysis:
     results = {
         "summary": {str(row[0]): row[1:] for row in rows},
         "sure": luck.sure,
+        "mean_purity_of_bases": means,
         "units": [_listed(units, u, names) for u in units.order],
     }
     title = f"dissect: what single units of {subject.manifest.name} answer"
