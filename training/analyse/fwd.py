@@ -2,8 +2,9 @@
 
 Source: Image2Point, arXiv v1, A.8 and its table of distances: values of every main-path convolution, all positions and channels of a
 layer together, 15,000 scalars a side. The text does not say whether "pre-activation" is before or after the batch norm: both are
-measured. (ImageNet's ResNet18, inflated and not finetuned, grows to its last layer after the norms, as the paper's FIP-IO does, while raw
-outputs fall there: it was probably after.) Beyond the paper: how far two samples of the same side lie apart, which is the smallest distance that means anything.
+measured. (ImageNet's ResNet18, inflated and not finetuned, grows up to its last layer after the norms, as the paper's FIP-IO does, while
+raw outputs fall there: it was probably after.) Beyond the paper: how far two samples of the same side lie apart, which is the smallest
+distance that means anything.
 """
 
 from collections.abc import Callable, Iterable, Mapping
