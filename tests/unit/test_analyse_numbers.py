@@ -1,9 +1,12 @@
 """What analyses count, against values that are known beforehand."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
+from models.errors import BadOption
 from training.analyse import cdnv, dissect, tsne
 from training.analyse.fwd import LayerSample, wasserstein
 from training.analyse.reservoir import Reservoir
@@ -146,6 +149,12 @@ def test_the_embedding_keeps_classes_together_and_is_the_same_for_a_seed() -> No
     assert places.shape == (90, 2)
     assert tsne.neighbour_purity(places, targets, 5).mean() > 0.95
     np.testing.assert_array_equal(places, tsne.embed(features, 10, 0))
+
+
+def test_without_scikit_learn_it_is_said_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)  # as if it were not installed
+    with pytest.raises(BadOption, match=r"fip-server\[analyse\]"):
+        tsne.embed(np.zeros((40, 3)), 10, 0)
 
 
 def test_dissection_finds_a_planted_unit_and_no_other() -> None:

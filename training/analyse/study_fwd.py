@@ -47,7 +47,8 @@ def fwd_study(subject: Subject, asked: Asked, weights: str, folders: Sequence[Pa
         f"*{FRESH}*: fresh weights, batch norms that never saw data. Both are one draw. *zeros*: a net whose every value "
         "is 0; what is no nearer than that has not come near. *Noise*: W1 of two disjoint samples of the same "
         "values, points and images; nothing below it means anything. *Halves*: W1 between two halves of the clouds, or of the photographs: "
-        "what others of their kind might have changed (too small where both have pictures of one scene). *σ*: standard deviation of the image net's values.",
+        "what others of their kind might have changed (too small where both have pictures of one scene). "
+        "*σ*: standard deviation of the image net's values.",
         *(part for hook in HOOKS for part in _section(hook, rows, summed[hook])),
         "A small distance alone is no evidence that anything was transferred: in the paper a net trained from scratch is nearer to the "
         "image net (0.15) than one with frozen filters (0.27).",
