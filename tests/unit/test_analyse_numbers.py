@@ -43,6 +43,11 @@ def test_distances_are_those_of_scipy(n: int, m: int) -> None:
     assert wasserstein(a, b) == pytest.approx(wasserstein_distance(a, b), rel=1e-9)
 
 
+def test_of_nothing_there_is_no_distance() -> None:
+    assert np.isnan(wasserstein(np.empty(0), np.ones(3)))
+    assert wasserstein(np.ones(3), np.ones(3)) == 0
+
+
 def test_a_shift_is_the_distance_and_equal_distributions_are_at_their_floor() -> None:
     rng = np.random.default_rng(0)
 
@@ -100,11 +105,12 @@ def test_equal_distributions_give_half_of_n_less_one_and_corrected_are_not_told_
 
 def test_collapsed_and_absent_classes() -> None:
     features = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
-    pairs = cdnv.cdnv(cdnv.moments(features, np.array([0, 0, 1, 1, 3]), 4), corrected=True)
-    assert pairs[0, 1] == 0
-    assert np.isnan(pairs[2]).all()
-    assert np.isnan(pairs[3]).all()  # one cloud has no variance
-    assert cdnv.summary(pairs) == cdnv.Summary(0.0, 0.0, 2, 0)
+    for corrected in (False, True):
+        pairs = cdnv.cdnv(cdnv.moments(features, np.array([0, 0, 1, 1, 3]), 4), corrected=corrected)
+        assert pairs[0, 1] == 0
+        assert np.isnan(pairs[2]).all()
+        assert np.isnan(pairs[3]).all()  # one cloud has no variance
+        assert cdnv.summary(pairs) == cdnv.Summary(0.0, 0.0, 2, 0)
 
 
 def test_the_nearest_centre_leaves_each_cloud_out_of_its_own() -> None:

@@ -34,13 +34,12 @@ def moments(features: Floats, targets: Ints, num_classes: int) -> Moments:
 
 
 def cdnv(of: Moments, *, corrected: bool) -> Floats:
-    """V of every pair of classes (K, K); NaN on the diagonal, and where a class has too few clouds.
+    """V of every pair of classes (K, K); NaN on the diagonal, and where a class has less than two clouds.
 
     corrected: variances divided by n − 1, and what the errors of two estimated means add to their squared distance, var / n each,
     taken off. Where nothing is left the pair is not told apart by that many clouds: infinite.
     """
-    least = 2 if corrected else 1
-    counts = np.where(of.counts >= least, of.counts, np.nan)
+    counts = np.where(of.counts >= 2, of.counts, np.nan)  # one cloud has no variance
     variances = of.variances * (counts / (counts - 1) if corrected else counts / counts)
     squared = ((of.means[:, None] - of.means[None]) ** 2).sum(2)  # (K, K)
     if corrected:

@@ -7,6 +7,7 @@ raw outputs fall there: it was probably after.) Beyond the paper: how far two sa
 distance that means anything.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -24,7 +25,9 @@ Sampled = dict[tuple[str, Hook], "LayerSample"]
 
 
 def wasserstein(a: Floats, b: Floats) -> float:
-    """W1 of two samples (n,), (m,) of scalars: the area between their distribution functions."""
+    """W1 of two samples (n,), (m,) of scalars: the area between their distribution functions. NaN without any."""
+    if not (len(a) and len(b)):
+        return math.nan
     if len(a) == len(b):
         return float(np.abs(np.sort(a).astype(np.float64) - np.sort(b)).mean())
     a, b = np.sort(a), np.sort(b)
