@@ -82,7 +82,7 @@ def scatter(places: Floats, targets: Ints, names: Sequence[str], title: str) -> 
         axes.scatter(chosen[:, 0], chosen[:, 1], s=13, color=palette[i % HUES], marker=marker, linewidths=0, alpha=0.75, label=names[i])
     for i in present:
         x, y = _middle(places[targets == i])
-        text = axes.text(x, y, names[i], fontsize=7.5, ha="center", va="center", zorder=5)
+        text = axes.annotate(names[i], (x, y), (0, 6), textcoords="offset points", fontsize=7.5, ha="center", va="bottom", zorder=5)
         text.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="white")])
     axes.set(title=title, xticks=[], yticks=[])
     figure.legend(loc="outside right upper", ncols=1 if len(present) <= 20 else 2, fontsize=8.5, markerscale=1.8, frameon=False)
