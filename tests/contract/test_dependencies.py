@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 OURS = {"models", "service", "training"}
-EXTRAS = {"models": ("torchsparse", "mlflow", "e57"), "service": ("serve", "load", "otel"), "training": ("train",)}
+EXTRAS = {"models": ("torchsparse", "mlflow", "e57"), "service": ("serve", "load", "otel"), "training": ("train", "analyse")}
 # Pinned and brought by a package that we declare, and part of its public face.
 BROUGHT = {"anyio": "fastapi", "starlette": "fastapi", "pydantic-core": "pydantic"}
 BROUGHT |= {f"opentelemetry-{part}": "opentelemetry-sdk" for part in ("api", "semantic-conventions")}
