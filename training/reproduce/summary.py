@@ -16,6 +16,11 @@ FEWEST = 3  # trials of an arm, for a statement
 OTHERS = {
     "bundled-model.md": "the bundled classifier, as the service answers",
     "bundled-lidar19.md": "the bundled LiDAR model",
+    "analyse/modes.md": "distances to the image net and tightness of classes, by what is trained",
+    "analyse/fwd-modelnet40.md": "how far the bundled classifier is from its image net, layer by layer",
+    "analyse/cdnv-modelnet40.md": "how tight its classes are",
+    "analyse/tsne-modelnet40.md": "its features in the plane",
+    "analyse/dissect-modelnet40.md": "what its units answer",
     "lidar.md": "image weights for LiDAR segmentation from a few scans",
     "bench-first-model.md": "one's own first model, timed",
     "bench-segment.md": "segmentation as served",
