@@ -70,21 +70,21 @@ def plot_costs(points: Sequence[Point], path: Path) -> None:
     modes, settings = (list(dict.fromkeys(getattr(point, key) for point in points)) for key in ("mode", "setting"))
     columns = min(3, len(settings))
     rows = -(-len(settings) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False)
+    figure, panels = plt.subplots(rows, columns, figsize=(4 * columns, 1 + 3 * rows), squeeze=False, layout="constrained")
     for panel, name in zip(panels.flat, settings, strict=False):
         for point in points:
             if point.setting == name:
                 colour = COLOURS[modes.index(point.mode)]
                 panel.errorbar(point.minutes, point.accuracy, yerr=point.std, fmt="o", color=colour, capsize=3)
         panel.set_title(name, fontsize=8)
+        panel.set_xlim(0, 1.2 * max(point.minutes for point in points if point.setting == name))
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(settings) :]:
         panel.set_visible(False)
     handles = [Line2D([], [], marker="o", linestyle="", color=COLOURS[place], label=mode) for place, mode in enumerate(modes)]
-    figure.legend(handles=handles, loc="upper center", ncols=len(modes), fontsize=8, bbox_to_anchor=(0.5, 1.03))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(modes), fontsize=8)
     figure.supxlabel("minutes of training steps, one thread", fontsize=9)
     figure.supylabel("test accuracy, %; bars: standard deviation over seeds", fontsize=9)
-    figure.tight_layout()
     _save(figure, path)
 
 
