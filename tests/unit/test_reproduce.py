@@ -16,7 +16,7 @@ from training.reproduce.stats import STUDENT, mean_of, paired
 from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
 from training.reproduce.texts import FIRST_EPOCH, PAIRS
-from training.reproduce.trial import Record, Trial
+from training.reproduce.trial import Record, Trial, total
 from training.reproduce.view import Result
 
 GROUP = Group("cifar_resnet20", 10, 5, ("scratch", "fip-all"), seeds=3, searches=2)
@@ -178,6 +178,11 @@ def test_epochs_to_a_target() -> None:
     gaps = first_epochs(of)
     assert gaps[2].startswith("| FIP-ALL over scratch, one fall | +16.00 ± ")
     assert len(gaps) == 4
+
+
+def test_an_epoch_that_was_stopped_counts_as_the_others() -> None:
+    assert total([{"seconds": 2.0}, {"loss": 1.0}, {"seconds": 4.0}], "seconds") == 9.0
+    assert total([], "seconds") == 0.0
 
 
 def with_curve(arm: str, seed: int, accuracies: list[float]) -> Record:

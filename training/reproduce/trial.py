@@ -159,11 +159,17 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu"
         test_clouds=0 if test is None else len(inputs.test),
         parameters=sum(p.numel() for p in net.parameters()),
         trained=sum(p.numel() for name, p in net.named_parameters() if name in policy.trained),
-        seconds=round(sum(row["seconds"] for row in epochs), 1),
-        cpu_seconds=round(sum(row["cpu_seconds"] for row in epochs), 1),
+        seconds=total(epochs, "seconds"),
+        cpu_seconds=total(epochs, "cpu_seconds"),
         curve=[{key: round(row[key], 4) for key in ("epoch", "loss", "val_accuracy", "cpu_seconds") if key in row} for row in epochs],
         diverged=diverged,
     )
+
+
+def total(epochs: list[dict[str, float]], what: str) -> float:
+    """Of all epochs; one that was stopped after its last step says nothing, and counts as the others do on average."""
+    known = [row[what] for row in epochs if what in row]
+    return round(sum(known) / len(known) * len(epochs), 1) if known else 0.0
 
 
 def _scores(
