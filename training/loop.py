@@ -21,6 +21,7 @@ from torch import nn
 from models.errors import BadDataset, BadRunDir, Diverged
 from models.manifest import InputSpec
 from models.sparse.backends.protocol import Engine
+from models.sparse.nn import filters_stay_frozen
 from models.sparse.norm import TooFewSites
 from training.batches import MicroBatch, TrainBatch, plan_epoch, train_batches
 from training.data import Data, absent_classes, checking, groups_of, learning, unit
@@ -149,6 +150,7 @@ def fit(
         closing(check),
         RunLog(run_dir) if world.first else nullcontext() as log,
         parallel(net, policy, world, device) as model,
+        filters_stay_frozen(net),
         stop_request() as stop,
     ):
         trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, engine, weights, groups)

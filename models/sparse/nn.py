@@ -4,7 +4,8 @@ S sites before a layer, T after it, C channels.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +38,16 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(kernel_size ** (3 - len(tied)), in_channels, out_channels))
         self._folded: Folded | None = None
         self._may_fold = False
+        self._frozen: tuple[torch.Tensor, str] | None = None  # what `filters` says, while `filters_stay_frozen` lasts
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        repeats = self._repeats()
-        route = x.sites.route(self._finer(x), self.kernel_size, self.stride, transposed=self.transposed, tied=self.tied or repeats)
-        return SparseTensor(sparse_conv(x.feats, self.weight, route, repeats), x.sites, x.batch_size, self.level_after(x))
+        if self._frozen:
+            (weight, tied), repeats = self._frozen, ""
+        else:
+            weight, repeats = self.weight, self._repeats()
+            tied = self.tied or repeats
+        route = x.sites.route(self._finer(x), self.kernel_size, self.stride, transposed=self.transposed, tied=tied)
+        return SparseTensor(sparse_conv(x.feats, weight, route, repeats), x.sites, x.batch_size, self.level_after(x))
 
     def level_after(self, x: SparseTensor) -> int:
         """Level that the convolution ends on."""
@@ -58,7 +64,7 @@ class Convolution(nn.Module):
     def _repeats(self) -> str:
         """Axes along which the weight itself is found to repeat: only where it is whole and frozen.
 
-        Looked at anew each time: weights may have changed.
+        Looked at anew each time: weights may have changed, and fused optimisers do not raise their version.
         """
         return "" if self.tied or self.weight.requires_grad else tied_axes(self.weight)
 
@@ -186,6 +192,20 @@ def prepare_inference(net: nn.Module) -> None:
             module._may_fold, module._folded = True, None
 
 
+@contextmanager
+def filters_stay_frozen(net: nn.Module) -> Iterator[None]:
+    """While it lasts, nothing writes to filters that are frozen now: which of them repeat themselves is then found only once."""
+    frozen = [module for module in net.modules() if isinstance(module, Convolution) and not module.weight.requires_grad]
+    try:
+        for module in frozen:
+            weight, tied = module.filters()
+            module._frozen = weight.detach().contiguous(), tied
+        yield
+    finally:
+        for module in frozen:
+            module._frozen = None
+
+
 def forget_folded(net: nn.Module) -> None:
     """Let go of the weights that a pass has made snapshots of: from then on the net can do nothing but the same again, in less memory."""
     for module in net.modules():
@@ -237,7 +257,7 @@ class SparseBatchNorm(nn.BatchNorm1d):
         self, x: SparseTensor, residual: SparseTensor | None = None, *, relu: bool = False, output_is_kept: bool = False
     ) -> SparseTensor:
         other = None if residual is None else residual.feats
-        return x.with_feats(batch_norm_act(x.feats, self, other, relu=relu, output_is_kept=output_is_kept))
+        return x.with_feats(batch_norm_act(x.feats, self, other, relu=relu, output_is_kept=output_is_kept, norms=x.sites.engine.norms))
 
 
 class SparseReLU(nn.Module):

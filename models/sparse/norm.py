@@ -17,16 +17,18 @@ import torch
 from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from models.sparse.backends.norms import TORCH_NORMS, Norms, Running
+
 
 @dataclass(frozen=True)
-class _Statistics:
-    """Where a norm takes mean and variance from: the batch, which moves the running ones, or the running ones (C,)."""
+class _Step:
+    """How the step is done. of_batch: by the statistics of the batch, which move the running ones, else by these."""
 
-    mean: torch.Tensor
-    var: torch.Tensor
+    norms: Norms
+    running: Running
     of_batch: bool
-    momentum: float
-    eps: float
+    relu: bool
+    output_is_kept: bool
 
 
 class TooFewSites(ValueError):
@@ -34,11 +36,18 @@ class TooFewSites(ValueError):
 
 
 def batch_norm_act(
-    x: torch.Tensor, norm: nn.BatchNorm1d, residual: torch.Tensor | None = None, *, relu: bool = False, output_is_kept: bool = False
+    x: torch.Tensor,
+    norm: nn.BatchNorm1d,
+    residual: torch.Tensor | None = None,
+    *,
+    relu: bool = False,
+    output_is_kept: bool = False,
+    norms: Norms = TORCH_NORMS,
 ) -> torch.Tensor:
     """relu(norm(x) + residual): x, residual (S, C) -> (S, C), with the statistics and side effects of `norm`.
 
-    output_is_kept: somebody else keeps the result for backward, so ReLU may as well. Raises: TooFewSites (in training).
+    output_is_kept: somebody else keeps the result for backward, so ReLU may as well. norms: those of the engine in use. Raises:
+    TooFewSites (in training).
     """
     if norm.training and len(x) < 2:
         raise TooFewSites(f"batch norm in training needs two sites or more, got {tuple(x.shape)}")
@@ -51,8 +60,9 @@ def batch_norm_act(
     assert norm.momentum is not None
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked += 1
-    statistics = _Statistics(norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps)
-    out: torch.Tensor = _NormAct.apply(x, norm.weight, norm.bias, residual, statistics, relu, output_is_kept)  # type: ignore[no-untyped-call]
+    running = Running(norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+    step = _Step(norms, running, norm.training, relu, output_is_kept)
+    out: torch.Tensor = _NormAct.apply(x, norm.weight, norm.bias, residual, step)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -67,57 +77,33 @@ def _fits(x: torch.Tensor, norm: nn.BatchNorm1d) -> bool:
 class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        residual: torch.Tensor | None,
-        norm: _Statistics,
-        relu: bool,
-        output_is_kept: bool,
+        ctx: FunctionCtx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, residual: torch.Tensor | None, step: _Step
     ) -> torch.Tensor:
+        running, mark = step.running, not step.output_is_kept
         kept: tuple[torch.Tensor, ...]
-        if norm.of_batch:
-            out, mean, inv_std = torch.native_batch_norm(x, weight, bias, norm.mean, norm.var, True, norm.momentum, norm.eps)
-            kept = x, weight, mean, inv_std
+        if step.of_batch:
+            normed = step.norms.by_batch(x, weight, bias, running, residual, relu=step.relu, mark=mark)
+            out, positive, kept = normed.out, normed.positive, (x, weight, normed.mean, normed.inv_std)
         else:
-            scale = (norm.var + norm.eps).rsqrt() * weight
-            out = torch.addcmul(bias - norm.mean * scale, x, scale)
+            scale = (running.var + running.eps).rsqrt() * weight
+            out, positive = step.norms.by_scale(x, scale, bias - running.mean * scale, residual, relu=step.relu, mark=mark)
             kept = (scale,)
-        if residual is not None:
-            out += residual
-        if relu:
-            out.relu_()
-            kept = (*kept, out if output_is_kept else out.bool())  # after ReLU, what is not zero is positive
+        if step.relu:
+            kept = (*kept, out if positive is None else positive)
         ctx.save_for_backward(*kept)
-        ctx.norm, ctx.relu = norm, relu  # type: ignore[attr-defined]
+        ctx.step = step  # type: ignore[attr-defined]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         kept: tuple[torch.Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
-        norm: _Statistics = ctx.norm  # type: ignore[attr-defined]
-        needs: tuple[bool, ...] = ctx.needs_input_grad  # type: ignore[attr-defined]
-        grad = grad.contiguous()
-        if ctx.relu:  # type: ignore[attr-defined]
-            grad = _through_relu(grad, kept[-1])
-        grad_x: torch.Tensor | None
-        grad_weight = grad_bias = None
-        if norm.of_batch:
+        step: _Step = ctx.step  # type: ignore[attr-defined]
+        of_x, _, _, of_residual, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
+        grad, result = grad.contiguous(), kept[-1] if step.relu else None
+        if step.of_batch:
             x, weight, mean, inv_std = kept[:4]
-            wanted = list(needs[:3])
-            grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-                grad, x, weight, norm.mean, norm.var, mean, inv_std, True, norm.eps, wanted
-            )
+            grads = step.norms.batch_grads(grad, x, weight, (mean, inv_std), result, of_x=of_x, of_residual=of_residual)
         else:
-            grad_x = grad * kept[0] if needs[0] else None
-        return grad_x, grad_weight, grad_bias, grad if needs[3] else None, None, None, None
-
-
-def _through_relu(grad: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """grad (S, C) where ReLU's result was positive; result: itself, or whether it was."""
-    if result.dtype == torch.bool:
-        return grad * result.view(torch.uint8)  # fifteen times as fast as by bool
-    passed: torch.Tensor = torch.ops.aten.threshold_backward(grad, result, 0)
-    return passed
+            grads = step.norms.scale_grads(grad, kept[0], result, of_x=of_x, of_residual=of_residual)
+        return grads.x, grads.weight, grads.bias, grads.residual, None

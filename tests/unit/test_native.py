@@ -24,6 +24,7 @@ from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
 from models.sparse.nn import SparseConv3d
 from models.sparse.tensor import SiteCache, sparse_tensor
+from tests.unit.test_native_norms import compare_norms
 
 CHANNELS = [(1, 1), (3, 64), (64, 64), (17, 33), (100, 65), (5, 130), (16, 16), (96, 48)]
 KERNELS = [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)]
@@ -378,6 +379,7 @@ def exercise() -> None:
     for name in INSTRUCTION_SETS:
         engine = NativeEngine(name)
         if engine.unavailable() is None:
+            compare_norms(engine)
             for kernel_map in all_maps(engine):
                 for cin, cout in ((1, 1), (17, 81)):
                     for products in (torch.float32, torch.bfloat16):

@@ -18,7 +18,15 @@ from models.predictor import Predictor
 from models.resnet3d import ResNet3d, ResNetShape
 from models.sparse.backends import ENGINES
 from models.sparse.backends.protocol import Engine
-from models.sparse.nn import SparseBatchNorm, SparseConv3d, SparseConvTranspose3d, conv_norm, prepare_inference, ties_of
+from models.sparse.nn import (
+    SparseBatchNorm,
+    SparseConv3d,
+    SparseConvTranspose3d,
+    conv_norm,
+    filters_stay_frozen,
+    prepare_inference,
+    ties_of,
+)
 from models.sparse.tensor import SparseTensor, collate, sparse_tensor
 from models.unet3d import UNet3d
 from models.zoo import build
@@ -237,3 +245,20 @@ def test_a_predictor_answers_as_before_only_if_the_net_is_its_own(tiny_registry:
     again = build(checkpoint.manifest.network)
     again.load_state_dict(net.state_dict())
     torch.testing.assert_close(after, Predictor(again, checkpoint.manifest).forward(voxels), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["io", "iobn", "all"])
+@pytest.mark.parametrize("engine", USABLE)
+def test_filters_that_stay_frozen_are_looked_at_once_and_followed_again_afterwards(engine: str, mode: Mode) -> None:
+    x, net = clouds(ENGINES[engine]), inflated()
+    freeze_policy(net, mode).apply(net)
+    net.eval()
+    before = net(x)
+    with filters_stay_frozen(net):
+        torch.testing.assert_close(net(x), before, atol=0.0, rtol=0.0)
+    with torch.no_grad():
+        for name, weight in net.named_parameters():
+            if name.startswith("layer"):
+                weight.mul_(torch.rand_like(weight))
+    torch.testing.assert_close(net(x), fresh(net).eval()(x))
+    assert not torch.equal(net(x), before)

@@ -13,6 +13,7 @@ from models.sparse.backends.arena import ARENA
 from models.sparse.backends.native_build import CannotBuild
 from models.sparse.backends.native_library import ConvCall, GradCall, Kernels, address, map_pairs, native_library
 from models.sparse.backends.native_maps import SortedSites, native_coords, native_downsample, native_tie
+from models.sparse.backends.native_norms import NativeNorms
 from models.sparse.backends.protocol import Epilogue, Packed, SiteIndexLike
 from models.sparse.backends.torch_engine import TorchEngine
 from models.sparse.kernel_map import KernelMap
@@ -28,6 +29,7 @@ class NativeEngine:
     def __init__(self, instruction_set: str | None = None) -> None:
         self._wanted = instruction_set
         self._otherwise = TorchEngine()
+        self.norms = NativeNorms(lambda: self.kernels)
 
     @cached_property
     def library(self) -> ctypes.CDLL:

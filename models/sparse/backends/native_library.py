@@ -44,6 +44,24 @@ class GradCall(ctypes.Structure):
     )
 
 
+class NormCall(ctypes.Structure):
+    _fields_ = (
+        *((name, POINTER) for name in ("x", "scale", "shift", "residual", "out", "positive")),
+        *((name, INT) for name in ("rows", "channels")),
+        ("relu", INT32),
+        ("threads", INT32),
+    )
+
+
+class NormBackCall(ctypes.Structure):
+    _fields_ = (
+        *((name, POINTER) for name in ("grad", "x", "result", "positive", "mean", "inverse", "scale", "slope", "offset")),
+        *((name, POINTER) for name in ("grad_x", "grad_residual", "grad_weight", "grad_bias", "scratch")),
+        *((name, INT) for name in ("rows", "channels")),
+        ("threads", INT32),
+    )
+
+
 class Kernels(ctypes.Structure):
     _fields_ = (
         ("panel", INT32),
@@ -56,6 +74,11 @@ class Kernels(ctypes.Structure):
         ("pack_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, INT, INT32, POINTER, INT32)),
         ("round_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, INT, POINTER, INT32)),
         ("sum_lines_bf16", ctypes.CFUNCTYPE(None, POINTER, INT, POINTER, POINTER, INT, POINTER, INT32)),
+        ("norm_scratch", ctypes.CFUNCTYPE(INT, INT, INT)),
+        ("norm_statistics", ctypes.CFUNCTYPE(None, POINTER, INT, INT, POINTER, POINTER, POINTER, INT32)),
+        ("norm_apply", ctypes.CFUNCTYPE(None, ctypes.POINTER(NormCall))),
+        ("norm_sums", ctypes.CFUNCTYPE(None, ctypes.POINTER(NormBackCall))),
+        ("norm_back", ctypes.CFUNCTYPE(None, ctypes.POINTER(NormBackCall))),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from models.sparse.backends.norms import Norms
 from models.sparse.kernel_map import KernelMap
 
 
@@ -44,6 +45,10 @@ class Engine(Protocol):
     """Every method is a pure function of its arguments, on the device of the tensors it is given."""
 
     name: str
+
+    @property
+    def norms(self) -> Norms:
+        """How it normalises."""
 
     def unavailable(self) -> str | None:
         """Why this installation cannot use the engine at all; None where it can."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from models.sparse.backends.norms import TORCH_NORMS
 from models.sparse.backends.protocol import Epilogue, Packed, SiteIndexLike
 from models.sparse.kernel_map import KernelMap
 from models.sparse.search import SiteIndex, build_kernel_map, downsample_sites
@@ -14,6 +15,7 @@ class ReferenceEngine:
     """Any device, any dtype, K and P as the map has them."""
 
     name = "reference"
+    norms = TORCH_NORMS
 
     def unavailable(self) -> str | None:
         return None

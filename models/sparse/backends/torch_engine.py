@@ -14,6 +14,7 @@ from torch.nn.functional import embedding_bag
 
 from models.sparse.backends.arena import ARENA
 from models.sparse.backends.gemm import Products, always_onednn, round_up
+from models.sparse.backends.norms import TORCH_NORMS
 from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
@@ -27,6 +28,7 @@ BLOCK_BYTES_CUDA = 1 << 28  # there a block is only a bound on memory
 
 class TorchEngine(ReferenceEngine):
     name = "torch"
+    norms = TORCH_NORMS
 
     def pack(self, weight: torch.Tensor, products: torch.dtype) -> Packed:
         taps, cin, cout = weight.shape

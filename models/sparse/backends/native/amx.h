@@ -15,8 +15,6 @@ Of the eight tiles 0 to 3 are sums (2 x 2), 4 and 5 rows of the left factor, 6 a
 #define PARTS 8         /* of it for each thread, so that none waits long for the last one */
 #define PAST 65536      /* values of a tap, from which on its sums are written past the caches */
 
-ALWAYS int64_t at_most(int64_t value, int64_t most) { return value < most ? value : most; }
-
 /* Steps (pairs of channels) of a tile where an input row has so many in all; 0 where tiles do not fit. */
 static int tile_steps(int64_t steps) { return steps > MOST_STEPS ? 0 : steps % 16 == 0 ? 16 : steps == 8 ? 8 : 0; }
 

@@ -33,6 +33,29 @@ struct fip_grad {
     int32_t threads;
 };
 
+/* out = ReLU(x * scale + shift + residual), row by row, each channel with its own scale and shift. */
+struct fip_norm {
+    const float *x, *scale, *shift, *residual; /* (S, C), (C), (C), (S, C) or NULL */
+    float *out;                                /* (S, C) */
+    uint8_t *positive;                         /* (S, C), what ReLU lets pass, or NULL */
+    int64_t rows, channels;
+    int32_t relu, threads;
+};
+
+/* The way back through ReLU and norm. What ReLU let pass is told by its result or by marks; both NULL where there was none. */
+struct fip_norm_back {
+    const float *grad, *x, *result;  /* (S, C) */
+    const uint8_t *positive;         /* (S, C) */
+    const float *mean, *inverse;     /* (C), of the batch: mean and 1 / standard deviation */
+    const float *scale;              /* (C), of the gradient */
+    const float *slope, *offset;     /* (C), by the batch: of x less its mean, and alone; else NULL */
+    float *grad_x, *grad_residual;   /* (S, C), or NULL where they are not wanted */
+    float *grad_weight, *grad_bias;  /* (C) */
+    float *scratch;                  /* as large as norm_scratch says */
+    int64_t rows, channels;
+    int32_t threads;
+};
+
 /* Kernels of one instruction set. panel: columns of a packed weight that lie together; width: floats of a vector. */
 struct fip_kernels {
     int32_t panel, width;
@@ -45,6 +68,11 @@ struct fip_kernels {
     void (*round_bf16)(const float *from, int64_t count, int64_t channels, uint16_t *to, int32_t threads);
     void (*sum_lines_bf16)(const float *feats, int64_t channels, const int32_t *starts, const int32_t *rows, int64_t lines, uint16_t *out,
                            int32_t threads);
+    int64_t (*norm_scratch)(int64_t rows, int64_t channels);
+    void (*norm_statistics)(const float *x, int64_t rows, int64_t channels, float *scratch, float *mean, float *variance, int32_t threads);
+    void (*norm_apply)(const struct fip_norm *);
+    void (*norm_sums)(const struct fip_norm_back *); /* grad_weight, grad_bias */
+    void (*norm_back)(const struct fip_norm_back *); /* grad_x, grad_residual */
 };
 
 #endif

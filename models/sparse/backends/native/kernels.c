@@ -32,6 +32,7 @@ static const int ROWS[5] = {0, 10, 6, 0, 0};
 ALWAYS vec load(const float *from) { return *(const vec *)from; }
 ALWAYS void store(float *to, vec value) { *(vec *)to = value; }
 ALWAYS vec splat(float value) { return value - (vec){0}; }
+ALWAYS int64_t at_most(int64_t value, int64_t most) { return value < most ? value : most; }
 
 /* A row of the input, or a line; rows are `width` floats apart. */
 ALWAYS const float *row_of(const struct fip_grad *q, int64_t in, int64_t width) {
@@ -312,6 +313,8 @@ static void weight_grad_bf16(const struct fip_grad *q) {
 }
 #endif
 
+#include "norm.h"
+
 const struct fip_kernels NAME(fip_kernels_) = {
     .panel = PANEL,
     .width = W,
@@ -325,6 +328,11 @@ const struct fip_kernels NAME(fip_kernels_) = {
     .round_bf16 = round_bf16,
     .sum_lines_bf16 = sum_lines_bf16,
 #endif
+    .norm_scratch = norm_scratch,
+    .norm_statistics = norm_statistics,
+    .norm_apply = norm_apply,
+    .norm_sums = norm_sums,
+    .norm_back = norm_back,
     .weight_grad = weight_grad,
 #ifdef __AVX512BF16__
     .weight_grad_bf16 = weight_grad_bf16,
