@@ -55,6 +55,15 @@ def test_the_grid_is_extended_past_the_best_rate(best: float) -> None:
     assert not chosen.missing
 
 
+def test_only_the_two_best_rates_are_tried_on_every_draw() -> None:
+    """And the mean of all draws decides between them, though each alone may say otherwise."""
+    held_out = {0.01: (0.5, 0.9), 0.03: (0.7, 0.6), 0.1: (0.6, 0.8), 0.3: (0.1, 0.9)}
+    _, found = done(GROUP, lambda trial: held_out[trial.lr][trial.seed] if trial.search else 0.5)
+    chosen = choose(GROUP, "scratch", lambda trial: found.get(trial.name))
+    assert chosen.scores == {0.01: [0.5], 0.03: [0.7, 0.6], 0.1: [0.6, 0.8], 0.3: [0.1]}  # 0.3, because 0.1 was at the end
+    assert chosen.lr == 0.1
+
+
 def test_a_best_rate_at_the_end_of_everything_is_kept() -> None:
     _, found = done(GROUP, lambda trial: trial.lr)
     assert choose(GROUP, "scratch", lambda trial: found.get(trial.name)).lr == GRID[-1]

@@ -100,8 +100,8 @@ def _grids(group: Group, of: dict[str, Result]) -> list[str]:
     if not searched:
         return []
     epochs = group.search_epochs or group.epochs
-    draws = f"{group.searches} draw{'s' * (group.searches > 1)}"
-    about = f"Learning rates that were tried, held-out % after {epochs} epoch{'s' * (epochs > 1)}, {draws}"
+    draws = f"; each on one draw of clouds, the two best on {group.searches}" * (group.searches > 1)
+    about = f"Learning rates that were tried, held-out % after {epochs} epoch{'s' * (epochs > 1)}{draws}"
     if borrowed := sum(source != arm for arm, source in group.rate_of.items()):
         about += f" ({borrowed} arms take the rate of another, which may favour that one)"
     return [f"{about}:", "", *(f"- {arm}: {_grid(result)}" for arm, result in searched.items()), ""]
@@ -124,8 +124,8 @@ def _rate(result: Result) -> str:
 
 def _grid(result: Result) -> str:
     parts = []
-    for lr, score in sorted(result.choice.scores.items()):
-        text = f"{lr:g} {100 * score:.1f}"
+    for lr, scores in sorted(result.choice.scores.items()):
+        text = f"{lr:g}: " + " / ".join(f"{100 * score:.1f}" for score in scores)
         parts.append(f"**{text}**" if lr == result.choice.lr else text)
     at_edge = result.choice.lr in (GRID[0], GRID[-1])
     return ", ".join(parts) + (", at the end of all that is tried" if at_edge else "")

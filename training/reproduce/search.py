@@ -1,7 +1,7 @@
 """Which trials of a comparison are still to be done: first those that choose each arm's learning rate, then those that are reported.
 
-A learning rate is chosen by the mean accuracy on held-out train clouds, on draws of clouds that are not reported; the grid goes on past
-a best rate that lies at its end.
+A learning rate is chosen by accuracy on held-out train clouds, on draws of clouds that are not reported: every rate is tried on one
+draw, the grid goes on past a best rate that lies at its end, and the two best are tried on the other draws, too.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ Known = Callable[[Trial], Record | None]
 class Group:
     """Arms of one network at one number of shots and one budget of epochs, each with `seeds` reported trials.
 
-    searches: seeds that choose the learning rate, over search_epochs (None: as many as are reported). rate_of: arms that take the
+    searches: draws that choose the learning rate, over search_epochs (None: as many as are reported). rate_of: arms that take the
     learning rate of another. curve: see Trial.
     """
 
@@ -43,9 +43,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Choice:
-    """scores: mean held-out accuracy of every learning rate that was tried. lr: the best, None while trials are missing."""
+    """scores: held-out accuracies of every learning rate that was tried, by draw. lr: the best, None while trials are missing."""
 
-    scores: dict[float, float]
+    scores: dict[float, list[float]]
     missing: list[Trial]
     lr: float | None
 
@@ -53,24 +53,36 @@ class Choice:
 def choose(group: Group, arm: str, known: Known) -> Choice:
     """The learning rate of an arm, or what has to be trained to know it."""
     source = group.rate_of.get(arm, arm)
-    scores: dict[float, float] = {}
-    wanted = list(FIRST)
+
+    def scores(lr: float) -> list[float]:
+        return [record.held_out for trial in group.tried(source, lr) if (record := known(trial))]
+
+    def lacking(rates: list[float], draws: int) -> list[Trial]:
+        return [trial for lr in rates for trial in group.tried(source, lr)[:draws] if known(trial) is None]
+
+    tried = list(FIRST)
     while True:
-        trials = {lr: group.tried(source, lr) for lr in wanted}
-        missing = [trial for lr in wanted for trial in trials[lr] if known(trial) is None]
-        scores |= {
-            lr: sum(record.held_out for record in found) / len(found)
-            for lr in wanted
-            if len(found := [record for trial in trials[lr] if (record := known(trial))]) == group.searches
-        }
+        missing = lacking(tried, 1)
+        if not missing:
+            ranked = sorted(tried, key=lambda lr: -scores(lr)[0])
+            more = _past(ranked[0], tried)
+            if more is None:
+                finalists = ranked[: 2 if group.searches > 1 else 1]
+                missing = lacking(finalists, group.searches)
+                best = max(finalists, key=lambda lr: sum(scores(lr)))
+                more = _past(best, tried)
+            if not missing and more is None:
+                return Choice({lr: scores(lr) for lr in sorted(tried)}, [], best)
         if missing:
-            return Choice(scores, missing, None)
-        best = max(scores, key=lambda lr: scores[lr])
-        place = GRID.index(best)
-        beyond = {min(scores): place - 1, max(scores): place + 1}.get(best)
-        if beyond is None or not 0 <= beyond < len(GRID):
-            return Choice(dict(sorted(scores.items())), [], best)
-        wanted = [GRID[beyond]]
+            return Choice({lr: found for lr in sorted(tried) if (found := scores(lr))}, missing, None)
+        assert more is not None
+        tried.append(more)
+
+
+def _past(best: float, tried: list[float]) -> float | None:
+    """The rate of the grid beyond the best one, where that is at an end of what was tried."""
+    place = GRID.index(best) + (best == max(tried)) - (best == min(tried))
+    return GRID[place] if 0 <= place < len(GRID) and GRID[place] not in tried else None
 
 
 def missing_of(group: Group, known: Known) -> list[Trial]:
