@@ -79,6 +79,8 @@ def _bars(compared: Compared) -> list[Bar]:
 
 
 def _section(group: Group, of: dict[str, Result], *, compare: bool) -> list[str]:
+    if not any(result.records or result.choice.scores for result in of.values()):
+        return [f"## {setting(group)}", "", f"Not trained yet: {', '.join(of)}.", ""]
     lines = [
         f"## {setting(group)}",
         "",

@@ -7,7 +7,8 @@ from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SET
 from training.reproduce.search import GRID, Group, Known, missing_of
 from training.reproduce.trial import Trial
 
-LEARNERS = ("scratch", "fip-all", "fip-iobn")
+PLAINEST = ("scratch", "fip-all")
+LEARNERS = (*PLAINEST, "fip-iobn")
 CONTROLLED = ("fip-iobn", "fip-ioms", "fip-io", "random-iobn", "random-ioms", "random-io")
 EVERY_MODE = ("scratch", "fip-all", *CONTROLLED)
 RECALIBRATED = ("fip-io-recalibrated", "random-io-recalibrated")
@@ -23,17 +24,20 @@ BUDGET = {1: 100, 5: 40, 10: 30}  # epochs by the number of shots: 200, 280 and 
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
 
 
-def few(network: str, shots: int, arms: tuple[str, ...] = LEARNERS, seeds: int = 5, epochs: int | None = None) -> Group:
+def few(
+    network: str, shots: int, arms: tuple[str, ...] = LEARNERS, seeds: int = 5, epochs: int | None = None, search_epochs: int | None = None
+) -> Group:
     """At one shot, where draws differ most, twice the seeds."""
-    return Group(network, shots, epochs or BUDGET[shots], arms, seeds=2 * seeds if shots == 1 else seeds, searches=2)
+    return Group(network, shots, epochs or BUDGET[shots], arms, 2 * seeds if shots == 1 else seeds, searches=2, search_epochs=search_epochs)
 
 
-def full(network: str, arms: tuple[str, ...], epochs: int = 30, seeds: int = 3, search_epochs: int = 5) -> Group:
+def full(network: str, arms: tuple[str, ...], epochs: int = 30, seeds: int = 3, search_epochs: int = 3) -> Group:
     return Group(network, None, epochs, arms, seeds=seeds, search_epochs=search_epochs, curve=True)
 
 
 _RESNET18_10 = few("resnet18", 10, EVERY_MODE, seeds=8)
 _RESNET18_1 = few("resnet18", 1, EVERY_MODE)
+_LONGER = ((100, None), (300, 100))  # epochs, and those of the search where that would cost more than what it is for
 
 TABLES: dict[str, tuple[Group, ...]] = {
     "fewshot": (
@@ -41,18 +45,20 @@ TABLES: dict[str, tuple[Group, ...]] = {
         _RESNET18_1,
         few("resnet18", 5),
         *(few(network, shots) for network in CIFAR for shots in (10, 1, 5)),
-        *(few(network, 10, epochs=epochs) for network in CIFAR for epochs in (100, 300)),
+        *(few(network, 10, PLAINEST, epochs=epochs, search_epochs=search) for network in CIFAR for epochs, search in _LONGER),
     ),
     "modes": (
         _RESNET18_10,
         _RESNET18_1,
         few("resnet18", 10, REFINED, seeds=3),
-        *(full(network, EVERY_MODE) for network in CIFAR),
-        full("cifar_resnet20", REFINED),
+        full("cifar_resnet20", EVERY_MODE),
+        full("cifar_resnet20", REFINED, seeds=1),
+        full("cifar_resnet56", (*LEARNERS, "random-iobn"), seeds=1),
     ),
     "speed": (
-        *(full(network, SCHEDULES) for network in CIFAR),
-        full("resnet18", SCHEDULES, epochs=10, search_epochs=1),
+        full("cifar_resnet20", SCHEDULES),
+        full("cifar_resnet56", SCHEDULES, seeds=1),
+        full("resnet18", SCHEDULES, epochs=10, seeds=2, search_epochs=1),
     ),
     "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=3, searches=2, rate_of=AXES),),
     "stages": (

@@ -106,7 +106,7 @@ static void multiply_columns(const struct laid *some, const float *right, int64_
         if (more_columns) _tile_stored(1, to + W, 128);
         if (more_rows) _tile_stored(2, to + 16 * 32, 128);
         if (more_rows && more_columns) _tile_stored(3, to + 16 * 32 + W, 128);
-        if (p) add_sums(sums[p / TILE_ROWS + 1 & 1], some->out + p - TILE_ROWS, TILE_ROWS, column, more_columns);
+        if (p) add_sums(sums[(p / TILE_ROWS + 1) & 1], some->out + p - TILE_ROWS, TILE_ROWS, column, more_columns);
     }
     p -= TILE_ROWS;
     add_sums(sums[p / TILE_ROWS & 1], some->out + p, some->count - p, column, more_columns);
