@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from models.manifest import NetworkSpec
 from models.sparse.backends.native import INSTRUCTION_SETS, NativeEngine
 from models.sparse.backends.norms import TORCH_NORMS, Norms
 from models.sparse.norm import batch_norm_act
+from models.sparse.tensor import sparse_tensor
+from models.zoo import build
+from training.optim import OptimSpec, sgd
 
 SHAPES = [(2, 1), (50, 6), (333, 16), (700, 17), (300, 81), (129, 64), (1100, 32), (40, 512), (9, 9000)]
 CASES = list(itertools.product((True, False), repeat=4))  # by the batch, residual, ReLU, its output is kept
@@ -98,3 +102,28 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 def test_other_dtypes_run_through_torch(case: tuple[bool, ...]) -> None:
     ours, theirs = (step(norms, (20, 4), case, torch.float64) for norms in (NativeEngine().norms, TORCH_NORMS))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_training_steps_are_the_same_bits_whatever_the_threads(precision: torch.dtype) -> None:
+    """A whole net, its head and its optimiser with it."""
+    if reason := NativeEngine().unavailable():
+        pytest.skip(reason)
+    coords = (torch.rand(4, 12, 12, 12, generator=torch.Generator().manual_seed(0)) < 0.7).nonzero().int()
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            torch.manual_seed(0)
+            net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=5))
+            x = sparse_tensor(coords, torch.randn(len(coords), 3), 4, NativeEngine())
+            optimiser = sgd(net.parameters(), OptimSpec())
+            for _ in range(3):
+                optimiser.zero_grad()
+                with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+                    nn.functional.cross_entropy(net(x), torch.arange(4)).backward()
+                optimiser.step()
+            found.append(net.state_dict())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
