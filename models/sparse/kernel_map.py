@@ -9,6 +9,7 @@ Odd kernels are centred (offsets -1, 0, 1); even kernels look forward (0, 1), as
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -50,6 +51,11 @@ class KernelMap:
     num_out: int
     identity_tap: int | None = None
     lines: Lines | None = None
+
+    @cached_property
+    def starts(self) -> torch.Tensor:
+        """Where the pairs of each tap begin, and where the last ones end: (K + 1,) int64, on the CPU."""
+        return torch.tensor([0, *itertools.accumulate(self.sizes)], device="cpu")
 
     def transposed(self) -> "KernelMap":
         """The map of the transposed convolution: same taps, roles of input and output swapped. Only without lines."""

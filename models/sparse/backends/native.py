@@ -121,8 +121,9 @@ class NativeEngine:
         epilogue = epilogue or Epilogue()
         bias = None if epilogue.bias is None else checked(epilogue.bias, "bias", (cout,))
         residual = None if epilogue.residual is None else checked(epilogue.residual, "residual", (kernel_map.num_out, cout))
-        where, kept = map_pairs(kernel_map)
-        task = ConvCall(map=where, cin=cin, cout=cout, out_stride=stride, relu=epilogue.relu, threads=threads, transposed=transpose)
+        task = ConvCall(
+            map=map_pairs(kernel_map), cin=cin, cout=cout, out_stride=stride, relu=epilogue.relu, threads=threads, transposed=transpose
+        )
         task.feats, task.lines, task.out = address(feats), address(lines), address(out)
         task.bias, task.residual = address(bias), address(residual)
         if isinstance(weight, torch.Tensor):
@@ -132,7 +133,6 @@ class NativeEngine:
                 weight = self._pack(weight, products, transpose)
         task.packed = address(weight.data) if isinstance(weight, Packed) else None
         (self.kernels.conv_bf16 if low else self.kernels.conv)(ctypes.byref(task))
-        del kept
         return out if stride == cout else out[:, :cout].contiguous()
 
     def weight_grad(self, feats: torch.Tensor, grad: torch.Tensor, kernel_map: KernelMap, *, products: torch.dtype) -> torch.Tensor:
@@ -151,10 +151,8 @@ class NativeEngine:
             feats, grad = self._rounded(feats, threads), self._rounded(grad, threads)
         elif products == torch.bfloat16:
             feats, lines, grad = (each.to(products).float() for each in (feats, lines, grad))
-        where, kept = map_pairs(kernel_map)
-        task = GradCall(where, address(feats), address(lines), address(grad), address(out), cin, stride, threads)
+        task = GradCall(map_pairs(kernel_map), address(feats), address(lines), address(grad), address(out), cin, stride, threads)
         (self.kernels.weight_grad_bf16 if low else self.kernels.weight_grad)(ctypes.byref(task))
-        del kept
         return out if stride == cout else out[:, :, :cout].contiguous()
 
     def _takes(self, tensor: torch.Tensor, products: torch.dtype) -> bool:

@@ -92,19 +92,16 @@ def native_library() -> ctypes.CDLL:
     return library
 
 
-def map_pairs(kernel_map: KernelMap) -> tuple[MapPairs, torch.Tensor]:
-    """The map for C, and a tensor that has to live as long as it is used."""
-    starts = torch.zeros(len(kernel_map.sizes) + 1, dtype=torch.int64, device="cpu")
-    torch.cumsum(torch.tensor(kernel_map.sizes, device="cpu"), 0, out=starts[1:])
-    where = MapPairs(
+def map_pairs(kernel_map: KernelMap) -> MapPairs:
+    """The map for C, to be used as long as the map itself lives."""
+    return MapPairs(
         address(kernel_map.in_rows),
         address(kernel_map.out_rows),
-        address(starts),
+        address(kernel_map.starts),
         len(kernel_map.sizes),
         kernel_map.num_in,
         kernel_map.num_out,
     )
-    return where, starts
 
 
 def address(tensor: torch.Tensor | None) -> int | None:

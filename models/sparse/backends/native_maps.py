@@ -48,12 +48,10 @@ def native_tie(library: ctypes.CDLL, kernel_map: KernelMap, axes: str) -> Kernel
     in_rows, out_rows = torch.empty(pairs, dtype=torch.int32, device="cpu"), torch.empty(pairs, dtype=torch.int32, device="cpu")
     starts = torch.empty(count + 1, dtype=torch.int64, device="cpu")
     line_starts, line_rows = torch.empty(pairs + 1, dtype=torch.int32, device="cpu"), torch.empty(pairs, dtype=torch.int32, device="cpu")
-    where, kept = map_pairs(kernel_map)
     found = library.fip_tie(
-        ctypes.byref(where), address(members), count, width, disjoint,
+        ctypes.byref(map_pairs(kernel_map)), address(members), count, width, disjoint,
         address(in_rows), address(out_rows), address(starts), address(line_starts), address(line_rows),
     )  # fmt: skip
-    del kept
     if found < 0:
         raise MemoryError("no memory left to tie a kernel map")
     used, sizes = int(starts[-1]), tuple(starts.diff().tolist())
