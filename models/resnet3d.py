@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from models.sparse.nn import ConvNorm, GlobalAvgPool, SparseAvgPool3d, SparseBatchNorm, SparseConv3d, SparseReLU, conv_norm
-from models.sparse.norm import batch_norm_act
 from models.sparse.tensor import SparseTensor
 from models.sparse.tying import AXES
 
@@ -151,10 +150,7 @@ class ResNet3d(nn.Module):
     def forward(self, x: SparseTensor) -> torch.Tensor:
         features = self.features(x)
         with torch.autocast(features.device.type, enabled=False):  # a head in bfloat16 would round every logit, and costs nothing
-            scores: torch.Tensor = self.fc(features)
-            if self.training and isinstance(self.fc_bn, nn.BatchNorm1d):  # the same bits for any number of threads
-                return batch_norm_act(scores, self.fc_bn, norms=x.sites.engine.norms)
-            logits: torch.Tensor = self.fc_bn(scores)
+            logits: torch.Tensor = self.fc_bn(self.fc(features))
         return logits
 
     def features(self, x: SparseTensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ class Convolution(nn.Module):
         return super().train(mode)
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._folded = None
+        self._folded = self._frozen = None
         super()._load_from_state_dict(*args)
 
     def folded(self, norm: Norm, engine: Engine, products: torch.dtype) -> "Folded | None":
@@ -196,14 +196,15 @@ def prepare_inference(net: nn.Module) -> None:
 def filters_stay_frozen(net: nn.Module) -> Iterator[None]:
     """While it lasts, nothing writes to filters that are frozen now: which of them repeat themselves is then found only once."""
     frozen = [module for module in net.modules() if isinstance(module, Convolution) and not module.weight.requires_grad]
+    before = [module._frozen for module in frozen]
     try:
         for module in frozen:
             weight, tied = module.filters()
             module._frozen = weight.detach().contiguous(), tied
         yield
     finally:
-        for module in frozen:
-            module._frozen = None
+        for module, kept in zip(frozen, before, strict=True):
+            module._frozen = kept
 
 
 def forget_folded(net: nn.Module) -> None:

@@ -47,8 +47,12 @@ def batch_norm_act(
     """relu(norm(x) + residual): x, residual (S, C) -> (S, C), with the statistics and side effects of `norm`.
 
     output_is_kept: somebody else keeps the result for backward, so ReLU may as well. norms: those of the engine in use. Raises:
-    TooFewSites (in training).
+    TooFewSites (in training), ValueError (shapes that do not fit).
     """
+    if x.dim() != 2 or x.shape[1] != norm.num_features:
+        raise ValueError(f"features must be (S, {norm.num_features}) for this batch norm, got {tuple(x.shape)}")
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"a residual of {tuple(residual.shape)} does not fit features of {tuple(x.shape)}")
     if norm.training and len(x) < 2:
         raise TooFewSites(f"batch norm in training needs two sites or more, got {tuple(x.shape)}")
     if not _fits(x, norm):

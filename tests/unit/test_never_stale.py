@@ -16,6 +16,7 @@ from models.checkpoint import load_checkpoint
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.resnet3d import ResNet3d, ResNetShape
+from models.sparse import nn as nn_of_sites
 from models.sparse.backends import ENGINES
 from models.sparse.backends.protocol import Engine
 from models.sparse.nn import (
@@ -28,6 +29,7 @@ from models.sparse.nn import (
     ties_of,
 )
 from models.sparse.tensor import SparseTensor, collate, sparse_tensor
+from models.sparse.tying import tied_axes
 from models.unet3d import UNet3d
 from models.zoo import build
 from training.finetune import Mode, freeze_policy
@@ -249,16 +251,36 @@ def test_a_predictor_answers_as_before_only_if_the_net_is_its_own(tiny_registry:
 
 @pytest.mark.parametrize("mode", ["io", "iobn", "all"])
 @pytest.mark.parametrize("engine", USABLE)
-def test_filters_that_stay_frozen_are_looked_at_once_and_followed_again_afterwards(engine: str, mode: Mode) -> None:
+def test_filters_that_stay_frozen_are_looked_at_once_and_followed_again_afterwards(
+    engine: str, mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same answers and gradients meanwhile; then what was written is seen."""
     x, net = clouds(ENGINES[engine]), inflated()
     freeze_policy(net, mode).apply(net)
     net.eval()
-    before = net(x)
+    searched: list[torch.Tensor] = []
+
+    def watched(weight: torch.Tensor) -> str:
+        searched.append(weight)
+        return tied_axes(weight)
+
+    monkeypatch.setattr(nn_of_sites, "tied_axes", watched)
+
+    def answers_and_gradients() -> list[torch.Tensor]:
+        net.zero_grad()
+        out = net(x)
+        out.sum().backward()
+        return [out.detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
+
+    before = answers_and_gradients()
+    assert bool(searched) == (mode != "all")
     with filters_stay_frozen(net):
-        torch.testing.assert_close(net(x), before, atol=0.0, rtol=0.0)
+        searched.clear()
+        torch.testing.assert_close(answers_and_gradients(), before, atol=0.0, rtol=0.0)
+        assert not searched
     with torch.no_grad():
         for name, weight in net.named_parameters():
             if name.startswith("layer"):
                 weight.mul_(torch.rand_like(weight))
     torch.testing.assert_close(net(x), fresh(net).eval()(x))
-    assert not torch.equal(net(x), before)
+    assert not torch.equal(net(x), before[0])

@@ -64,6 +64,18 @@ def test_only_the_two_best_rates_are_tried_on_every_draw() -> None:
     assert chosen.lr == 0.1
 
 
+@pytest.mark.parametrize("late", [0.3, 0.003])
+def test_a_rate_that_won_on_every_draw_is_not_forgotten_for_a_later_one(late: float) -> None:
+    """The later one is second best on the first draw alone."""
+    held_out = {0.01: (0.5, 0.9), 0.03: (0.7, 0.6), 0.1: (0.6, 0.8), 0.3: (0.65, 0.1)}
+    if late < 0.01:
+        held_out = {0.1: held_out[0.01], 0.03: held_out[0.03], 0.01: held_out[0.1], 0.003: held_out[0.3]}
+    _, found = done(GROUP, lambda trial: held_out[trial.lr][trial.seed] if trial.search else 0.5)
+    chosen = choose(GROUP, "scratch", lambda trial: found.get(trial.name))
+    assert late in chosen.scores
+    assert chosen.lr == (0.1 if late > 0.01 else 0.01)
+
+
 def test_a_best_rate_at_the_end_of_everything_is_kept() -> None:
     _, found = done(GROUP, lambda trial: trial.lr)
     assert choose(GROUP, "scratch", lambda trial: found.get(trial.name)).lr == GRID[-1]

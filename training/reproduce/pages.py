@@ -102,7 +102,7 @@ def _grids(group: Group, of: dict[str, Result]) -> list[str]:
     if not searched:
         return []
     epochs = group.search_epochs or group.epochs
-    draws = f"; each on one draw of clouds, the two best on {group.searches}" * (group.searches > 1)
+    draws = f"; each on one draw of clouds at least, those among which it was chosen on {group.searches}" * (group.searches > 1)
     about = f"Learning rates that were tried, held-out % after {epochs} epoch{'s' * (epochs > 1)}{draws}"
     if borrowed := sum(source != arm for arm, source in group.rate_of.items()):
         about += f" ({borrowed} arms take the rate of another, which may favour that one)"

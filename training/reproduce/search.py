@@ -1,7 +1,8 @@
 """Which trials of a comparison are still to be done: first those that choose each arm's learning rate, then those that are reported.
 
 A learning rate is chosen by accuracy on held-out train clouds, on draws of clouds that are not reported: every rate is tried on one
-draw, the grid goes on past a best rate that lies at its end, and the two best are tried on the other draws, too.
+draw, the grid goes on past a best rate that lies at its end, and the two best are tried on the other draws, too. The best mean over
+all draws decides.
 """
 
 from collections.abc import Callable, Mapping
@@ -67,9 +68,8 @@ def choose(group: Group, arm: str, known: Known) -> Choice:
             ranked = sorted(tried, key=lambda lr: -scores(lr)[0])
             more = _past(ranked[0], tried)
             if more is None:
-                finalists = ranked[: 2 if group.searches > 1 else 1]
-                missing = lacking(finalists, group.searches)
-                best = max(finalists, key=lambda lr: sum(scores(lr)))
+                missing = lacking(ranked[: 2 if group.searches > 1 else 1], group.searches)
+                best = max(tried, key=lambda lr: (len(scores(lr)), sum(scores(lr))))  # of those that were tried on every draw
                 more = _past(best, tried)
             if not missing and more is None:
                 return Choice({lr: scores(lr) for lr in sorted(tried)}, [], best)

@@ -30,7 +30,7 @@ class NativeNorms:
         relu: bool,
         mark: bool,
     ) -> BatchNormed:
-        if not _takes(x, weight):
+        if not _takes(x, weight, bias, running.mean, running.var, residual):
             return TORCH_NORMS.by_batch(x, weight, bias, running, residual, relu=relu, mark=mark)
         count, channels = x.shape
         kernels, x = self._kernels(), x.contiguous()
@@ -47,12 +47,10 @@ class NativeNorms:
     def by_scale(
         self, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, residual: torch.Tensor | None, *, relu: bool, mark: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if not _takes(x, scale) or not (residual is None or _takes(residual)):
+        if not _takes(x, scale, shift, residual):
             return TORCH_NORMS.by_scale(x, scale, shift, residual, relu=relu, mark=mark)
         x, scale, shift = x.contiguous(), scale.contiguous(), shift.contiguous()
         residual = None if residual is None else residual.contiguous()
-        if residual is not None and residual.shape != x.shape:
-            raise ValueError(f"a residual of {tuple(residual.shape)} does not fit features of {tuple(x.shape)}")
         out = ARENA.empty(*x.shape)
         positive = ARENA.empty(*x.shape, dtype=torch.bool) if relu and mark else None
         task = NormCall(rows=len(x), channels=x.shape[1], relu=relu, threads=torch.get_num_threads())
@@ -72,9 +70,9 @@ class NativeNorms:
         of_x: bool,
         of_residual: bool,
     ) -> Grads:
-        if not _takes(x, weight):
+        if not _takes(grad, x, weight, *statistics):
             return TORCH_NORMS.batch_grads(grad, x, weight, statistics, result, of_x=of_x, of_residual=of_residual)
-        grad, x, (mean, inv_std) = grad.contiguous(), x.contiguous(), statistics
+        grad, x, (mean, inv_std), result = grad.contiguous(), x.contiguous(), statistics, _whole(result)
         grads = Grads(_like(grad, of_x), torch.empty_like(weight), torch.empty_like(weight), _like(grad, of_residual))
         scratch = self._scratch(x)
         task = _back(grad, result, grads)
@@ -93,7 +91,7 @@ class NativeNorms:
     def scale_grads(self, grad: torch.Tensor, scale: torch.Tensor, result: torch.Tensor | None, *, of_x: bool, of_residual: bool) -> Grads:
         if not _takes(grad, scale):
             return TORCH_NORMS.scale_grads(grad, scale, result, of_x=of_x, of_residual=of_residual)
-        grad, scale = grad.contiguous(), scale.contiguous()
+        grad, scale, result = grad.contiguous(), scale.contiguous(), _whole(result)
         grads = Grads(_like(grad, of_x), residual=_like(grad, of_residual))
         task = _back(grad, result, grads)
         task.scale = address(scale)
@@ -104,8 +102,14 @@ class NativeNorms:
         return torch.empty(self._kernels().norm_scratch(*x.shape), device="cpu")
 
 
-def _takes(*tensors: torch.Tensor) -> bool:
-    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+def _takes(first: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether there is something to compute, and all of it in float32 on the CPU."""
+    given = [first, *(each for each in others if each is not None)]
+    return first.numel() > 0 and all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in given)
+
+
+def _whole(result: torch.Tensor | None) -> torch.Tensor | None:
+    return None if result is None else result.contiguous()
 
 
 def _like(grad: torch.Tensor, wanted: bool) -> torch.Tensor | None:

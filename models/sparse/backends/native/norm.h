@@ -2,7 +2,9 @@
 
 Rows are cut into blocks whose size depends on the number of channels alone. What the blocks add up is added in their order, so that
 the number of threads changes nothing. */
-#define NORM_BLOCK 8192     /* features of a block, which are still in a cache when they are read again */
+#define NORM_BLOCK 8192     /* features of a block, which are still in a cache when they are read again ... */
+#define NORM_ROWS 64        /* ... and its fewest rows, so that what is kept of blocks is little beside them */
+#define TOGETHER 64         /* channels of which blocks are put together at once */
 #define NORM_PARALLEL 65536 /* features from which on threads are worth their start */
 #define COLUMNS 4           /* vectors of a row whose sums are in registers together */
 
@@ -14,7 +16,7 @@ struct norm_blocks {
 };
 
 static struct norm_blocks norm_blocks(int64_t rows, int64_t channels) {
-    int64_t size = channels < NORM_BLOCK ? NORM_BLOCK / channels : 1;
+    int64_t size = channels * NORM_ROWS < NORM_BLOCK ? NORM_BLOCK / channels : NORM_ROWS;
     return (struct norm_blocks){size, (rows + size - 1) / size};
 }
 
@@ -38,24 +40,39 @@ ALWAYS void store_of(float *to, int64_t left, vec value) {
 
 ALWAYS vec where(mask yes, vec value) { return (vec)((mask)value & yes); }
 
-/* sums[c] = sum over rows of x, or of the squares of x less middle[c]. */
-ALWAYS void sums_of_block(const float *x, int64_t rows, int64_t channels, const float *middle, float *sums, const int vecs, int64_t column) {
-    vec sum[COLUMNS] = {{0}}, centre[COLUMNS] = {{0}};
-    for (int v = 0; v < vecs && middle; v++) centre[v] = load_of(middle + column + v * W, channels - column - v * W);
+/* middle[c] = mean over rows of x. */
+ALWAYS void mean_of_block(const float *x, int64_t rows, int64_t channels, float *middle, const int vecs, int64_t column) {
+    vec sum[COLUMNS] = {{0}};
+    for (int64_t row = 0; row < rows; row++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) sum[v] += load_of(x + row * channels + column + v * W, channels - column - v * W);
+    for (int v = 0; v < vecs; v++) store_of(middle + column + v * W, channels - column - v * W, sum[v] / splat((float)rows));
+}
+
+/* squares[c] = sum over rows of the squares of x less its mean; middle[c], the mean, is put right by what that sum rounded away. */
+ALWAYS void squares_of_block(const float *x, int64_t rows, int64_t channels, float *middle, float *squares, const int vecs, int64_t column) {
+    vec sum[COLUMNS] = {{0}}, rest[COLUMNS] = {{0}}, centre[COLUMNS] = {{0}};
+    for (int v = 0; v < vecs; v++) centre[v] = load_of(middle + column + v * W, channels - column - v * W);
     for (int64_t row = 0; row < rows; row++)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; v++) {
-            vec value = load_of(x + row * channels + column + v * W, channels - column - v * W);
-            if (middle) value = (value - centre[v]) * (value - centre[v]);
-            sum[v] += value;
+            vec off = load_of(x + row * channels + column + v * W, channels - column - v * W) - centre[v];
+            rest[v] += off;
+            sum[v] += off * off;
         }
-    for (int v = 0; v < vecs; v++) store_of(sums + column + v * W, channels - column - v * W, sum[v]);
+    for (int v = 0; v < vecs; v++) {
+        vec off = rest[v] / splat((float)rows);
+        store_of(middle + column + v * W, channels - column - v * W, centre[v] + off);
+        store_of(squares + column + v * W, channels - column - v * W, sum[v] - off * rest[v]);
+    }
 }
 
-static void add_up(const float *x, int64_t rows, int64_t channels, const float *middle, float *sums) {
+static void statistics_of_block(const float *x, int64_t rows, int64_t channels, float *middle, float *squares) {
     int64_t column = 0;
-    for (; column + COLUMNS * W <= channels; column += COLUMNS * W) sums_of_block(x, rows, channels, middle, sums, COLUMNS, column);
-    for (; column < channels; column += W) sums_of_block(x, rows, channels, middle, sums, 1, column);
+    for (; column + COLUMNS * W <= channels; column += COLUMNS * W) mean_of_block(x, rows, channels, middle, COLUMNS, column);
+    for (; column < channels; column += W) mean_of_block(x, rows, channels, middle, 1, column);
+    for (column = 0; column + COLUMNS * W <= channels; column += COLUMNS * W) squares_of_block(x, rows, channels, middle, squares, COLUMNS, column);
+    for (; column < channels; column += W) squares_of_block(x, rows, channels, middle, squares, 1, column);
 }
 
 /* Mean and biased variance of each channel. Deviations are taken from the mean of their block, blocks put together in double. */
@@ -65,21 +82,25 @@ static void norm_statistics(const float *x, int64_t rows, int64_t channels, floa
     for (int64_t block = 0; block < blocks.count; block++) {
         int64_t first = block * blocks.rows, count = at_most(blocks.rows, rows - first);
         float *middle = scratch + 2 * block * channels;
-        add_up(x + first * channels, count, channels, 0, middle);
-        for (int64_t c = 0; c < channels; c++) middle[c] /= (float)count;
-        add_up(x + first * channels, count, channels, middle, middle + channels);
+        statistics_of_block(x + first * channels, count, channels, middle, middle + channels);
     }
-    for (int64_t c = 0; c < channels; c++) {
-        double seen = 0, middle = 0, squares = 0;
+    for (int64_t from = 0; from < channels; from += TOGETHER) {
+        double middle[TOGETHER] = {0}, squares[TOGETHER] = {0}, seen = 0;
+        int64_t some = at_most(TOGETHER, channels - from);
         for (int64_t block = 0; block < blocks.count; block++) {
-            double here = (double)at_most(blocks.rows, rows - block * blocks.rows);
-            double off = scratch[2 * block * channels + c] - middle;
-            squares += scratch[(2 * block + 1) * channels + c] + off * off * seen * here / (seen + here);
+            const float *means = scratch + 2 * block * channels + from, *deviations = means + channels;
+            double here = (double)at_most(blocks.rows, rows - block * blocks.rows), share = here / (seen + here), weight = seen * share;
+            for (int64_t c = 0; c < some; c++) {
+                double off = means[c] - middle[c];
+                squares[c] += deviations[c] + off * off * weight;
+                middle[c] += off * share;
+            }
             seen += here;
-            middle += off * here / seen;
         }
-        mean[c] = (float)middle;
-        variance[c] = (float)(squares / (double)rows);
+        for (int64_t c = 0; c < some; c++) {
+            mean[from + c] = (float)middle[c];
+            variance[from + c] = (float)(squares[c] / (double)rows);
+        }
     }
 }
 
@@ -183,14 +204,20 @@ static void norm_sums(const struct fip_norm_back *q) {
         else
             add_grads(q, EVERYTHING, first, last, sums);
     }
-    for (int64_t c = 0; c < q->channels; c++) {
-        double sum = 0, product = 0;
+    for (int64_t from = 0; from < q->channels; from += TOGETHER) {
+        double sum[TOGETHER] = {0}, product[TOGETHER] = {0};
+        int64_t some = at_most(TOGETHER, q->channels - from);
         for (int64_t block = 0; block < blocks.count; block++) {
-            sum += q->scratch[2 * block * q->channels + c];
-            product += q->scratch[(2 * block + 1) * q->channels + c];
+            const float *sums = q->scratch + 2 * block * q->channels + from, *products = sums + q->channels;
+            for (int64_t c = 0; c < some; c++) {
+                sum[c] += sums[c];
+                product[c] += products[c];
+            }
         }
-        q->grad_bias[c] = (float)sum;
-        q->grad_weight[c] = (float)product;
+        for (int64_t c = 0; c < some; c++) {
+            q->grad_bias[from + c] = (float)sum[c];
+            q->grad_weight[from + c] = (float)product[c];
+        }
     }
 }
 
