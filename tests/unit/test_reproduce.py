@@ -89,6 +89,12 @@ def test_searches_come_first_and_pairs_are_whole() -> None:
     assert len({trial.name for trial in order}) == len(order)
 
 
+def test_an_arm_may_have_more_seeds_than_the_others() -> None:
+    order, _ = done(replace(GROUP, more_seeds={"fip-all": 5}), peak(0.03))
+    reported = [(trial.seed, trial.arm) for trial in order if not trial.search]
+    assert reported == [*((seed, arm) for seed in range(3) for arm in GROUP.arms), (3, "fip-all"), (4, "fip-all")]
+
+
 def test_a_search_draws_other_clouds_than_what_is_reported() -> None:
     search, shown = (Trial("cifar_resnet20", 10, 5, "scratch", 0.1, 0, search=search) for search in (True, False))
     assert search.recipe().seed != shown.recipe().seed

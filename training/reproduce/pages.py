@@ -112,12 +112,14 @@ def _grids(group: Group, of: dict[str, Result]) -> list[str]:
 def _row(group: Group, result: Result) -> str:
     name = NAMES.get(result.arm, result.arm)
     if not result.records:
-        return f"| {name} | {_rate(result)} | 0 of {group.seeds} | – | – | – |"
+        return f"| {name} | {_rate(result)} | 0 of {group.seeds_of(result.arm)} | – | – | – |"
     one = next(iter(result.records.values()))
     diverged = sum(record.diverged for record in result.records.values())
     reached = f"{result.test}{f' ({diverged} diverged)' if diverged else ''}"
     share = f"{one.trained:,} ({one.trained / one.parameters:.1%})"
-    return f"| {name} | {_rate(result)} | {len(result.records)} of {group.seeds} | {reached} | {share} | {result.minutes:.1f} |"
+    return (
+        f"| {name} | {_rate(result)} | {len(result.records)} of {group.seeds_of(result.arm)} | {reached} | {share} | {result.minutes:.1f} |"
+    )
 
 
 def _rate(result: Result) -> str:

@@ -20,7 +20,7 @@ class Group:
     """Arms of one network at one number of shots and one budget of epochs, each with `seeds` reported trials.
 
     searches: draws that choose the learning rate, over search_epochs (None: as many as are reported). rate_of: arms that take the
-    learning rate of another. curve: see Trial.
+    learning rate of another. more_seeds: for arms whose gaps spread too wide to be told with `seeds`. curve: see Trial.
     """
 
     network: str
@@ -31,10 +31,14 @@ class Group:
     searches: int = 1
     search_epochs: int | None = None
     rate_of: Mapping[str, str] = field(default_factory=dict)
+    more_seeds: Mapping[str, int] = field(default_factory=dict)
     curve: bool = False
 
+    def seeds_of(self, arm: str) -> int:
+        return self.more_seeds.get(arm, self.seeds)
+
     def reported(self, arm: str, lr: float) -> list[Trial]:
-        return [Trial(self.network, self.shots, self.epochs, arm, lr, seed, curve=self.curve) for seed in range(self.seeds)]
+        return [Trial(self.network, self.shots, self.epochs, arm, lr, seed, curve=self.curve) for seed in range(self.seeds_of(arm))]
 
     def tried(self, arm: str, lr: float) -> list[Trial]:
         """The trials that tell how good a learning rate is."""
@@ -90,5 +94,5 @@ def missing_of(group: Group, known: Known) -> list[Trial]:
     choices = {arm: choose(group, arm, known) for arm in group.arms}
     searches = [trial for choice in choices.values() for trial in choice.missing]
     rates = {arm: choice.lr for arm, choice in choices.items()}
-    reported = [trials[seed] for seed in range(group.seeds) for arm, lr in rates.items() if lr for trials in [group.reported(arm, lr)]]
-    return list(dict.fromkeys(searches)) + [trial for trial in reported if known(trial) is None]
+    reported = [trial for arm, lr in rates.items() if lr for trial in group.reported(arm, lr) if known(trial) is None]
+    return list(dict.fromkeys(searches)) + sorted(reported, key=lambda trial: trial.seed)  # a stable sort: arm by arm of a seed
