@@ -36,7 +36,8 @@ def full(network: str, arms: tuple[str, ...], epochs: int = 30, seeds: int = 3, 
     return Group(network, None, epochs, arms, seeds=seeds, search_epochs=search_epochs, curve=True)
 
 
-_WIDE = {"fip-iobn": 16, "random-iobn": 16}  # because of how far their gap spread over the first six seeds, not of what it was
+# because of how far their gaps spread over the first seeds, not of what they were
+_WIDE = {"fip-iobn": 16, "random-iobn": 16, "fip-ioms": 12, "random-ioms": 12}
 _RESNET18_10 = replace(few("resnet18", 10, EVERY_MODE, seeds=8), more_seeds=_WIDE)
 _RESNET18_1 = few("resnet18", 1, EVERY_MODE)
 _LONGER = ((100, None), (300, 100))  # epochs, and those of the search where that would cost more than what it is for
