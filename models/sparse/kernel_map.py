@@ -62,8 +62,9 @@ class KernelMap:
         if self.lines is not None:
             raise ValueError("a map with lines is transposed before it is tied")
         in_rows, out_rows = self.out_rows, self.in_rows
-        if not _ascending(out_rows, self.sizes):
-            order = torch.cat([part.argsort() + start for part, start in zip(out_rows.split(self.sizes), _starts(self.sizes), strict=True)])
+        first = self.starts[:-1]
+        if not _ascending(out_rows, first):
+            order = torch.cat([part.argsort() + start for part, start in zip(out_rows.split(self.sizes), first.tolist(), strict=True)])
             in_rows, out_rows = in_rows[order], out_rows[order]
         return KernelMap(in_rows, out_rows, self.sizes, self.num_out, self.num_in, self.identity_tap)
 
@@ -83,11 +84,7 @@ class KernelMap:
         )
 
 
-def _starts(sizes: tuple[int, ...]) -> list[int]:
-    return [0, *itertools.accumulate(sizes)][:-1]
-
-
-def _ascending(rows: torch.Tensor, sizes: tuple[int, ...]) -> bool:
-    """Whether the rows of every tap ascend: only where a tap starts may they fall."""
+def _ascending(rows: torch.Tensor, first: torch.Tensor) -> bool:
+    """Whether the rows of every tap ascend: only where a tap starts, at the places `first`, may they fall."""
     falls = (rows[1:] <= rows[:-1]).nonzero().squeeze(1) + 1
-    return bool(torch.isin(falls, torch.tensor(_starts(sizes), device=rows.device)).all())
+    return bool(torch.isin(falls, first.to(rows.device)).all())
