@@ -16,6 +16,17 @@ RECALIBRATED = ("fip-io-recalibrated", "random-io-recalibrated")
 MEAN = ("fip-all-mean", "fip-iobn-mean", "fip-ioms-mean", "fip-io-mean")
 PLAIN = ("fip-all", "fip-iobn", "fip-ioms", "fip-io")  # what the others are compared with
 REFINED = (*PLAIN, *RECALIBRATED, *MEAN, "fip-all-tied", "scratch-tied")
+REFINED_FULL = (
+    "scratch",
+    "fip-all",
+    "fip-iobn",
+    "fip-io",
+    "fip-io-recalibrated",
+    "fip-all-mean",
+    "fip-iobn-mean",
+    "fip-all-tied",
+    "scratch-tied",
+)
 AXES = {  # the arm of every order -> the arm whose learning rate it takes
     f"fip-{mode}" if order == DEFAULT_ORDER else f"fip-{mode}-{order}": f"fip-{mode}" for mode in AXIS_MODES for order in ORDERS
 }
@@ -32,15 +43,20 @@ def few(
     return Group(network, shots, epochs or BUDGET[shots], arms, 2 * seeds if shots == 1 else seeds, searches=2, search_epochs=search_epochs)
 
 
-def full(network: str, arms: tuple[str, ...], epochs: int = 30, seeds: int = 3, search_epochs: int = 3) -> Group:
-    return Group(network, None, epochs, arms, seeds=seeds, search_epochs=search_epochs, curve=True)
+def full(network: str, arms: tuple[str, ...], epochs: int = 30, search_epochs: int = 3) -> Group:
+    """One run of each arm, three of the two plainest CIFAR ResNet20s."""
+    more = dict.fromkeys(PLAINEST, 3) if network == "cifar_resnet20" else {}
+    return Group(network, None, epochs, arms, seeds=1, more_seeds=more, search_epochs=search_epochs, curve=True)
 
 
 # because of how far their gaps spread over the first seeds, not of what they were
 _WIDE = {"fip-iobn": 16, "random-iobn": 16, "fip-ioms": 12, "random-ioms": 12}
 _RESNET18_10 = replace(few("resnet18", 10, EVERY_MODE, seeds=8), more_seeds=_WIDE)
 _RESNET18_1 = few("resnet18", 1, EVERY_MODE)
-_LONGER = ((100, None), (300, 100))  # epochs, and those of the search where that would cost more than what it is for
+_LONGER = {  # epochs, seeds, and epochs of the search where a whole one would cost more than what it is for
+    "cifar_resnet20": ((100, 5, None), (300, 5, 100)),
+    "cifar_resnet56": ((100, 3, 30), (300, 3, 30)),
+}
 
 TABLES: dict[str, tuple[Group, ...]] = {
     "fewshot": (
@@ -48,20 +64,20 @@ TABLES: dict[str, tuple[Group, ...]] = {
         _RESNET18_1,
         few("resnet18", 5),
         *(few(network, shots) for network in CIFAR for shots in (10, 1, 5)),
-        *(few(network, 10, PLAINEST, epochs=epochs, search_epochs=search) for network in CIFAR for epochs, search in _LONGER),
+        *(few(net, 10, PLAINEST, seeds, epochs, search) for net, longer in _LONGER.items() for epochs, seeds, search in longer),
     ),
     "modes": (
         _RESNET18_10,
         _RESNET18_1,
         few("resnet18", 10, REFINED, seeds=3),
         full("cifar_resnet20", EVERY_MODE),
-        full("cifar_resnet20", REFINED, seeds=1),
-        full("cifar_resnet56", (*LEARNERS, "random-iobn"), seeds=1),
+        full("cifar_resnet20", REFINED_FULL),
+        full("cifar_resnet56", (*LEARNERS, "random-iobn")),
     ),
     "speed": (
         full("cifar_resnet20", SCHEDULES),
-        full("cifar_resnet56", SCHEDULES, seeds=1),
-        full("resnet18", SCHEDULES, epochs=10, seeds=2, search_epochs=1),
+        full("cifar_resnet56", SCHEDULES),
+        full("resnet18", SCHEDULES, epochs=10, search_epochs=1),
     ),
     "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=3, searches=2, rate_of=AXES),),
     "stages": (
