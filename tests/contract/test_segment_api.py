@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from fastapi import FastAPI
 
 from models.answers import ANSWERS
-from models.answers.names import answer_name
 from models.artefact import read_manifest
 from models.io import read_cloud
 from models.labels import load_label_map
@@ -23,7 +21,6 @@ from models.processor import Segmentation
 from service.answer_file import PIECE
 from service.app import create_app
 from service.routes.segment import accepted
-from service.segmentation import safe_name
 from service.settings import Settings
 from tests.sweep import sweep
 
@@ -246,36 +243,6 @@ def test_format_wins_over_accept(segment_client: httpx.Client, scan: bytes) -> N
     options = {"input_format": "bin", "format": "raw"}
     response = segment_client.post("/v1/segment", params=options, content=scan, headers={"Accept": "application/ply"})
     assert len(response.content) == 3 * 3000
-
-
-@pytest.mark.parametrize(
-    ("given", "fmt", "expected"),
-    [
-        ("street.bin", "label", "street.label"),
-        ("n015.pcd.bin", "ply", "n015.ply"),
-        ("Street.PLY", "ply", "Street.labelled.ply"),
-        ("room.npz", "npz", "room.labelled.npz"),
-        ("room.npy", "json", "room.json"),
-        ("2024.01.02", "raw", "2024.01.02.raw"),
-        ("", "label", "points.label"),
-        (".ply", "label", "points.label"),
-    ],
-)
-def test_names_of_answers(given: str, fmt: str, expected: str) -> None:
-    assert answer_name(given, fmt) == expected
-    assert answer_name(given, fmt) != given
-
-
-@pytest.mark.parametrize("name", ['a"b; x=\r\nSet-Cookie: y.bin', "straße am Fluß.bin", "..", "x" * 300 + ".bin", "../../etc/passwd"])
-def test_file_names_are_harmless_in_a_header(name: str) -> None:
-    safe = safe_name(answer_name(name, "label"))
-    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", safe)
-    assert safe.endswith(".label")
-
-
-def test_strange_file_names_over_http(segment_client: httpx.Client, scan: bytes) -> None:
-    form = segment_client.post("/v1/segment", params={"format": "raw"}, files={"file": ('ein "Straßen"-scan;.bin', scan)})
-    assert re.fullmatch(r'attachment; filename="[A-Za-z0-9._-]+\.raw"', form.headers["Content-Disposition"])
 
 
 def test_a_large_answer_arrives_whole(segment_client: httpx.Client, streets: Answers) -> None:
