@@ -37,6 +37,18 @@ class FeatureSpec(Frozen):
     fill: float | None = None
 
 
+class VoteSpec(Frozen):
+    """Variants of a cloud whose logits are averaged: the cloud itself and count - 1 others, the same for every cloud.
+
+    scale: each axis by a factor between 1 / (1 + scale) and 1 + scale; translate: each axis by up to so much either way, in prepared
+    units. Other points then share a voxel, which is most of what the mean gains by.
+    """
+
+    count: Annotated[int, Field(ge=2, le=64)]
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.15
+    translate: Annotated[float, Field(ge=0)] = 0.05
+
+
 class InputSpec(Frozen):
     """How a cloud becomes voxels. Source: Image2Point §4.1–4.2 as read from its public code; departures are switches.
 
@@ -54,6 +66,7 @@ class InputSpec(Frozen):
     rounding: Fidelity = "corrected"
     voxel_feature: Fidelity = "corrected"
     devoxelize: Annotated[Devoxelize, Field(exclude_if=lambda kind: kind == "nearest")] = "nearest"
+    votes: Annotated[VoteSpec | None, Field(exclude_if=is_none)] = None
 
 
 class NetworkSpec(Frozen):
@@ -132,6 +145,8 @@ class Manifest(Frozen):
             raise ValueError(f"task is {self.task!r}, the network is one to {self.network.task}")
         if self.task == "segment" and self.input.point_budget is not None:
             raise ValueError("input.point_budget: a net that answers for every point cannot leave any out")
+        if self.task == "segment" and self.input.votes is not None:
+            raise ValueError("input.votes: are for nets that name whole clouds")
         if (self.label_map is not None) != (self.task == "segment"):
             raise ValueError("label_map: there is one if and only if the task is to segment")
         if self.label_map is not None and self.label_map.names != self.labels:

@@ -7,20 +7,24 @@ What they are made of is here for models.tiling, too, which does the same to a c
 Training augments between the two; serving does not.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadOption, DegenerateCloud, ExtentTooLarge, MissingFeature, NoPoints
-from models.manifest import Axis, FeatureSpec, InputSpec
+from models.manifest import Axis, FeatureSpec, InputSpec, VoteSpec
 from models.pointcloud import PointCloud
 
 UNITS_M = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "km": 1000.0, "in": 0.0254, "ft": 0.3048}
 CELLS_PER_AXIS = 1 << 20  # a cell of three axes fits into one int64 key
 TABLE_CELLS_PER_POINT = 4  # beyond it sorting the points is faster than a table of the cells
 BUDGET_SEED = 0  # the subset of a dense cloud is the same for every request
+VOTE_SEED = 0  # and so are the variants that vote
+VOTE_GAP = 64  # cells between variants, and what each begins at a multiple of: twice the side of the coarsest cell of any net, and more
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 
@@ -84,8 +88,33 @@ def placed(xyz: npt.NDArray[np.floating], spec: InputSpec, *, up: Axis | None, u
 def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
     """Group prepared points into cells of `spec.voxel_size` counted from the cloud's minimum corner.
 
+    Where the spec says votes, the voxels are those of all variants, side by side along x and so far apart that no convolution joins
+    them: the mean over voxels that a classifier's head reads then averages its logits over the variants, by their coarsest voxels;
+    `inverse` is of the first, the cloud itself.
+
     Raises: NoPoints, ExtentTooLarge (more than 2^20 cells along an axis), MissingFeature (no column and no fill value).
     """
+    if spec.votes is None:
+        return _voxelize(cloud, spec)
+    first, *others = (_voxelize(variant, spec) for variant in variants(cloud, spec.votes))
+    coords, start = [first.coords], 0
+    for before, part in itertools.pairwise((first, *others)):
+        start += VOTE_GAP * (math.ceil((int(before.coords[-1, 0]) + 1) / VOTE_GAP) + 1)  # the last row has the largest x
+        coords.append(part.coords + np.array([start, 0, 0], np.int32))
+    return replace(first, coords=np.concatenate(coords), feats=np.concatenate([part.feats for part in (first, *others)]))
+
+
+def variants(cloud: PointCloud, votes: VoteSpec) -> Iterator[PointCloud]:
+    """A prepared cloud, and what votes beside it. Source: the voting of PointNet++'s public code, by scale."""
+    yield cloud
+    rng = np.random.default_rng(VOTE_SEED)
+    for _ in range(votes.count - 1):
+        factors = np.exp(rng.uniform(-1, 1, 3) * math.log1p(votes.scale))
+        moved = cloud.xyz * factors.astype(cloud.xyz.dtype) + rng.uniform(-votes.translate, votes.translate, 3).astype(cloud.xyz.dtype)
+        yield replace(cloud, xyz=moved)
+
+
+def _voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
     if len(cloud) == 0:
         raise NoPoints("the cloud has no points")
     feats, filled = features(cloud, spec.features)  # (n, C)

@@ -57,7 +57,7 @@ def checking(data: Data, recipe: Recipe) -> Samples:
 
 
 def _samples(data: Data, recipe: Recipe, augmentation: AugmentSpec | None, *, per_point: bool) -> Samples:
-    spec: InputSpec = recipe.input
+    spec: InputSpec = recipe.input.model_copy(update={"votes": None})  # they are for who asks, and cost as many times as much
     if recipe.task == "classify":
         return CloudSamples(cast(Clouds, data), spec, augmentation)
     return SceneSamples(cast(Scenes, data), spec, augmentation, per_point, recipe.voxel_label)

@@ -32,12 +32,12 @@ Columns = tuple[Array | None, ...]
 
 @dataclass(frozen=True)
 class Sample:
-    """targets (T,) int64, IGNORE where none is wanted; answers: how many the net gives; rows (T,): which of them each target is for,
-    None where they are in order.
+    """targets (T,) int64, IGNORE where none is wanted, or (T, L) float32, the share of every class; answers: how many the net gives;
+    rows (T,): which of them each target is for, None where they are in order.
     """
 
     voxels: Voxels
-    targets: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     answers: int
     rows: npt.NDArray[np.int64] | None = None
 
