@@ -109,6 +109,7 @@ class Provenance(Frozen):
     created: str
     licences: tuple[str, ...] = ()
     engine: Annotated[str | None, Field(exclude_if=is_none)] = None
+    teacher: Annotated[str | None, Field(exclude_if=is_none)] = None
 
 
 class Manifest(Frozen):

@@ -29,6 +29,8 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--seed", type=int, help="Seed of weights, subsets and augmentation.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe, for example optim.lr=0.01.")
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read, instead of refusing the folder.")
+@click.option("--teacher", help="Learn also what MODEL (a name, or a checkpoint folder) says of clouds without labels.", metavar="MODEL")
+@click.option("--unlabelled", type=EXISTING_FOLDER, help="Folder of clouds without labels [training clouds that --shots leaves out].")
 @click.option("--publish", "target", metavar="NAME[@ALIAS]", help="Publish the model under this name, and point the alias at it.")
 @click.option(
     "--registry", envvar="FIP_REGISTRY", default="registry", show_default=True, help="Where to publish: a folder or an MLflow URL."
@@ -49,6 +51,8 @@ def train(
     seed: int | None,
     overrides: tuple[str, ...],
     skip_bad: bool,
+    teacher: str | None,
+    unlabelled: Path | None,
     target: str | None,
     registry: str,
     run_dir: Path | None,
@@ -75,11 +79,14 @@ def train(
     flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed}
     said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
     draft = read_draft(recipe, said)
+    if teacher and draft.preview.distill is None:
+        draft = read_draft(recipe, {**said, "distill": {}})
     goal = Target.parse(target, registry) if target else None
     name = goal.name if goal else draft.preview.name
     with world(parse_device(device)) as (here, place):
         compute = Compute(workers, cache, world=here, engine=engine)
-        job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute)
+        tutor = _checkpoint(teacher, registry) if teacher else None
+        job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute, tutor, unlabelled)
         try:
             checkpoint = run(job)
         except KeyboardInterrupt:
@@ -87,6 +94,14 @@ def train(
             raise
         if goal and checkpoint:
             click.echo(goal.publish(checkpoint))
+
+
+def _checkpoint(model: str, registry: str) -> Path:
+    """The folder of a model of the registry, where there is one, or of a bundled one. Raises: UnknownModel, RegistryUnavailable."""
+    from models.registry import open_catalogue
+
+    there = "://" in registry or Path(registry).is_dir()
+    return open_catalogue(registry if there else None).locate(model)[0]
 
 
 @click.command()

@@ -14,6 +14,7 @@ from training.evaluate import Report, evaluate, evaluate_scenes
 from training.metrics import Absent
 from training.recipe import Recipe
 from training.samples import CloudSamples, Samples, SceneSamples
+from training.teaching import TaughtClouds
 
 Data = Clouds | Scenes  # which of the two follows from the task of the recipe
 LOOKED_AT = 64  # scenes whose intensities are looked at
@@ -59,7 +60,7 @@ def checking(data: Data, recipe: Recipe) -> Samples:
 def _samples(data: Data, recipe: Recipe, augmentation: AugmentSpec | None, *, per_point: bool) -> Samples:
     spec: InputSpec = recipe.input.model_copy(update={"votes": None})  # they are for who asks, and cost as many times as much
     if recipe.task == "classify":
-        return CloudSamples(cast(Clouds, data), spec, augmentation)
+        return CloudSamples(cast(Clouds, data), spec, augmentation, shares=data.shares if isinstance(data, TaughtClouds) else None)
     return SceneSamples(cast(Scenes, data), spec, augmentation, per_point, recipe.voxel_label)
 
 

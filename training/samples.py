@@ -73,13 +73,15 @@ class Samples(Protocol):
 class CloudSamples:
     """Clouds of one class each: prepared, augmented where `augmentation` is given, voxelized by the function that serves.
 
-    pack: what does not change from epoch to epoch, on disk: voxels where nothing is augmented, else prepared clouds.
+    pack: what does not change from epoch to epoch, on disk: voxels where nothing is augmented, else prepared clouds. shares (D, L):
+    what is to be learnt instead of the classes.
     """
 
     clouds: Clouds
     spec: InputSpec
     augmentation: AugmentSpec | None = None
     pack: Pack | None = None
+    shares: npt.NDArray[np.float32] | None = None
     fewest = 2
 
     def __len__(self) -> int:
@@ -94,7 +96,8 @@ class CloudSamples:
         return len(self.clouds.names)
 
     def sample(self, row: int, rng: np.random.Generator | None = None) -> Sample:
-        return Sample(self.voxels(row, rng), self.clouds.targets[row : row + 1], 1)
+        targets = self.clouds.targets if self.shares is None else self.shares
+        return Sample(self.voxels(row, rng), targets[row : row + 1], 1)
 
     def voxels(self, row: int, rng: np.random.Generator | None = None) -> Voxels:
         """One cloud; `rng` draws its augmentation. Raises: InputError."""
