@@ -251,8 +251,11 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.option("--only", default="", help="Train only what has this in its name: resnet18-10shot, cifar_resnet20, fip-iobn.")
 @click.option("--trial", help="Train this trial again (a record's name, resnet18-10shot/scratch-30e-lr0.03-seed0) and compare.")
 @click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
+@click.option(
+    "--model", default="modelnet40", show_default=True, help="The classifier of robustness: a bundled one, or a checkpoint folder."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of lidar [PyTorch's choice].")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of lidar and robustness [PyTorch's choice].")
 def reproduce(
     name: str | None,
     list_names: bool,
@@ -267,18 +270,21 @@ def reproduce(
     only: str,
     trial: str | None,
     seeds: range,
+    model: str,
     device: str,
     threads: int | None,
 ) -> None:
     """Rerun a table or figure of the paper on real data and write OUT/NAME.md. Stop it at any time; finished trials are kept."""
     from models.device import parse_device
     from models.errors import nearest
+    from models.registry import open_catalogue
     from training.reproduce.command import again, listing, tables
     from training.reproduce.lidar import lidar
+    from training.reproduce.robustness import robustness
     from training.reproduce.runner import Places
     from training.reproduce.tables import TABLES
 
-    known = (*TABLES, "lidar")
+    known = (*TABLES, "lidar", "robustness")
     if list_names or (name is None and not every and trial is None):
         click.echo("\n".join(listing()))
         return
@@ -287,6 +293,11 @@ def reproduce(
     wanted = list(TABLES) if name is None else [name]
     if budget == 0 and name != "lidar" and trial is None:
         tables(wanted, None, out)
+        return
+    if name == "robustness" and data is not None:
+        _limit_threads(threads)
+        folder, entry = open_catalogue(None).locate(model)
+        click.echo(robustness(folder, str(entry) if entry else folder.name, data, out, str(parse_device(device))))
         return
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")

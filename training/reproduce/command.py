@@ -87,5 +87,6 @@ def _scores(record: Record) -> str:
 def listing() -> list[str]:
     """A line for every table that can be asked for."""
     return [f"{name:10} {PAGES[name].title}" for name in TABLES] + [
-        "lidar      does image pretraining help on LiDAR scans of a few streets?"
+        "lidar      does image pretraining help on LiDAR scans of a few streets?",
+        "robustness what does a classifier still know of damaged clouds?",
     ]
