@@ -62,7 +62,11 @@ def prepare(cloud: PointCloud, spec: InputSpec, *, up: Axis | None = None, unit:
     if spec.point_budget is not None and len(cloud) > spec.point_budget:
         rows = np.random.default_rng(BUDGET_SEED).choice(len(cloud), spec.point_budget, replace=False, shuffle=False)
         cloud = cloud.take(np.sort(rows))
-    cloud = replace(cloud, xyz=placed(cloud.xyz, spec, up=up, unit=unit))
+    return normalised(replace(cloud, xyz=placed(cloud.xyz, spec, up=up, unit=unit)), spec)
+
+
+def normalised(cloud: PointCloud, spec: InputSpec) -> PointCloud:
+    """A cloud in its unit sphere as float32, where the spec says so. Raises: DegenerateCloud."""
     if spec.normalise == "unit_sphere":
         return replace(cloud, xyz=_unit_sphere(cloud.xyz).astype(np.float32))
     return cloud

@@ -182,6 +182,9 @@ class Recipe(Frozen):
             raise ValueError("distill: is for nets that name whole clouds; leave it out")
         if self.input.votes is not None:
             raise ValueError("input.votes: are for nets that name whole clouds; leave them out")
+        for key in ("cut", "strays", "warp"):
+            if getattr(self.augment, key):
+                raise ValueError(f"augment.{key}: is for nets that name whole clouds; leave it out")
         if self.balance == "sampler":
             raise ValueError("balance: scenes hold many classes and cannot be drawn by class; say loss")
         if self.data.clip_test == "reference" and self.data.clip is None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from models.errors import InputError
 from models.manifest import Fidelity, InputSpec
 from models.pointcloud import PointCloud
-from models.voxelize import Voxels, prepare, voxelize
+from models.voxelize import Voxels, normalised, prepare, voxelize
 from training.augment import AugmentSpec, augment
 from training.augment_scene import augment_scene
 from training.datasets import Clouds, Scenes
@@ -105,7 +105,7 @@ class CloudSamples:
             return _voxels(self.pack[row])
         cloud = prepare(self.clouds.cloud(row), self.spec) if self.pack is None else _cloud(self.pack[row])
         if self.augmentation is not None and rng is not None:
-            cloud = augment(cloud, self.augmentation, rng, self.spec.up)
+            cloud = augment(cloud, self.augmentation, rng, self.spec.up, lambda left: normalised(left, self.spec))
         return voxelize(cloud, self.spec)
 
     def class_weights(self) -> npt.NDArray[np.float32]:

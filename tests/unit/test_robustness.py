@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from models.pointcloud import PointCloud
-from training.reproduce.robustness import DAMAGES, damaged, direction, rotation
+from training.augment import direction, rotation
+from training.reproduce.robustness import DAMAGES, damaged
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from models.manifest import Axis, InputSpec
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.voxelize import prepare
-from training.augment import UP
+from training.augment import UP, direction, rotation
 from training.datasets import Clouds, read_split
 from training.evaluate import BATCH
 from training.progress import progress
@@ -142,20 +142,6 @@ def _accuracy(predictor: Predictor, clouds: Clouds, kind: str, level: float) -> 
         found = [answer.index for answer in predictor.classify(batch)]
         right += int((np.array(found) == clouds.targets[rows.start : rows.stop]).sum())
     return right / len(clouds)
-
-
-def direction(rng: np.random.Generator) -> Xyz:
-    """(3,) of length 1, uniform."""
-    found = rng.normal(size=3)
-    return np.asarray(found / np.linalg.norm(found))
-
-
-def rotation(axis: Xyz, degrees: float) -> Xyz:
-    """(3, 3), about a unit vector. Source: Rodrigues' formula."""
-    x, y, z = axis
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.radians(degrees)
-    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)
 
 
 def _left(count: int, share: float) -> int:
