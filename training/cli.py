@@ -218,13 +218,6 @@ def show(source: str, network: str | None) -> None:
             )
 
 
-def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> range:
-    first, _, last = value.partition("-")
-    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
-        raise click.BadParameter(f"{value!r} is neither a number nor a range such as 0-2", ctx, param)
-    return range(int(first), int(last or first) + 1)
-
-
 def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """Seconds."""
     if value is None:
@@ -239,8 +232,8 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.argument("name", required=False)
 @click.option("--list", "list_names", is_flag=True, help="List what can be reproduced.")
 @click.option("--all", "every", is_flag=True, help="Every table of ModelNet40, as far as --budget goes.")
-@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set: ModelNet40's HDF5 files; for lidar SemanticKITTI.")
-@click.option("--weights", "source", help="Folder of the 2D weights; for lidar those of CIFAR-10 ResNet20, a file or a name.")
+@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set: ModelNet40's HDF5 files; for segmentation SemanticKITTI.")
+@click.option("--weights", "source", help="Folder of the 2D weights.")
 @click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where pages and records go.")
 @click.option("--run-dir", type=FOLDER, default=Path("runs/reproduce"), show_default=True, help="Where training state goes.")
 @click.option("--budget", callback=_hours, help="Time to spend, 2h or 30m [until nothing is missing]; 0m only writes the pages.")
@@ -250,12 +243,11 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trials at once, one thread each.")
 @click.option("--only", default="", help="Train only what has this in its name: resnet18-10shot, cifar_resnet20, fip-iobn.")
 @click.option("--trial", help="Train this trial again (a record's name, resnet18-10shot/scratch-30e-lr0.03-seed0) and compare.")
-@click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
 @click.option(
     "--model", default="modelnet40", show_default=True, help="The classifier of robustness: a bundled one, or a checkpoint folder."
 )
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of lidar and robustness [PyTorch's choice].")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of robustness [PyTorch's choice].")
 def reproduce(
     name: str | None,
     list_names: bool,
@@ -269,7 +261,6 @@ def reproduce(
     jobs: int,
     only: str,
     trial: str | None,
-    seeds: range,
     model: str,
     device: str,
     threads: int | None,
@@ -278,20 +269,19 @@ def reproduce(
     from models.device import parse_device
     from models.errors import nearest
     from models.registry import open_catalogue
-    from training.reproduce.command import again, listing, tables
-    from training.reproduce.lidar import lidar
+    from training.reproduce.command import again, kind_of_trial, listing, tables
     from training.reproduce.robustness import robustness
-    from training.reproduce.runner import Places
-    from training.reproduce.tables import TABLES
+    from training.reproduce.runner import MODELNET, Places
+    from training.reproduce.tables import TABLES, kind_of_table
 
-    known = (*TABLES, "lidar", "robustness")
+    known = (*TABLES, "robustness")
     if list_names or (name is None and not every and trial is None):
         click.echo("\n".join(listing()))
         return
     if name is not None and name not in known:
         raise click.BadParameter(f"unknown table{nearest(name, known)} (known: {', '.join(known)})", param_hint="NAME")
-    wanted = list(TABLES) if name is None else [name]
-    if budget == 0 and name != "lidar" and trial is None:
+    wanted = [each for each in TABLES if kind_of_table(each) == MODELNET] if name is None else [name]
+    if budget == 0 and name != "robustness" and trial is None:
         tables(wanted, None, out)
         return
     if name == "robustness" and data is not None:
@@ -301,11 +291,8 @@ def reproduce(
         return
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")
-    if name == "lidar":
-        _limit_threads(threads)
-        click.echo(lidar(data, source, out, run_dir, seeds, parse_device(device)))
-        return
-    places = Places(data, Path(source), out / "trials", run_dir, "y" if up == "y" else "z", str(parse_device(device)))
+    kind = kind_of_table(wanted[0]) if trial is None else kind_of_trial(trial)
+    places = Places(data, Path(source), out / "trials", run_dir, "y" if up == "y" else "z", str(parse_device(device)), kind)
     if trial is not None:
         again(trial, places)
     else:
