@@ -189,6 +189,23 @@ def test_the_summary_has_every_setting_once(tmp_path: Path) -> None:
     assert (tmp_path / "summary.svg").is_file()
 
 
+@pytest.mark.parametrize(
+    ("scratch", "frozen", "said"),
+    [
+        (-0.1, -0.2, "train everything from image weights, which bring +"),
+        (0.1, -0.2, "train everything from random weights: image weights cost "),
+    ],
+)
+def test_the_summary_says_what_to_do(tmp_path: Path, scratch: float, frozen: float, said: str) -> None:
+    rng = np.random.default_rng(0)
+    worth = {"scratch": scratch, "fip-all": 0.0, "fip-iobn": frozen}
+    group = replace(GROUP, arms=tuple(worth), seeds=5)
+    page = shown(tmp_path, group, lambda trial: peak(0.03)(trial) + worth[trial.arm] + rng.normal(0, 0.001))
+    assert f"- CIFAR ResNet20, 10 clouds a class, 5 epochs: {said}" in page
+    assert "(FIP-IO+BN): -20." in page or "(FIP-IO+BN): -19.9" in page
+    assert shown(tmp_path, group, lambda trial: peak(0.03)(trial) + rng.normal(0, 0.01)).count("5 pairs tell no difference") == 1
+
+
 def test_a_summary_of_nothing_says_so(tmp_path: Path) -> None:
     page = write_summary(lambda _: None, tmp_path).read_text()
     assert "No setting has three trials" in page

@@ -50,6 +50,7 @@ def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...
         "",
         "## Which mode, when",
         "",
+        *_advice(found),
         *_modes(found),
         "",
     ]
@@ -105,6 +106,33 @@ def _modes(found: Found) -> list[str]:
         "optim.lr=RATE "
         "--set epochs=E`; on your own folder `fip train finetune-resnet18` or `finetune-cifar20` take the same options.",
     ]
+
+
+def _advice(found: Found) -> list[str]:
+    """A line a setting: whether image weights are worth their while, and what freezing them costs and saves."""
+    lines = []
+    for group, of in found:
+        known = {result.arm: result for result in _chosen(of)}
+        if not {"scratch", "fip-all"} <= known.keys():
+            continue
+        gain = paired(known["fip-all"].tests, known["scratch"].tests)
+        assert gain is not None
+        if not gain.decided:
+            said = f"train everything; from image or from random weights, {gain.count} pairs tell no difference ({gain.interval} points)"
+        elif gain.mean > 0:
+            said = f"train everything from image weights, which bring {gain.interval} points"
+        else:
+            said = f"train everything from random weights: image weights cost {-gain.mean:.2f} ± {gain.half:.2f} points"
+        if frozen := known.get("fip-iobn"):
+            loss = paired(frozen.tests, known["fip-all"].tests)
+            one = next(iter(frozen.records.values()))
+            assert loss is not None
+            said += (
+                f"; image filters frozen but for the batch norms (FIP-IO+BN): {loss.interval} points, "
+                f"{frozen.minutes / known['fip-all'].minutes:.0%} of the time, {one.trained / one.parameters:.1%} of the parameters trained"
+            )
+        lines.append(f"- {setting(group)}: {said}.")
+    return [*lines, ""] if lines else []
 
 
 def _points(group: Group, of: dict[str, Result]) -> list[Point]:
