@@ -180,8 +180,8 @@ class Recipe(Frozen):
             )
         if self.distill is not None:
             raise ValueError("distill: is for nets that name whole clouds; leave it out")
-        if self.input.votes is not None:
-            raise ValueError("input.votes: are for nets that name whole clouds; leave them out")
+        if self.input.whole_only:
+            raise ValueError(f"input.{self.input.whole_only}: is for nets that name whole clouds; leave it out")
         for key in ("cut", "strays", "warp"):
             if getattr(self.augment, key):
                 raise ValueError(f"augment.{key}: is for nets that name whole clouds; leave it out")
