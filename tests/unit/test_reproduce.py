@@ -191,8 +191,8 @@ def test_the_summary_has_every_setting_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scratch", "frozen", "said"),
     [
-        (-0.1, -0.2, "train everything from image weights, which bring +"),
-        (0.1, -0.2, "train everything from random weights: image weights cost "),
+        (-0.1, -0.2, "everything trained, from image weights, which bring +"),
+        (0.1, -0.2, "everything trained, from random weights: image weights cost "),
     ],
 )
 def test_the_summary_says_what_to_do(tmp_path: Path, scratch: float, frozen: float, said: str) -> None:
