@@ -24,12 +24,15 @@ from service.connections import Connections
 from service.server import configure
 from service.settings import Settings
 from tests.mlflow_running import MlflowServer, mlflow_running
+from tests.published import shifted
 from tests.untrained_segmenter import save_segmenter
 
 UNCHANGED = 3600.0  # seconds between looks at a registry that stays as it is
 BODY_LIMIT = 32 << 20  # test_bad_input.py goes just over it
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
+Ball = Callable[[int], bytes]
+Shifted = Callable[[int], Path]  # a checkpoint whose logits are shifted by this number
 Changed = Callable[..., FastAPI]  # an app with these settings changed
 
 
@@ -162,3 +165,15 @@ def local_registry(tmp_path: Path) -> Registry:
 @pytest.fixture
 def mlflow_registry(mlflow_server: MlflowServer, tmp_path: Path) -> Registry:
     return MlflowRegistry(mlflow_server.address, tmp_path / "cache")
+
+
+@pytest.fixture
+def version(tiny_registry: Path, tmp_path: Path) -> Shifted:
+    """The checkpoint whose logits are those of `tiny` and this number."""
+    return lambda number: shifted(tiny_registry / "tiny" / "1", tmp_path / "versions" / str(number), number)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> LocalRegistry:
+    (tmp_path / "registry").mkdir()
+    return LocalRegistry(tmp_path / "registry")

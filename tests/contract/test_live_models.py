@@ -3,45 +3,29 @@
 import asyncio
 import json
 import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from models.checkpoint import loading_bytes
-from models.registry import Catalogue, ModelVersion, Registry, publish_as
+from models.registry import Registry, publish_as
 from models.registry.catalogue import BUNDLED
 from models.registry.local import LocalRegistry
 from models.registry.publish import rollback
-from service import context, residents
+from service import residents
 from service.app import create_app
 from service.settings import Settings
+from tests.contract.conftest import Ball, Serve, Shifted
+from tests.contract.model_calls import answers
 from tests.contract.test_served_registry import flip, passage
-from tests.fire import PROMPT_S, metric, until
+from tests.fire import metric, until
 from tests.published import Answer, shifted, steadily
 
-Serve = Callable[[FastAPI], AbstractContextManager[httpx.Client]]
-Ball = Callable[[int], bytes]
-Shifted = Callable[[int], Path]
 RATE = 10.0  # of the bar, 50, the bench tells: `make bench-service`
 NEW_S, BACK_S = 10.0, 5.0  # within which what moved is to answer
-
-
-@pytest.fixture
-def version(tiny_registry: Path, tmp_path: Path) -> Shifted:
-    """The checkpoint whose logits are those of `tiny` and this number."""
-    return lambda number: shifted(tiny_registry / "tiny" / "1", tmp_path / "versions" / str(number), number)
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> LocalRegistry:
-    (tmp_path / "registry").mkdir()
-    return LocalRegistry(tmp_path / "registry")
 
 
 @pytest.fixture
@@ -51,11 +35,6 @@ def client(registry: LocalRegistry, version: Shifted, serve: Serve) -> Iterator[
     registry.publish(version(2), "parts")
     with serve(create_app(Settings(registry=registry.address, model="parts", lookup_seconds=0.05))) as client:
         yield client
-
-
-def answers(client: httpx.Client, body: bytes, model: str | None = None) -> str:
-    answer = client.post("/v1/classify", params={"model": model} if model else {}, content=body)
-    return f"{answer.json()['model']['name']}:{answer.json()['model']['version']}" if answer.is_success else str(answer.json()["code"])
 
 
 def loaded(client: httpx.Client, model: str) -> bool:
@@ -334,95 +313,3 @@ def test_looking_after_models_is_not_asking_for_them(serve: Serve, registry: Loc
         assert {each.entry.model.name: each.asked_s for each in pool.residents.all()} == asked
         assert asked["b"] < asked["a"]
         assert metric(client, "fip_model_loads_total") == loads
-
-
-def test_an_earlier_look_does_not_undo_a_move(
-    serve: Serve, registry: LocalRegistry, version: Shifted, ball: Ball, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish_as(registry, version(1), "parts", "champion")
-    registry.publish(version(2), "parts")
-    app = create_app(Settings(registry=registry.address, model="parts", lookup_seconds=3600))
-    app.state.context.pool.inquiry.models = Catalogue(SlowRegistry(registry.root))
-    with serve(app) as client:
-        assert answers(client, ball(9)) == "parts:1"
-        monkeypatch.setattr(SlowRegistry, "waits", False)
-        monkeypatch.setattr(SlowRegistry, "pause", pause := threading.Event())
-        looking = threading.Thread(target=app.state.context.pool.follow)
-        moving = threading.Thread(target=client.put, args=("/v1/models/parts/aliases/champion",), kwargs={"params": {"version": 2}})
-        try:
-            looking.start()  # it has seen version 1, and is slow to say so
-            until(lambda: SlowRegistry.waits, "it looks")
-            moving.start()
-            until(lambda: registry.history("parts", "champion") == (1,), "the alias has moved meanwhile")
-            moving.join(1)  # it may wait for the look, or be through before it
-        finally:
-            pause.set()
-        looking.join()
-        moving.join()
-        assert answers(client, ball(9)) == "parts:2"
-
-
-class SlowRegistry(LocalRegistry):
-    """One whose first answer about versions, once there is a `pause`, is on its way until that is over."""
-
-    pause: threading.Event | None = None
-    waits = False
-
-    def versions(self, name: str) -> tuple[ModelVersion, ...]:
-        found = super().versions(name)
-        if SlowRegistry.pause is not None and not SlowRegistry.waits:
-            SlowRegistry.waits = True
-            SlowRegistry.pause.wait(30)
-        return found
-
-
-class HungRegistry(LocalRegistry):
-    """One that does not answer about models called `hung…` until it is `over`."""
-
-    over = threading.Event()
-
-    def versions(self, name: str) -> tuple[ModelVersion, ...]:
-        if name.startswith("hung"):
-            HungRegistry.over.wait(60)
-        return super().versions(name)
-
-
-def test_unknown_names_that_hang_keep_nobody_waiting_who_asks_for_known_ones(
-    serve: Serve, registry: LocalRegistry, version: Shifted, ball: Ball, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(context, "LINE_S", 0.5)
-    monkeypatch.setattr(HungRegistry, "over", over := threading.Event())
-    publish_as(registry, version(1), "other", "champion")
-    app = create_app(Settings(registry=registry.address, model="other", lookup_seconds=3600))
-    app.state.context.pool.inquiry.models = Catalogue(HungRegistry(registry.root))
-    with serve(app) as client, ThreadPoolExecutor(8) as threads:
-        client.timeout = httpx.Timeout(PROMPT_S)
-        try:
-            for number in range(4):
-                threads.submit(answers, client, ball(9), f"hung-{number}")
-                threads.submit(client.get, f"/v1/models/hung-{number}")
-            until(lambda: app.state.context.first_lookups.available_tokens == 0, "the registry is asked")
-            for spelt in ("other@champion", "models:/other@champion", "other:1"):
-                assert answers(client, ball(9), spelt) == "other:1"
-            assert client.get("/v1/models").status_code == 200
-            assert client.get("/v2/models/other/ready").status_code == 200
-            refused = client.get("/v1/models/nobody")
-            assert (refused.status_code, refused.json()["code"]) == (503, "registry_unavailable")
-            assert refused.headers["Retry-After"]
-        finally:
-            over.set()
-        until(lambda: answers(client, ball(9), "hung-0") == "unknown_model", "the registry is there again")
-
-
-def test_who_waits_for_models_does_not_pile_up(registry: LocalRegistry, version: Shifted, serve: Serve, ball: Ball) -> None:
-    for number in range(30):
-        publish_as(registry, version(number), f"model-{number}", "champion")
-    app = create_app(Settings(registry=registry.address, model="model-0"))
-    with serve(app) as client, ThreadPoolExecutor(29) as threads:
-        with app.state.context.pool.residents._loading:  # a device that is slow to load
-            asked = [threads.submit(answers, client, ball(9), f"model-{number}") for number in range(1, 30)]
-            until(lambda: metric(client, "fip_rejected_total", reason="overloaded") > 0, "some are told to come again")
-            assert answers(client, ball(9)) == "model-0:1"
-        found = [each.result() for each in asked]
-    assert set(found) == {"overloaded", *(each for each in found if each.endswith(":1"))}
-    assert 16 <= sum(each.endswith(":1") for each in found) < 29

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -243,6 +244,11 @@ def test_format_wins_over_accept(segment_client: httpx.Client, scan: bytes) -> N
     options = {"input_format": "bin", "format": "raw"}
     response = segment_client.post("/v1/segment", params=options, content=scan, headers={"Accept": "application/ply"})
     assert len(response.content) == 3 * 3000
+
+
+def test_strange_file_names_over_http(segment_client: httpx.Client, scan: bytes) -> None:
+    form = segment_client.post("/v1/segment", params={"format": "raw"}, files={"file": ('ein "Straßen"-scan;.bin', scan)})
+    assert re.fullmatch(r'attachment; filename="[A-Za-z0-9._-]+\.raw"', form.headers["Content-Disposition"])
 
 
 def test_a_large_answer_arrives_whole(segment_client: httpx.Client, streets: Answers) -> None:

@@ -1,11 +1,14 @@
 """What answers are called: files, extensions, media types, columns."""
 
+import re
+
 import pytest
 
 from models.answers import ANSWERS, SAME
 from models.answers.names import answer_name
 from models.io import FORMATS
 from models.io.names import numbered
+from service.segmentation import safe_name
 
 
 def test_names_that_are_taken_are_numbered():
@@ -30,6 +33,11 @@ def test_extensions_and_media_types():
     ("given_name", "fmt", "expected"),
     [
         ("street.bin", "label", "street.label"),
+        ("Street.PLY", "ply", "Street.labelled.ply"),
+        ("room.npy", "json", "room.json"),
+        ("2024.01.02", "raw", "2024.01.02.raw"),
+        ("", "label", "points.label"),
+        (".ply", "label", "points.label"),
         ("street.bin", "same", "street.label"),
         ("n015.pcd.bin", "same", "n015_lidarseg.bin"),
         ("n015.PCD.BIN", "lidarseg", "n015_lidarseg.bin"),
@@ -57,3 +65,10 @@ def test_no_answer_is_called_as_its_file(fmt):
         extension = ANSWERS[fmt].extension if fmt in ANSWERS else ".json"
         assert name != f"a{ending}"
         assert name in (f"a{extension}", f"a.labelled{ending}") or fmt == SAME
+
+
+@pytest.mark.parametrize("name", ['a"b; x=\r\nSet-Cookie: y.bin', "straße am Fluß.bin", "..", "x" * 300 + ".bin", "../../etc/passwd"])
+def test_file_names_are_harmless_in_a_header(name: str) -> None:
+    safe = safe_name(answer_name(name, "label"))
+    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", safe)
+    assert safe.endswith(".label")

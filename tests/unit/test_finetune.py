@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.manifest import NetworkSpec
-from models.sparse.tensor import sparse_tensor
+from models.sparse.tensor import SparseTensor, sparse_tensor
 from models.zoo import build
 from training.finetune import freeze_policy
 from training.optim import OptimSpec, sgd
@@ -56,3 +56,27 @@ def test_trainable_share_of_the_paper() -> None:
         net = build(NetworkSpec(name="resnet18", in_channels=3, num_classes=40))
     counts = {mode: sum(p.numel() for p in freeze_policy(net, mode).parameters(net)) for mode in ("io", "ioms", "iobn", "all")}
     assert counts == {"io": 25_912, "ioms": 25_912, "iobn": 35_384, "all": 34_368_056}
+
+
+def test_norms_that_follow_divide_the_scale_of_filters_out() -> None:
+    """So a scale of inflated filters matters to IO, whose statistics are frozen, and to ALL, where it is how far a step goes."""
+    torch.manual_seed(0)
+    nets = [build(NetworkSpec(name="resnet18", in_channels=3, num_classes=4)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    with torch.no_grad():
+        for name, parameter in nets[1].named_parameters():
+            if name.startswith("layer") and parameter.dim() == 3:
+                parameter.div_(3 if len(parameter) == 27 else 8)
+    grid = torch.cartesian_prod(torch.arange(4), *[torch.arange(9)] * 3).int()
+    cloud = sparse_tensor(grid, torch.randn(len(grid), 3))
+    outputs = {mode: _outputs(nets, mode, cloud) for mode in ("io", "iobn")}
+    torch.testing.assert_close(*outputs["iobn"], atol=0.02, rtol=0)  # but for the norms' epsilon
+    assert (outputs["io"][0] - outputs["io"][1]).abs().max() > 0.2
+
+
+def _outputs(nets: list[torch.nn.Module], mode: str, cloud: SparseTensor) -> list[torch.Tensor]:
+    found = []
+    for net in nets:
+        freeze_policy(net, mode).set_train(net)
+        found.append(net(cloud).detach())
+    return found

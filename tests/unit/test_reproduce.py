@@ -144,8 +144,8 @@ def test_the_cyclic_rate_has_fallen_to_nothing_after_the_first_epoch() -> None:
     ("table", "networks", "shots"),
     [
         ("fewshot", {"resnet18", "cifar_resnet20", "cifar_resnet56"}, {1, 5, 10}),
-        ("modes", {"resnet18", "cifar_resnet20", "cifar_resnet56"}, {1, 10, None}),
-        ("speed", {"resnet18", "cifar_resnet20", "cifar_resnet56"}, {None}),
+        ("modes", {"resnet18", "cifar_resnet20"}, {1, 10, None}),
+        ("speed", {"resnet18", "cifar_resnet20"}, {None}),
         ("axes", {"resnet18"}, {10}),
         ("stages", {"resnet18"}, {10}),
         ("segmentation", {"cifar_resnet20"}, {1, 5, None}),
@@ -192,8 +192,8 @@ def test_the_summary_has_every_setting_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scratch", "frozen", "said"),
     [
-        (-0.1, -0.2, "train everything from image weights, which bring +"),
-        (0.1, -0.2, "train everything from random weights: image weights cost "),
+        (-0.1, -0.2, "everything trained, from image weights, which bring +"),
+        (0.1, -0.2, "everything trained, from random weights: image weights cost "),
     ],
 )
 def test_the_summary_says_what_to_do(tmp_path: Path, scratch: float, frozen: float, said: str) -> None:

@@ -26,8 +26,6 @@ ARMS: dict[str, Overrides] = {
     "random-io": {**_RANDOM, "mode": "io"},
     "random-io-recalibrated": {**_RANDOM, "mode": "io", "recalibrate": True},
     "fip-all-mean": {**_IMAGE, "mode": "all", **_MEAN},
-    "fip-iobn-mean": {**_IMAGE, "mode": "iobn", **_MEAN},
-    "fip-ioms-mean": {**_IMAGE, "mode": "ioms", **_MEAN},
     "fip-io-mean": {**_IMAGE, "mode": "io", **_MEAN},
     "fip-all-tied": {**_IMAGE, "mode": "all", "inflate.tied": True},
     "scratch-tied": {**_SCRATCH, "inflate.tied": True},

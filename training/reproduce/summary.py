@@ -9,7 +9,7 @@ from training.reproduce.search import Group, Known
 from training.reproduce.stats import paired
 from training.reproduce.tables import TABLES
 from training.reproduce.texts import PAGES
-from training.reproduce.view import SHORT, Result, cost, every_record, results
+from training.reproduce.view import SHORT, Result, cost, every_record, gap, results
 from training.runstate import write_text
 
 FEWEST = 3  # trials of an arm, for a statement
@@ -96,7 +96,7 @@ def _modes(found: Found) -> list[str]:
         return ["No setting has three trials of a mode yet."]
     return [
         "Over scratch: the mean of paired gaps, half of its 95 % interval; bold where that excludes zero. Minutes of training steps, one "
-        "thread.",
+        "thread, by trials that ran beside others and under several commits: a rough guide.",
         "",
         "| labels and network | mode | learning rate | test % | over scratch | minutes |",
         "|---|---|---|---|---|---|",
@@ -113,26 +113,29 @@ def _advice(found: Found) -> list[str]:
     lines = []
     for group, of in found:
         known = {result.arm: result for result in _chosen(of)}
-        if not {"scratch", "fip-all"} <= known.keys():
+        gain = gap(known, "fip-all", "scratch")
+        if gain is None:
             continue
-        gain = paired(known["fip-all"].tests, known["scratch"].tests)
-        assert gain is not None
         if not gain.decided:
-            said = f"train everything; from image or from random weights, {gain.count} pairs tell no difference ({gain.interval} points)"
+            said = f"from image or from random weights, {gain.count} pairs tell no difference ({gain.interval} points)"
         elif gain.mean > 0:
-            said = f"train everything from image weights, which bring {gain.interval} points"
+            said = f"from image weights, which bring {gain.interval} points"
         else:
-            said = f"train everything from random weights: image weights cost {-gain.mean:.2f} ± {gain.half:.2f} points"
-        if frozen := known.get("fip-iobn"):
-            loss = paired(frozen.tests, known["fip-all"].tests)
-            one = next(iter(frozen.records.values()))
-            assert loss is not None
-            said += (
-                f"; image filters frozen but for the batch norms (FIP-IO+BN): {loss.interval} points, "
-                f"{frozen.minutes / known['fip-all'].minutes:.0%} of the time, {one.trained / one.parameters:.1%} of the parameters trained"
-            )
-        lines.append(f"- {setting(group)}: {said}.")
+            said = f"from random weights: image weights cost {-gain.mean:.2f} ± {gain.half:.2f} points"
+        lines.append(f"- {setting(group)}: everything trained, {said}{_frozen(known)}.")
     return [*lines, ""] if lines else []
+
+
+def _frozen(known: dict[str, Result]) -> str:
+    """What FIP-IO+BN costs and saves."""
+    loss = gap(known, "fip-iobn", "fip-all")
+    if loss is None:
+        return ""
+    one, share = next(iter(known["fip-iobn"].records.values())), known["fip-iobn"].minutes / known["fip-all"].minutes
+    return (
+        f"; image filters frozen but for the batch norms (FIP-IO+BN): {loss.interval} points over FIP-ALL, {share:.0%} of the time, "
+        f"{one.trained / one.parameters:.1%} of the parameters trained"
+    )
 
 
 def _points(group: Group, of: dict[str, Result]) -> list[Point]:

@@ -19,8 +19,6 @@ NAMES = {  # arm -> what it is, in words
     "fip-io-recalibrated": "FIP-IO, statistics estimated anew once, then frozen",
     "random-io-recalibrated": "random filters, statistics estimated once, then frozen",
     "fip-all-mean": "FIP-ALL, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
-    "fip-iobn-mean": "FIP-IO+BN, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
-    "fip-ioms-mean": "FIP-IOms, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
     "fip-io-mean": "FIP-IO, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
     "fip-all-tied": "FIP-ALL, filters stay 2D (tied)",
     "scratch-tied": "scratch, filters are 2D (tied)",
