@@ -21,20 +21,45 @@ Quirk = Literal["reference", "corrected"]
 Precision = Literal["fp32", "bf16"]  # of the factors of products, where a net runs; not part of a checkpoint
 Decoder = Literal["listing", "reference"]
 Devoxelize = Literal["nearest", "trilinear"]
-FeatureName = Literal["x", "y", "z", "red", "green", "blue", "intensity"]
+FeatureName = Literal["x", "y", "z", "red", "green", "blue", "intensity", "one", "count", "near", "far"]
+OF_CELLS = ("count", "near", "far")  # features of all points of a voxel, not the mean of theirs
 MODEL_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class FeatureSpec(Frozen):
     """One input channel: value · scale + offset. `fill` stands in where a file lacks the column (None: that is an error).
 
-    x, y, z are the prepared coordinates (after unit, up axis and normalisation); red, green, blue are 0..255 as read.
+    x, y, z are the prepared coordinates (after unit, up axis and normalisation); red, green, blue are 0..255 as read; one is 1 where
+    there is something; count: the logarithm, to base 2, of the number of points in the voxel; near, far: of views, the smallest and
+    the largest depth in the pixel.
     """
 
     name: FeatureName
     scale: float = 1.0
     offset: float = 0.0
     fill: float | None = None
+
+
+class VoteSpec(Frozen):
+    """Variants of a cloud whose logits are averaged: the cloud itself and count - 1 others, the same for every cloud.
+
+    scale: each axis by a factor between 1 / (1 + scale) and 1 + scale; translate: each axis by up to so much either way, in prepared
+    units. Other points then share a voxel, which is most of what the mean gains by.
+    """
+
+    count: Annotated[int, Field(ge=2, le=64)]
+    scale: Annotated[float, Field(ge=0, le=1)] = 0.15
+    translate: Annotated[float, Field(ge=0)] = 0.05
+
+
+class ViewSpec(Frozen):
+    """A cloud as flat pictures of it instead of as a body: turned about the up axis `count` times by 360° / count, and seen along `depth`.
+
+    A pixel is a voxel of a plane, so an inflated net applies its 2D filters to it as they are where they repeat along `depth`.
+    """
+
+    count: Annotated[int, Field(ge=1, le=64)]
+    depth: Axis = "y"
 
 
 class InputSpec(Frozen):
@@ -54,6 +79,24 @@ class InputSpec(Frozen):
     rounding: Fidelity = "corrected"
     voxel_feature: Fidelity = "corrected"
     devoxelize: Annotated[Devoxelize, Field(exclude_if=lambda kind: kind == "nearest")] = "nearest"
+    votes: Annotated[VoteSpec | None, Field(exclude_if=is_none)] = None
+    views: Annotated[ViewSpec | None, Field(exclude_if=is_none)] = None
+
+    @model_validator(mode="after")
+    def views_are_of_the_side(self) -> "InputSpec":
+        if self.views is not None and self.views.depth == self.up:
+            raise ValueError(f"views.depth: the up axis is {self.up}; views are from the sides")
+        deep = [feature.name for feature in self.features if feature.name in ("near", "far")]
+        if deep and self.views is None:
+            raise ValueError(f"features: {deep[0]} is a depth; say views")
+        return self
+
+    @property
+    def whole_only(self) -> str | None:
+        """What of it is for nets that name whole clouds; None where nothing is."""
+        if self.votes is not None or self.views is not None:
+            return "votes" if self.votes is not None else "views"
+        return next((f"features: {feature.name}" for feature in self.features if feature.name in OF_CELLS), None)
 
 
 class NetworkSpec(Frozen):
@@ -96,6 +139,7 @@ class Provenance(Frozen):
     created: str
     licences: tuple[str, ...] = ()
     engine: Annotated[str | None, Field(exclude_if=is_none)] = None
+    teacher: Annotated[str | None, Field(exclude_if=is_none)] = None
 
 
 class Manifest(Frozen):
@@ -132,6 +176,8 @@ class Manifest(Frozen):
             raise ValueError(f"task is {self.task!r}, the network is one to {self.network.task}")
         if self.task == "segment" and self.input.point_budget is not None:
             raise ValueError("input.point_budget: a net that answers for every point cannot leave any out")
+        if self.task == "segment" and self.input.whole_only:
+            raise ValueError(f"input.{self.input.whole_only}: is for nets that name whole clouds")
         if (self.label_map is not None) != (self.task == "segment"):
             raise ValueError("label_map: there is one if and only if the task is to segment")
         if self.label_map is not None and self.label_map.names != self.labels:

@@ -7,20 +7,24 @@ What they are made of is here for models.tiling, too, which does the same to a c
 Training augments between the two; serving does not.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from models.errors import BadOption, DegenerateCloud, ExtentTooLarge, MissingFeature, NoPoints
-from models.manifest import Axis, FeatureSpec, InputSpec
+from models.manifest import OF_CELLS, Axis, FeatureSpec, InputSpec, ViewSpec, VoteSpec
 from models.pointcloud import PointCloud
 
 UNITS_M = {"m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "km": 1000.0, "in": 0.0254, "ft": 0.3048}
 CELLS_PER_AXIS = 1 << 20  # a cell of three axes fits into one int64 key
 TABLE_CELLS_PER_POINT = 4  # beyond it sorting the points is faster than a table of the cells
 BUDGET_SEED = 0  # the subset of a dense cloud is the same for every request
+VOTE_SEED = 0  # and so are the variants that vote
+VOTE_GAP = 64  # cells between variants, and what each begins at a multiple of: twice the side of the coarsest cell of any net, and more
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 
@@ -58,7 +62,11 @@ def prepare(cloud: PointCloud, spec: InputSpec, *, up: Axis | None = None, unit:
     if spec.point_budget is not None and len(cloud) > spec.point_budget:
         rows = np.random.default_rng(BUDGET_SEED).choice(len(cloud), spec.point_budget, replace=False, shuffle=False)
         cloud = cloud.take(np.sort(rows))
-    cloud = replace(cloud, xyz=placed(cloud.xyz, spec, up=up, unit=unit))
+    return normalised(replace(cloud, xyz=placed(cloud.xyz, spec, up=up, unit=unit)), spec)
+
+
+def normalised(cloud: PointCloud, spec: InputSpec) -> PointCloud:
+    """A cloud in its unit sphere as float32, where the spec says so. Raises: DegenerateCloud."""
     if spec.normalise == "unit_sphere":
         return replace(cloud, xyz=_unit_sphere(cloud.xyz).astype(np.float32))
     return cloud
@@ -84,13 +92,54 @@ def placed(xyz: npt.NDArray[np.floating], spec: InputSpec, *, up: Axis | None, u
 def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
     """Group prepared points into cells of `spec.voxel_size` counted from the cloud's minimum corner.
 
+    Where the spec says votes or views, the voxels are those of all variants and views, side by side along x and so far apart that no
+    convolution joins them: the mean over voxels that a classifier's head reads then averages its logits over them, by their coarsest
+    voxels; `inverse` is of the first.
+
     Raises: NoPoints, ExtentTooLarge (more than 2^20 cells along an axis), MissingFeature (no column and no fill value).
     """
+    if spec.votes is None and spec.views is None:
+        return _voxelize(cloud, spec)
+    first, *others = (_voxelize(view, spec) for variant in variants(cloud, spec.votes) for view in views(variant, spec))
+    coords, start = [first.coords], 0
+    for before, part in itertools.pairwise((first, *others)):
+        start += VOTE_GAP * (math.ceil((int(before.coords[-1, 0]) + 1) / VOTE_GAP) + 1)  # the last row has the largest x
+        coords.append(part.coords + np.array([start, 0, 0], np.int32))
+    return replace(first, coords=np.concatenate(coords), feats=np.concatenate([part.feats for part in (first, *others)]))
+
+
+def variants(cloud: PointCloud, votes: VoteSpec | None) -> Iterator[PointCloud]:
+    """A prepared cloud, and what votes beside it. Source: the voting of PointNet++'s public code, by scale."""
+    yield cloud
+    if votes is None:
+        return
+    rng = np.random.default_rng(VOTE_SEED)
+    for _ in range(votes.count - 1):
+        factors = np.exp(rng.uniform(-1, 1, 3) * math.log1p(votes.scale))
+        moved = cloud.xyz * factors.astype(cloud.xyz.dtype) + rng.uniform(-votes.translate, votes.translate, 3).astype(cloud.xyz.dtype)
+        yield replace(cloud, xyz=moved)
+
+
+def views(cloud: PointCloud, spec: InputSpec) -> Iterator[PointCloud]:
+    """A prepared cloud as it is, or turned about the up axis for each of its views."""
+    yield cloud
+    if spec.views is None:
+        return
+    one, two = ((_AXES[spec.up] + step) % 3 for step in (1, 2))
+    for number in range(1, spec.views.count):
+        cos, sin = (function(2 * math.pi * number / spec.views.count) for function in (math.cos, math.sin))
+        xyz = cloud.xyz.copy()
+        xyz[:, one] = cos * cloud.xyz[:, one] - sin * cloud.xyz[:, two]
+        xyz[:, two] = sin * cloud.xyz[:, one] + cos * cloud.xyz[:, two]
+        yield replace(cloud, xyz=xyz)
+
+
+def _voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
     if len(cloud) == 0:
         raise NoPoints("the cloud has no points")
     feats, filled = features(cloud, spec.features)  # (n, C)
     grid = grid_of(*corners(cloud.xyz), spec)
-    (x, y, z), shape = grid.cells(cloud.xyz), grid.shape  # (n,) each
+    (x, y, z), shape = _flat(grid.cells(cloud.xyz), grid.shape, spec.views)  # (n,) each
     unique, inverse = group((x * shape[1] + y) * shape[2] + z, math.prod(shape))  # (M,), (n,)
     coords = np.stack(np.unravel_index(unique, shape), axis=1).astype(np.int32)  # (M, 3)
     if spec.voxel_feature == "reference":
@@ -98,7 +147,34 @@ def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
     else:
         counts = np.bincount(inverse, minlength=len(unique))
         pooled = (sums_of(feats, inverse, len(unique)) / counts[:, None]).astype(np.float32)
+    _fill_cells(pooled, cloud, spec, inverse)
     return Voxels(coords, pooled, inverse, filled, grid.positions(cloud.xyz) if spec.devoxelize == "trilinear" else None)
+
+
+def _flat(
+    cells: list[npt.NDArray[np.int64]], shape: tuple[int, ...], views: ViewSpec | None
+) -> tuple[list[npt.NDArray[np.int64]], tuple[int, ...]]:
+    """The cells (n,) along each axis and how many there are; of a view all in one plane."""
+    if views is None:
+        return cells, shape
+    depth = _AXES[views.depth]
+    flat = [np.zeros_like(column) if axis == depth else column for axis, column in enumerate(cells)]
+    return flat, tuple(1 if axis == depth else length for axis, length in enumerate(shape))
+
+
+def _fill_cells(pooled: npt.NDArray[np.float32], cloud: PointCloud, spec: InputSpec, inverse: npt.NDArray[np.int64]) -> None:
+    """Set the features (M, C) that are of all points of a voxel."""
+    for channel, feature in enumerate(spec.features):
+        if feature.name not in OF_CELLS:
+            continue
+        if feature.name == "count":
+            values = np.log2(np.bincount(inverse, minlength=len(pooled)))
+        else:
+            assert spec.views is not None
+            smallest = feature.name == "near"
+            values = np.full(len(pooled), np.inf if smallest else -np.inf)
+            (np.minimum if smallest else np.maximum).at(values, inverse, cloud.xyz[:, _AXES[spec.views.depth]])
+        pooled[:, channel] = values * feature.scale + feature.offset
 
 
 def first_of(inverse: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
@@ -216,6 +292,8 @@ def features(cloud: PointCloud, specs: tuple[FeatureSpec, ...]) -> tuple[npt.NDA
 def _column(cloud: PointCloud, name: str) -> npt.NDArray[np.floating | np.uint8] | None:
     if name in _AXES:
         return cloud.xyz[:, _AXES[name]]
+    if name == "one" or name in OF_CELLS:  # the latter are set once the cells are known
+        return np.ones(len(cloud), np.float32)
     if name == "intensity":
         return cloud.intensity
     colour = ("red", "green", "blue").index(name)

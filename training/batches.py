@@ -25,7 +25,9 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """inputs: voxels of B samples; targets (T,) int64; rows (T,) int64: which of the net's answers each is for, None where in order."""
+    """inputs: voxels of B samples; targets (T,) int64 or (T, L) float32; rows (T,) int64: which of the net's answers each is for, None
+    where in order.
+    """
 
     inputs: SparseTensor
     targets: torch.Tensor

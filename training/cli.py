@@ -29,6 +29,8 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--seed", type=int, help="Seed of weights, subsets and augmentation.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe, for example optim.lr=0.01.")
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read, instead of refusing the folder.")
+@click.option("--teacher", help="Learn also what MODEL (a name, or a checkpoint folder) says of clouds without labels.", metavar="MODEL")
+@click.option("--unlabelled", type=EXISTING_FOLDER, help="Folder of clouds without labels [training clouds that --shots leaves out].")
 @click.option("--publish", "target", metavar="NAME[@ALIAS]", help="Publish the model under this name, and point the alias at it.")
 @click.option(
     "--registry", envvar="FIP_REGISTRY", default="registry", show_default=True, help="Where to publish: a folder or an MLflow URL."
@@ -49,6 +51,8 @@ def train(
     seed: int | None,
     overrides: tuple[str, ...],
     skip_bad: bool,
+    teacher: str | None,
+    unlabelled: Path | None,
     target: str | None,
     registry: str,
     run_dir: Path | None,
@@ -75,11 +79,14 @@ def train(
     flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed}
     said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
     draft = read_draft(recipe, said)
+    if teacher and draft.preview.distill is None:
+        draft = read_draft(recipe, {**said, "distill": {}})
     goal = Target.parse(target, registry) if target else None
     name = goal.name if goal else draft.preview.name
     with world(parse_device(device)) as (here, place):
         compute = Compute(workers, cache, world=here, engine=engine)
-        job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute)
+        tutor = _checkpoint(teacher, registry) if teacher else None
+        job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute, tutor, unlabelled)
         try:
             checkpoint = run(job)
         except KeyboardInterrupt:
@@ -87,6 +94,14 @@ def train(
             raise
         if goal and checkpoint:
             click.echo(goal.publish(checkpoint))
+
+
+def _checkpoint(model: str, registry: str) -> Path:
+    """The folder of a model of the registry, where there is one, or of a bundled one. Raises: UnknownModel, RegistryUnavailable."""
+    from models.registry import open_catalogue
+
+    there = "://" in registry or Path(registry).is_dir()
+    return open_catalogue(registry if there else None).locate(model)[0]
 
 
 @click.command()
@@ -203,13 +218,6 @@ def show(source: str, network: str | None) -> None:
             )
 
 
-def _seeds(ctx: click.Context, param: click.Parameter, value: str) -> range:
-    first, _, last = value.partition("-")
-    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first)):
-        raise click.BadParameter(f"{value!r} is neither a number nor a range such as 0-2", ctx, param)
-    return range(int(first), int(last or first) + 1)
-
-
 def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """Seconds."""
     if value is None:
@@ -224,8 +232,8 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.argument("name", required=False)
 @click.option("--list", "list_names", is_flag=True, help="List what can be reproduced.")
 @click.option("--all", "every", is_flag=True, help="Every table of ModelNet40, as far as --budget goes.")
-@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set: ModelNet40's HDF5 files; for lidar SemanticKITTI.")
-@click.option("--weights", "source", help="Folder of the 2D weights; for lidar those of CIFAR-10 ResNet20, a file or a name.")
+@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set: ModelNet40's HDF5 files; for segmentation SemanticKITTI.")
+@click.option("--weights", "source", help="Folder of the 2D weights.")
 @click.option("--out", type=FOLDER, default=Path("docs/results"), show_default=True, help="Where pages and records go.")
 @click.option("--run-dir", type=FOLDER, default=Path("runs/reproduce"), show_default=True, help="Where training state goes.")
 @click.option("--budget", callback=_hours, help="Time to spend, 2h or 30m [until nothing is missing]; 0m only writes the pages.")
@@ -235,9 +243,11 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Trials at once, one thread each.")
 @click.option("--only", default="", help="Train only what has this in its name: resnet18-10shot, cifar_resnet20, fip-iobn.")
 @click.option("--trial", help="Train this trial again (a record's name, resnet18-10shot/scratch-30e-lr0.03-seed0) and compare.")
-@click.option("--seeds", default="0-2", show_default=True, callback=_seeds, help="The seeds of lidar: 3 or 0-2.")
+@click.option(
+    "--model", default="modelnet40", show_default=True, help="The classifier of robustness: a bundled one, or a checkpoint folder."
+)
 @click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of lidar [PyTorch's choice].")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of robustness [PyTorch's choice].")
 def reproduce(
     name: str | None,
     list_names: bool,
@@ -251,35 +261,38 @@ def reproduce(
     jobs: int,
     only: str,
     trial: str | None,
-    seeds: range,
+    model: str,
     device: str,
     threads: int | None,
 ) -> None:
     """Rerun a table or figure of the paper on real data and write OUT/NAME.md. Stop it at any time; finished trials are kept."""
     from models.device import parse_device
     from models.errors import nearest
-    from training.reproduce.command import again, listing, tables
-    from training.reproduce.lidar import lidar
-    from training.reproduce.runner import Places
-    from training.reproduce.tables import TABLES
+    from models.registry import open_catalogue
+    from training.reproduce.command import again, kind_of_trial, listing, tables
+    from training.reproduce.robustness import robustness
+    from training.reproduce.runner import MODELNET, Places
+    from training.reproduce.tables import TABLES, kind_of_table
 
-    known = (*TABLES, "lidar")
+    known = (*TABLES, "robustness")
     if list_names or (name is None and not every and trial is None):
         click.echo("\n".join(listing()))
         return
     if name is not None and name not in known:
         raise click.BadParameter(f"unknown table{nearest(name, known)} (known: {', '.join(known)})", param_hint="NAME")
-    wanted = list(TABLES) if name is None else [name]
-    if budget == 0 and name != "lidar" and trial is None:
+    wanted = [each for each in TABLES if kind_of_table(each) == MODELNET] if name is None else [name]
+    if budget == 0 and name != "robustness" and trial is None:
         tables(wanted, None, out)
+        return
+    if name == "robustness" and data is not None:
+        _limit_threads(threads)
+        folder, entry = open_catalogue(None).locate(model)
+        click.echo(robustness(folder, str(entry) if entry else folder.name, data, out, str(parse_device(device))))
         return
     if data is None or source is None:
         raise click.UsageError("--data and --weights are needed")
-    if name == "lidar":
-        _limit_threads(threads)
-        click.echo(lidar(data, source, out, run_dir, seeds, parse_device(device)))
-        return
-    places = Places(data, Path(source), out / "trials", run_dir, "y" if up == "y" else "z", str(parse_device(device)))
+    kind = kind_of_table(wanted[0]) if trial is None else kind_of_trial(trial)
+    places = Places(data, Path(source), out / "trials", run_dir, "y" if up == "y" else "z", str(parse_device(device)), kind)
     if trial is not None:
         again(trial, places)
     else:

@@ -14,6 +14,7 @@ from training.evaluate import Report, evaluate, evaluate_scenes
 from training.metrics import Absent
 from training.recipe import Recipe
 from training.samples import CloudSamples, Samples, SceneSamples
+from training.teaching import TaughtClouds
 
 Data = Clouds | Scenes  # which of the two follows from the task of the recipe
 LOOKED_AT = 64  # scenes whose intensities are looked at
@@ -56,10 +57,15 @@ def checking(data: Data, recipe: Recipe) -> Samples:
     return _samples(data, recipe, None, per_point=True)
 
 
-def _samples(data: Data, recipe: Recipe, augmentation: AugmentSpec | None, *, per_point: bool) -> Samples:
-    spec: InputSpec = recipe.input
+def asking(data: Data, recipe: Recipe) -> Samples:
+    """What a score is of: as `checking`, with the votes of who asks, which cost as many times as much."""
+    return _samples(data, recipe, None, per_point=True, votes=True)
+
+
+def _samples(data: Data, recipe: Recipe, augmentation: AugmentSpec | None, *, per_point: bool, votes: bool = False) -> Samples:
+    spec: InputSpec = recipe.input if votes else recipe.input.model_copy(update={"votes": None})
     if recipe.task == "classify":
-        return CloudSamples(cast(Clouds, data), spec, augmentation)
+        return CloudSamples(cast(Clouds, data), spec, augmentation, shares=data.shares if isinstance(data, TaughtClouds) else None)
     return SceneSamples(cast(Scenes, data), spec, augmentation, per_point, recipe.voxel_label)
 
 

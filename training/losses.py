@@ -16,12 +16,16 @@ def batch_loss(
     lovasz: float = 0.0,
     groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The loss of a batch of B samples, B times its mean over what counts: logits (S, L), targets (S,) with IGNORE.
+    """The loss of a batch of B samples, B times its mean over what counts: logits (S, L), targets (S,) with IGNORE, or (S, L) shares.
 
     Cross entropy, weights (L,) multiplying that of each class, and `lovasz` times the Lovász-softmax loss. A target OPEN - g asks
     for any class of group g: minus the logarithm of their summed probability; groups (G, L) bool.
     """
     logits = logits.float()
+    if targets.is_floating_point():
+        return nn.functional.cross_entropy(logits, targets, weights, label_smoothing=label_smoothing, reduction="sum") * (
+            samples / max(len(targets), 1)
+        )
     exact, is_open = targets >= 0, targets <= OPEN
     loss = nn.functional.cross_entropy(
         logits, targets.where(exact, IGNORE), weights, ignore_index=IGNORE, label_smoothing=label_smoothing, reduction="sum"

@@ -23,6 +23,7 @@ from training.image_weights import DOWNLOADS
 from training.recipe import Recipe
 from training.run import Start
 from training.runlog import read_scalars
+from training.teaching import TaughtClouds
 
 DATA_LICENCES = {
     "modelnet40": "ModelNet40 (Princeton): academic use; the weights were trained on it",
@@ -42,7 +43,8 @@ WEIGHT_LICENCES = {
 class Made:
     """What a run was made from. name: of the model; dataset: of the data; engine: what it was computed on, if that is known.
 
-    largest_intensity: of the training scenes, where the net reads intensities.
+    largest_intensity: of the training scenes, where the net reads intensities. taught: the clouds of `train` with those that a teacher
+    spoke of, and teacher, which one it was.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Made:
     notes: tuple[str, ...] = ()
     engine: str | None = None
     largest_intensity: float | None = None
+    taught: TaughtClouds | None = None
+    teacher: str | None = None
 
 
 def describe(made: Made, scores: Scores | None = None) -> Manifest:
@@ -82,6 +86,7 @@ def describe(made: Made, scores: Scores | None = None) -> Manifest:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             licences=_licences(made),
             engine=made.engine,
+            teacher=made.teacher,
         ),
     )
 

@@ -79,6 +79,18 @@ class EarlyStop(Frozen):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
 
 
+class DistillSpec(Frozen):
+    """How much of what a teacher says of unlabelled clouds is learnt (see training.teaching).
+
+    temperature: what its logits are divided by before the softmax: below 1 its scores are sharpened. least: clouds of whose class it is
+    less sure are left out. copies: how often a labelled cloud comes in an epoch.
+    """
+
+    temperature: Annotated[float, Field(gt=0)] = 0.8
+    least: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    copies: Positive = 1
+
+
 class Recipe(Frozen):
     """Everything that decides a run, except where files lie.
 
@@ -88,7 +100,7 @@ class Recipe(Frozen):
     weights are those of the epoch best on validation, without it those of the last.
 
     recalibrate: before the first step, the statistics of the frozen batch norms are estimated anew on the training samples.
-    notes: what the card of the model has to say beside the facts of the run.
+    notes: what the card of the model has to say beside the facts of the run. distill: learn also from unlabelled clouds, by a teacher.
     """
 
     name: Annotated[str, Field(pattern=MODEL_NAME)]
@@ -113,6 +125,7 @@ class Recipe(Frozen):
     early_stop: Annotated[EarlyStop | None, Field(exclude_if=is_none)] = None
     recalibrate: Annotated[bool, later(False)] = False
     notes: Annotated[tuple[str, ...], later(())] = ()
+    distill: Annotated[DistillSpec | None, Field(exclude_if=is_none)] = None
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, later(False)] = False
     lovasz: Annotated[float, Field(ge=0), later(0.0)] = 0.0
@@ -165,6 +178,13 @@ class Recipe(Frozen):
             raise ValueError(
                 "input.point_budget: every point gets an answer, none can be left out; see augment.drop and augment.max_voxels"
             )
+        if self.distill is not None:
+            raise ValueError("distill: is for nets that name whole clouds; leave it out")
+        if self.input.whole_only:
+            raise ValueError(f"input.{self.input.whole_only}: is for nets that name whole clouds; leave it out")
+        for key in ("cut", "strays", "warp"):
+            if getattr(self.augment, key):
+                raise ValueError(f"augment.{key}: is for nets that name whole clouds; leave it out")
         if self.balance == "sampler":
             raise ValueError("balance: scenes hold many classes and cannot be drawn by class; say loss")
         if self.data.clip_test == "reference" and self.data.clip is None:

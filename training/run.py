@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,7 +13,7 @@ from models.manifest import NetworkSpec
 from models.sparse.nn import ties_of
 from models.zoo import build
 from training.data import AnyData
-from training.datasets import Clouds, Scenes, few_shot, hold_out
+from training.datasets import Clouds, Scenes, all_but_few, few_shot, hold_out
 from training.datasets.scenes import few_scenes, hold_out_scenes
 from training.finetune import FreezePolicy, freeze_policy
 from training.image_weights import ImageWeights, load_image_weights
@@ -96,6 +97,14 @@ def training_splits(recipe: Recipe, train: AnyData, validation: AnyData | None =
         return cast(Splits[AnyData], scenes)
     clouds = _split(cast(Clouds, train), cast(Clouds | None, validation), recipe, hold_out, few_shot)
     return cast(Splits[AnyData], clouds)
+
+
+def without_labels(recipe: Recipe, train: Clouds, validation: Clouds | None = None) -> Clouds:
+    """The clouds of the train split that few shots leave out, validation excepted: none where there is no such choice."""
+    if recipe.data.shots is None:
+        return train.take(np.arange(0))
+    rest = hold_out(train, recipe.data.validation, recipe.seed)[0] if validation is None else train
+    return all_but_few(rest, recipe.data.shots, recipe.seed)
 
 
 def _split(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from models.errors import InputError
 from models.manifest import Fidelity, InputSpec
 from models.pointcloud import PointCloud
-from models.voxelize import Voxels, prepare, voxelize
+from models.voxelize import Voxels, normalised, prepare, voxelize
 from training.augment import AugmentSpec, augment
 from training.augment_scene import augment_scene
 from training.datasets import Clouds, Scenes
@@ -32,12 +32,12 @@ Columns = tuple[Array | None, ...]
 
 @dataclass(frozen=True)
 class Sample:
-    """targets (T,) int64, IGNORE where none is wanted; answers: how many the net gives; rows (T,): which of them each target is for,
-    None where they are in order.
+    """targets (T,) int64, IGNORE where none is wanted, or (T, L) float32, the share of every class; answers: how many the net gives;
+    rows (T,): which of them each target is for, None where they are in order.
     """
 
     voxels: Voxels
-    targets: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     answers: int
     rows: npt.NDArray[np.int64] | None = None
 
@@ -73,13 +73,15 @@ class Samples(Protocol):
 class CloudSamples:
     """Clouds of one class each: prepared, augmented where `augmentation` is given, voxelized by the function that serves.
 
-    pack: what does not change from epoch to epoch, on disk: voxels where nothing is augmented, else prepared clouds.
+    pack: what does not change from epoch to epoch, on disk: voxels where nothing is augmented, else prepared clouds. shares (D, L):
+    what is to be learnt instead of the classes.
     """
 
     clouds: Clouds
     spec: InputSpec
     augmentation: AugmentSpec | None = None
     pack: Pack | None = None
+    shares: npt.NDArray[np.float32] | None = None
     fewest = 2
 
     def __len__(self) -> int:
@@ -94,7 +96,8 @@ class CloudSamples:
         return len(self.clouds.names)
 
     def sample(self, row: int, rng: np.random.Generator | None = None) -> Sample:
-        return Sample(self.voxels(row, rng), self.clouds.targets[row : row + 1], 1)
+        targets = self.clouds.targets if self.shares is None else self.shares
+        return Sample(self.voxels(row, rng), targets[row : row + 1], 1)
 
     def voxels(self, row: int, rng: np.random.Generator | None = None) -> Voxels:
         """One cloud; `rng` draws its augmentation. Raises: InputError."""
@@ -102,7 +105,7 @@ class CloudSamples:
             return _voxels(self.pack[row])
         cloud = prepare(self.clouds.cloud(row), self.spec) if self.pack is None else _cloud(self.pack[row])
         if self.augmentation is not None and rng is not None:
-            cloud = augment(cloud, self.augmentation, rng, self.spec.up)
+            cloud = augment(cloud, self.augmentation, rng, self.spec.up, lambda left: normalised(left, self.spec))
         return voxelize(cloud, self.spec)
 
     def class_weights(self) -> npt.NDArray[np.float32]:

@@ -4,6 +4,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import click
 import torch
@@ -14,21 +15,27 @@ from models.predictor import Predictor
 from models.sparse.backends import AUTO
 from training.card_parts import Scores
 from training.data import Data, class_names, columns_with_fill, largest_intensity, report_on, unit
+from training.datasets import Clouds
 from training.evaluate import Report, counted
 from training.loop import CACHE, DEFAULT, Compute, Position, fit
 from training.publish import Made, describe, headlines, write_checkpoint
 from training.recipe import Draft, Recipe, differences, load_recipe
-from training.run import Splits, check_weights, facts, start, training_splits
+from training.run import Splits, check_weights, facts, start, training_splits, without_labels
 from training.runstate import BEST, claim, held, read_weights, write_text
 from training.source import Source, validation_of
 from training.sources import open_source
+from training.teaching import taught as ask
+from training.teaching import unlabelled_folder
 
 RECIPE, CHECKPOINT = "recipe.yaml", "checkpoint"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for. name: of the model, the recipe's if None; skip_bad: leave out files that cannot be read."""
+    """What is asked for. name: of the model, the recipe's if None; skip_bad: leave out files that cannot be read.
+
+    teacher: the checkpoint folder of the model that speaks of the clouds in the folder `unlabelled`, or of those that few shots leave.
+    """
 
     draft: Draft
     data: Path
@@ -38,6 +45,8 @@ class Job:
     skip_bad: bool = False
     device: str = "cpu"
     compute: Compute = DEFAULT
+    teacher: Path | None = None
+    unlabelled: Path | None = None
 
 
 def train(job: Job) -> Path | None:
@@ -60,13 +69,16 @@ def _train(job: Job) -> Path | None:
     with world.first_goes_first():
         source = open_source(job.draft.preview.data, job.data, job.run_dir, world.say, skip_bad=job.skip_bad)
     made = _made(job, source)
+    if made.recipe.distill:
+        with world.first_goes_first():
+            made = _taught(job, made, source)
     with world.first_goes_first():
         if world.first:
             _claim(job.run_dir, made)
             write_text(job.run_dir / RECIPE, made.recipe.to_yaml())
     _introduce(job, made)
     net = made.start.net.to(job.device)
-    end = fit(net, made.start.policy, made.recipe, made.train, made.validation, job.run_dir, job.compute)
+    end = fit(net, made.start.policy, made.recipe, made.taught or made.train, made.validation, job.run_dir, job.compute)
     return _finish(job, replace(made, engine=end.engine), source, end) if world.first else None
 
 
@@ -83,11 +95,32 @@ def _made(job: Job, source: Source) -> Made:
     return Made(job.name or recipe.name, recipe, beginning, splits.train, splits.validation, source.name, (*source.notes, *recipe.notes))
 
 
+def _taught(job: Job, made: Made, source: Source) -> Made:
+    """With what the teacher says of the clouds without labels. Raises: BadRecipe (there is no teacher), BadDataset, BadCheckpoint."""
+    recipe = made.recipe
+    assert recipe.distill is not None
+    if job.teacher is None:
+        raise BadRecipe("wants a model that speaks of unlabelled clouds: say --teacher MODEL", where="distill")
+    manifest, digest = read_manifest(job.teacher)
+    labelled = cast(Clouds, made.train)
+    if job.unlabelled:
+        others: Clouds = unlabelled_folder(job.unlabelled)
+    else:
+        others = without_labels(recipe, cast(Clouds, source.train), cast("Clouds | None", validation_of(recipe, source)))
+    teacher = Predictor.load(job.teacher, job.device, job.compute.engine)
+    taught = ask(teacher, labelled, others, recipe.distill, job.run_dir, digest)
+    name = f"{manifest.name} (sha256 {digest})"
+    learnt = len(taught) - recipe.distill.copies * len(labelled)
+    note = f"Beside the labelled clouds, {counted(learnt, 'cloud')} without labels: learnt is what {name} says of them."
+    return replace(made, taught=taught, teacher=name, notes=(*made.notes, note))
+
+
 def _claim(run_dir: Path, made: Made) -> None:
     """Make the run directory this run's. Raises: BadRunDir (says how the run that is in it differs)."""
     old = run_dir / RECIPE
     try:
-        claim(run_dir, facts(made.recipe, made.start, Splits(made.train, made.validation)))
+        taught = {"teacher's clouds": made.taught.digest} if made.taught else {}
+        claim(run_dir, facts(made.recipe, made.start, Splits(made.train, made.validation)) | taught)
     except BadRunDir as error:
         if not old.is_file():
             raise
@@ -101,6 +134,8 @@ def _introduce(job: Job, made: Made) -> None:
     trained = sum(p.numel() for name, p in made.start.net.named_parameters() if name in policy.trained)
     say(made.start.report or f"init {made.recipe.init}: random weights, seed {made.recipe.seed}")
     samples = f"{counted(len(made.train), unit(made.recipe))}, {len(made.validation):,} more to validate"
+    if made.taught:
+        say(made.notes[-1])
     say(f"mode {made.recipe.mode}: {trained:,} parameters trained; {samples}")
 
 

@@ -1,12 +1,15 @@
 """Nets from the table: exact parameter counts, 2D names, levels."""
 
+import numpy as np
 import pytest
 import torch
 
 from models.errors import BadCheckpoint
-from models.manifest import NetworkSpec
+from models.manifest import FeatureSpec, InputSpec, NetworkSpec, VoteSpec
+from models.pointcloud import PointCloud
 from models.resnet3d import SHAPES, ResNet3d
-from models.sparse.tensor import SparseTensor, sparse_tensor
+from models.sparse.tensor import SparseTensor, collate, sparse_tensor
+from models.voxelize import Voxels, variants, voxelize
 from models.zoo import build
 
 # Image2Point with 3 input channels and 40 classes, head's batch norm included; 34 is torchvision's shape
@@ -90,6 +93,27 @@ def test_one_cloud_does_not_see_another() -> None:
     alone = sparse_tensor(both.coords[one] - torch.tensor([1, 0, 0, 0], dtype=torch.int32), both.feats[one] * 2)
     mixed = sparse_tensor(both.coords, torch.where(one[:, None], both.feats * 2, both.feats))
     torch.testing.assert_close(net(mixed)[1], net(alone)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "res16unet34c", "cifar_resnet20"])
+def test_variants_that_vote_do_not_see_each_other(name: str) -> None:
+    """The logits of a cloud with votes are the mean of those of its variants, by their coarsest voxels."""
+    torch.manual_seed(0)
+    net = build(NetworkSpec(name=name, in_channels=3, num_classes=5)).double().eval()
+
+    def logits(batch: list[Voxels]) -> tuple[torch.Tensor, torch.Tensor]:
+        """And how many sites of the last level each cloud has, over which its features are averaged."""
+        tensor = collate(batch)
+        found = net(tensor.with_feats(tensor.feats.double()))
+        return found, torch.bincount(tensor.sites.coords(4 if name.startswith("cifar") else 8)[:, 0])
+
+    features = tuple(FeatureSpec(name=axis) for axis in ("x", "y", "z"))
+    voted = InputSpec(features=features, voxel_size=0.1, votes=VoteSpec(count=4))
+    assert voted.votes
+    cloud = PointCloud(np.random.default_rng(0).normal(0, 0.5, (500, 3)).astype(np.float32))
+    each, sites = logits([voxelize(variant, voted.model_copy(update={"votes": None})) for variant in variants(cloud, voted.votes)])
+    expected = (each * sites[:, None]).sum(0) / sites.sum()
+    torch.testing.assert_close(logits([voxelize(cloud, voted)])[0][0], expected, atol=1e-9, rtol=1e-9)
 
 
 def test_unknown_network_lists_the_known() -> None:

@@ -12,7 +12,7 @@ from models import voxelize as module
 from models.errors import BadOption, DegenerateCloud, ExtentTooLarge, MissingFeature, NonFinite, NoPoints
 from models.manifest import FeatureSpec, InputSpec
 from models.pointcloud import PointCloud
-from models.voxelize import UNITS_M, prepare, voxelize
+from models.voxelize import UNITS_M, prepare, variants, voxelize
 from tests.fire import PROMPT_S
 
 XYZ = (FeatureSpec(name="x"), FeatureSpec(name="y"), FeatureSpec(name="z"))
@@ -215,3 +215,23 @@ def test_clouds_without_a_size():
     for refuse in (prepare, voxelize):
         with pytest.raises(NoPoints):
             refuse(empty, spec())
+
+
+def test_votes_are_variants_side_by_side():
+    cloud, voted = cloud_of(200, 1.0), spec(votes={"count": 3, "scale": 0.2, "translate": 0.1})
+    found, parts = voxelize(cloud, voted), [voxelize(each, spec()) for each in variants(cloud, voted.votes)]
+    assert np.array_equal(found.feats, np.concatenate([part.feats for part in parts]))
+    assert np.array_equal(found.inverse, parts[0].inverse)
+    assert np.array_equal(found.coords[: len(parts[0])], parts[0].coords)
+    rest, end = found.coords, 0
+    for part in parts:
+        mine, rest = rest[: len(part)], rest[len(part) :]
+        start = mine[0, 0] - part.coords[0, 0]
+        assert np.array_equal(mine - part.coords, np.broadcast_to([start, 0, 0], mine.shape))
+        assert start % 64 == 0
+        assert not end or start - end > 64
+        end = int(mine[-1, 0])
+    factors = [np.ptp(each.xyz, axis=0) / np.ptp(cloud.xyz, axis=0) for each in variants(cloud, voted.votes)]
+    assert np.allclose(factors[0], 1)
+    assert (np.abs(np.log(factors[1:])) <= np.log(1.2) + 1e-6).all()
+    assert len({tuple(each) for each in np.round(factors, 3)}) == 3

@@ -9,7 +9,7 @@ from models.labels import LabelMap, load_label_map, read_label_map
 from training.datasets import labelled_folder, nuscenes, s3dis, scannet, semantickitti
 from training.datasets.file_scenes import FileScenes
 from training.datasets.kinds import FOLDER, LABELLED
-from training.datasets.labelled import Clouds, LabelledClouds, few_shot, hold_out
+from training.datasets.labelled import Clouds, LabelledClouds, all_but_few, few_shot, hold_out
 from training.datasets.modelnet40 import read_modelnet40
 from training.datasets.scenes import Scene, Scenes
 
@@ -79,6 +79,7 @@ __all__ = [
     "LabelledClouds",
     "Scene",
     "Scenes",
+    "all_but_few",
     "few_shot",
     "find_label_map",
     "hold_out",

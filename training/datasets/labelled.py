@@ -77,6 +77,15 @@ def few_shot(clouds: AnyClouds, shots: int, seed: int) -> AnyClouds:
 
     Raises: BadDataset (a class has fewer).
     """
+    return clouds.take(_few_rows(clouds, shots, seed))
+
+
+def all_but_few(clouds: AnyClouds, shots: int, seed: int) -> AnyClouds:
+    """The clouds that `few_shot` leaves out."""
+    return clouds.take(np.setdiff1d(np.arange(len(clouds)), _few_rows(clouds, shots, seed)))
+
+
+def _few_rows(clouds: Clouds, shots: int, seed: int) -> npt.NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     rows = []
     for target, name in enumerate(clouds.names):
@@ -84,7 +93,7 @@ def few_shot(clouds: AnyClouds, shots: int, seed: int) -> AnyClouds:
         if len(of_class) < shots:
             raise BadDataset(f"{shots} shots asked for, the class has {len(of_class)} clouds", where=name)
         rows.append(rng.choice(of_class, shots, replace=False))
-    return clouds.take(np.sort(np.concatenate(rows)))
+    return np.sort(np.concatenate(rows))
 
 
 def hold_out(clouds: AnyClouds, share: float, seed: int, *, smallest: int = 2) -> tuple[AnyClouds, AnyClouds]:

@@ -15,7 +15,7 @@ from training.reproduce.stats import Mean, mean_of
 from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
 from training.reproduce.texts import PAGES
-from training.reproduce.trial import Record, Trial
+from training.reproduce.trial import PAPER, Record, Trial, kind_of
 
 MOST_SIGMA = 3.0
 
@@ -70,6 +70,11 @@ def again(name: str, places: Places) -> None:
             raise click.ClickException(f"that is more than {MOST_SIGMA:g}")
 
 
+def kind_of_trial(name: str) -> str:
+    """The kind of data of a trial; of an unknown one that of most."""
+    return next((kind_of(trial.base) for trial in every_trial() if trial.name == name), kind_of(PAPER))
+
+
 def _spread(trial: Trial, trials: list[Trial], recorded: Records) -> Mean | None:
     """Of the seeds of the same arm."""
     found = [recorded.known(each) for each in trials if replace(each, seed=trial.seed) == trial]
@@ -86,6 +91,4 @@ def _scores(record: Record) -> str:
 
 def listing() -> list[str]:
     """A line for every table that can be asked for."""
-    return [f"{name:10} {PAGES[name].title}" for name in TABLES] + [
-        "lidar      does image pretraining help on LiDAR scans of a few streets?"
-    ]
+    return [f"{name:12} {PAGES[name].title}" for name in TABLES] + ["robustness   what does a classifier still know of damaged clouds?"]

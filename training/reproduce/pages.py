@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from training.datasets.kinds import SCENE_KINDS
+from training.evaluate import counted
 from training.reproduce.plots import Bar, plot_curves, plot_gaps
 from training.reproduce.search import GRID, Group, Known
-from training.reproduce.stats import Mean, paired
+from training.reproduce.stats import Mean, mean_of, paired
 from training.reproduce.tables import TABLES
-from training.reproduce.texts import FIRST_EPOCH, NETWORKS, PAGES, PAIRS, PAPER, QUANTISED
-from training.reproduce.trial import FULL, RECIPE, Record
-from training.reproduce.view import NAMES, Result, cost, every_record, gap, results
+from training.reproduce.texts import DATA, FIRST_EPOCH, NETWORKS, PAGES, PAIRS, PUBLISHED, QUANTISED
+from training.reproduce.trial import FULL, PAPER, Record, kind_of
+from training.reproduce.view import NAMES, SHORT, Result, cost, every_record, gap, results
 from training.runstate import write_text
 
 
@@ -38,14 +40,26 @@ def _page(name: str, groups: tuple[Group, ...], known: Known, out: Path) -> str:
 
 
 def setting(group: Group) -> str:
-    few = "all clouds" if group.shots is None else f"{group.shots} cloud{'s' * (group.shots > 1)} a class"
+    if is_of_scenes(group):
+        return f"{NETWORKS[group.network]} U-Net, {counted(group.shots, 'scan') if group.shots else 'all scans'}, {group.epochs} epochs"
+    few = "all clouds" if group.shots is None else f"{counted(group.shots, 'cloud')} a class"
     return f"{NETWORKS[group.network]}, {few}, {group.epochs} epochs"
+
+
+def is_of_scenes(group: Group) -> bool:
+    return kind_of(group.base) in SCENE_KINDS
+
+
+def score_of(group: Group) -> str:
+    """What its scores are called."""
+    return "test mIoU" if is_of_scenes(group) else "test"
 
 
 def gaps_of(group: Group, of: dict[str, Result]) -> list[tuple[str, Mean, str]]:
     """(what, gap, the paper's figure)."""
     gaps = [
-        (what, gap(of, first, second), PAPER.get((group.network, group.shots or 0, first, second), "–")) for first, second, what in PAIRS
+        (what, gap(of, first, second), PUBLISHED.get((group.network, group.shots or 0, first, second), "–") if group.base == PAPER else "–")
+        for first, second, what in PAIRS
     ]
     return [(what, value, paper) for what, value, paper in gaps if value is not None]
 
@@ -65,9 +79,12 @@ def _verdicts(compared: Compared) -> list[str]:
     ]
     if not lines:
         return []
+    what = "test mIoU, with 95 % intervals of the paired gaps, over draws of scans"
+    if not is_of_scenes(compared[0][0]):
+        what = "test accuracy, with 95 % intervals of the paired gaps, over draws of clouds"
     about = (
-        f"In points of test accuracy, with 95 % intervals of the paired gaps, over draws of clouds and seeds. Each interval stands for "
-        f"itself: of these {len(lines)}, one in twenty would miss zero by chance where there is nothing."
+        f"In points of {what} and seeds. Each interval stands for itself: of these {len(lines)}, one in twenty would miss zero by chance "
+        "where there is nothing."
     )
     return [about, "", *lines]
 
@@ -84,16 +101,30 @@ def _section(group: Group, of: dict[str, Result], *, compare: bool) -> list[str]
     lines = [
         f"## {setting(group)}",
         "",
-        "| arm | learning rate | seeds | test %, mean ± std | trained parameters | minutes a trial |",
+        f"| arm | learning rate | seeds | {score_of(group)} %, mean ± std | trained parameters | minutes a trial |",
         "|---|---|---|---|---|---|",
         *(_row(group, result) for result in of.values()),
         "",
     ]
     if compare and (gaps := gaps_of(group, of)):
-        lines += ["| gap, test % | mean ± half of the 95 % interval | pairs | paper |", "|---|---|---|---|"]
+        lines += [f"| gap, {score_of(group)} % | mean ± half of the 95 % interval | pairs | paper |", "|---|---|---|---|"]
         lines += [f"| {what} | {value.interval} | {value.count} | {paper} |" for what, value, paper in gaps]
         lines.append("")
-    return [*lines, *_grids(group, of)]
+    return [*lines, *_classes(of), *_grids(group, of)]
+
+
+def _classes(of: dict[str, Result]) -> list[str]:
+    """IoU of every class, where points have classes: the mean and spread over the trials of each arm."""
+    found = {arm: [record.classes for record in result.records.values() if record.classes] for arm, result in of.items()}
+    found = {arm: each for arm, each in found.items() if each}
+    names = list(dict.fromkeys(name for records in found.values() for classes in records for name in classes))
+    if not names:
+        return []
+    lines = [f"| IoU % | {' | '.join(SHORT.get(arm, arm) for arm in found)} |", "|---|" + "---|" * len(found)]
+    for name in names:
+        values = [mean_of([100 * classes[name] for classes in records if name in classes]) for records in found.values()]
+        lines.append(f"| {name} | " + " | ".join("–" if value is None else str(value) for value in values) + " |")
+    return [*lines, ""]
 
 
 def _grids(group: Group, of: dict[str, Result]) -> list[str]:
@@ -202,20 +233,37 @@ def _footer(name: str, groups: tuple[Group, ...], known: Known) -> list[str]:
     return [
         "## How",
         "",
-        f"Recipe `{RECIPE}` with what each arm changes (training/reproduce/arms.py), products in bfloat16. Learning rates were chosen on "
-        "held-out *train* clouds, a tenth of them, of draws that are not reported, from a grid that goes on where the best rate lies at "
-        "its "
-        "end; the last epoch was then measured once on the test clouds. Pairs share draw, held-out clouds and seed. Minutes are those of "
-        "training steps.",
+        *(_how_of_scenes(groups, one) if is_of_scenes(groups[0]) else _how_of_clouds(one)),
         "",
-        f"2D weights: {', '.join(weights) or 'none'}. {QUANTISED} ModelNet40 with 1,024 points a cloud in the unit sphere, z up, 12 bits "
-        "an "
-        f"axis (train sha256 {str(one.inputs['train'])[:12]}…, test {str(one.inputs['test'])[:12]}…); the paper had 2,048. The paper's "
-        "figures "
-        "are those of its submission to ICLR 2022.",
+        f"2D weights: {', '.join(weights) or 'none'}. {QUANTISED}",
         "",
         f"{len(records)} trials, {hours:.1f} hours of training. By {' and '.join(codes)}; {'; '.join(machines)}. Records: "
-        f"[trials](trials). Again with: `fip reproduce {name} --data MODELNET40_HDF5 --weights FOLDER_OF_2D_WEIGHTS`; one trial: "
-        f"`--trial {one.trial}`; with the publishers' files, whose y is up, `--up y`.",
+        f"[trials](trials). Again with: `fip reproduce {name} --data {DATA[kind_of(groups[0].base)]} --weights FOLDER_OF_2D_WEIGHTS`; one "
+        f"trial: `--trial {one.trial}`.",
         "",
+    ]
+
+
+def _how_of_clouds(one: Record) -> list[str]:
+    return [
+        f"Recipe `{PAPER}` with what each arm changes (training/reproduce/arms.py), products in bfloat16. Learning rates were chosen on "
+        "held-out *train* clouds, a tenth of them, of draws that are not reported, from a grid that goes on where the best rate lies at "
+        "its end; the last epoch was then measured once on the test clouds. Pairs share draw, held-out clouds and seed. Minutes are those "
+        "of training steps.",
+        "",
+        "ModelNet40 with 1,024 points a cloud in the unit sphere, z up, 12 bits an axis (train sha256 "
+        f"{str(one.inputs['train'])[:12]}…, test {str(one.inputs['test'])[:12]}…); the paper had 2,048. With the publishers' files, whose "
+        "y is up, say `--up y`. The paper's figures are those of its submission to ICLR 2022.",
+    ]
+
+
+def _how_of_scenes(groups: tuple[Group, ...], one: Record) -> list[str]:
+    return [
+        f"Recipe `{groups[0].base}` with what each arm changes (training/reproduce/arms.py). Learning rates were chosen on half of the "
+        "training street, a run of successive scans, from a grid that goes on where the best rate lies at its end; the last epoch was then "
+        "measured once, per point, on the scans of sequence 08. Pairs share their scans and seed. Voxel size, augmentation and losses were "
+        "chosen with image weights, on a half of the street. Minutes are those of training steps.",
+        "",
+        f"SemanticKITTI: the scans of sequence 00 that were at hand, all of one street (sha256 {str(one.inputs['train'])[:12]}…), and five "
+        f"of sequence 08 (sha256 {str(one.inputs['test'])[:12]}…). The paper trained on all 19,130.",
     ]

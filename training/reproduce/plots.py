@@ -88,6 +88,27 @@ def plot_costs(points: Sequence[Point], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_levels(curves: Mapping[str, tuple[str, Sequence[float], Mapping[str, Sequence[float]]]], path: Path) -> None:
+    """A panel for every title: (unit, levels, accuracy in % by name at each level)."""
+    columns = 4
+    rows = -(-len(curves) // columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(3.2 * columns, 1 + 2.6 * rows), squeeze=False, layout="constrained", sharey=True)
+    names = list(dict.fromkeys(name for _, _, of in curves.values() for name in of))
+    for panel, (title, (unit, levels, of)) in zip(panels.flat, curves.items(), strict=False):
+        for name, values in of.items():
+            panel.plot(levels, values, marker="o", markersize=3, color=COLOURS[names.index(name) % len(COLOURS)])
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel(unit, fontsize=8)
+        panel.set_ylim(0, 100)
+        panel.grid(alpha=0.3)
+    for panel in panels.flat[len(curves) :]:
+        panel.set_visible(False)
+    handles = [Line2D([], [], marker="o", color=COLOURS[place % len(COLOURS)], label=name) for place, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(names), fontsize=8)
+    figure.supylabel("test accuracy, %", fontsize=9)
+    _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from models.errors import BadOption
-from training.reproduce.trial import Inputs, Record, Trial, digest_of, read_record
+from training.reproduce.trial import Inputs, Record, Trial, digest_of, kind_of, read_record
 
 
 class Records:
@@ -28,12 +28,13 @@ class Records:
 
     def trainable(self, trial: Trial) -> bool:
         """Whether the 2D weights of its network are here; without them no arm of it is trained."""
-        return self._inputs is not None and trial.network in self._inputs.weights
+        return self._inputs is not None and kind_of(trial.base) == self._inputs.kind and trial.network in self._inputs.weights
 
     def _check(self, trial: Trial, found: Record) -> None:
-        mine = self._inputs.of(trial) if self._inputs else {}
+        kind = kind_of(trial.base)
+        mine = self._inputs.of(trial) if self._inputs and self._inputs.kind == kind else {}
         for what in ("train", "test", "weights"):
-            place = what if what != "weights" else f"2D weights of {trial.network}"
+            place = f"{what} of {kind}" if what != "weights" else f"2D weights of {trial.network}"
             digest = found.inputs[what]
             expected, where = self._data.setdefault(place, (digest, trial.name)) if digest else (None, "")
             if digest != expected:

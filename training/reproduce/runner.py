@@ -20,13 +20,16 @@ import click
 import torch
 
 from models.errors import BadWeights, FipError
-from training.datasets import read_split
+from training.data import Data
+from training.datasets import read_scenes, read_split
+from training.datasets.kinds import SCENE_KINDS
 from training.image_weights import load_image_weights
 from training.reproduce.records import Records
 from training.reproduce.search import Known
 from training.reproduce.trial import Inputs, Record, Trial, Up, train_trial, write_record
 from training.runstate import held
 
+MODELNET = "modelnet40"
 STOP_S = 60.0  # for a worker that was asked to save
 WEIGHTS = {  # by network: the names that its 2D weights go by
     "resnet18": ("imagenet1k_resnet18_pq_small.npz", "resnet18-f37072fd.pth"),
@@ -40,7 +43,7 @@ WEIGHTS = {  # by network: the names that its 2D weights go by
 
 @dataclass(frozen=True)
 class Places:
-    """Folders: ModelNet40's HDF5 files, 2D weights, records, training state; which axis is up in the files; the device that trains."""
+    """Folders: the data set, 2D weights, records, training state; which axis is up in its files; the device that trains; its kind."""
 
     data: Path
     weights: Path
@@ -48,21 +51,25 @@ class Places:
     runs: Path
     up: Up = "z"
     device: str = "cpu"
+    kind: str = MODELNET
 
     def inputs(self) -> Inputs:
         """Raises: BadDataset, BadWeights."""
-        train, test = (read_split("modelnet40", self.data, split) for split in ("train", "test"))
+        train, test = (self._split(split) for split in ("train", "test"))
         found = {network: path for network, names in WEIGHTS.items() if (path := self._first(names))}
         if not found:
             raise BadWeights("none of the 2D weights is here", where=str(self.weights), known=[names[0] for names in WEIGHTS.values()])
         digests = {network: load_image_weights(str(path)).sha256 for network, path in found.items()}
         digests |= {"train": train.digest, "test": test.digest}
-        return Inputs(train, test, found, digests, self.runs / "cache", self.up)
+        return Inputs(self.kind, train, test, found, digests, self.runs / "cache", self.up)
 
     def run_dir(self, trial: Trial, inputs: Inputs) -> Path:
         """Of its own for every recipe, weights and data."""
         digest = hashlib.sha256(json.dumps(inputs.of(trial), sort_keys=True).encode()).hexdigest()
         return self.runs / f"{trial.name}-{digest[:8]}"
+
+    def _split(self, split: str) -> Data:
+        return read_scenes(self.kind, self.data, split) if self.kind in SCENE_KINDS else read_split(self.kind, self.data, split)
 
     def _first(self, names: tuple[str, ...]) -> Path | None:
         return next((path for name in names if (path := self.weights / name).is_file()), None)
@@ -89,7 +96,8 @@ def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, unti
     if not _todo(missing, records, outcome):
         outcome.whole = not outcome.untrained
         return outcome
-    inputs.test_samples(Trial("resnet18", 1, 1, "scratch", 1.0, 0).recipe(places.up)).close()
+    for recipe in {trial.recipe(places.up).input: trial.recipe(places.up) for trial in missing(records.known)}.values():
+        inputs.test_samples(recipe).close()
     workers = [_Worker(places) for _ in range(jobs)]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers save
     try:

@@ -8,7 +8,7 @@ all draws decides.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from training.reproduce.trial import Record, Trial
+from training.reproduce.trial import PAPER, Record, Trial
 
 GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 FIRST = (0.01, 0.03, 0.1)
@@ -20,7 +20,7 @@ class Group:
     """Arms of one network at one number of shots and one budget of epochs, each with `seeds` reported trials.
 
     searches: draws that choose the learning rate, over search_epochs (None: as many as are reported). rate_of: arms that take the
-    learning rate of another. more_seeds: for arms whose gaps spread too wide to be told with `seeds`. curve: see Trial.
+    learning rate of another. more_seeds: for arms whose gaps spread too wide to be told with `seeds`. curve, base: see Trial.
     """
 
     network: str
@@ -33,17 +33,20 @@ class Group:
     rate_of: Mapping[str, str] = field(default_factory=dict)
     more_seeds: Mapping[str, int] = field(default_factory=dict)
     curve: bool = False
+    base: str = PAPER
 
     def seeds_of(self, arm: str) -> int:
         return self.more_seeds.get(arm, self.seeds)
 
     def reported(self, arm: str, lr: float) -> list[Trial]:
-        return [Trial(self.network, self.shots, self.epochs, arm, lr, seed, curve=self.curve) for seed in range(self.seeds_of(arm))]
+        seeds = range(self.seeds_of(arm))
+        return [Trial(self.network, self.shots, self.epochs, arm, lr, seed, curve=self.curve, base=self.base) for seed in seeds]
 
     def tried(self, arm: str, lr: float) -> list[Trial]:
         """The trials that tell how good a learning rate is."""
         epochs = self.search_epochs or self.epochs
-        return [Trial(self.network, self.shots, epochs, arm, lr, seed, search=True) for seed in range(self.searches)]
+        seeds = range(self.searches)
+        return [Trial(self.network, self.shots, epochs, arm, lr, seed, search=True, base=self.base) for seed in seeds]
 
 
 @dataclass(frozen=True)

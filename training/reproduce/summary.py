@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from training.reproduce.pages import gaps_of, setting
+from training.reproduce.pages import gaps_of, is_of_scenes, setting
 from training.reproduce.plots import Point, plot_costs
 from training.reproduce.search import Group, Known
 from training.reproduce.stats import paired
@@ -21,7 +21,7 @@ OTHERS = {
     "analyse/cdnv-modelnet40.md": "how tight its classes are",
     "analyse/tsne-modelnet40.md": "its features in the plane",
     "analyse/dissect-modelnet40.md": "what its units answer",
-    "lidar.md": "image weights for LiDAR segmentation from a few scans",
+    "robustness.md": "what the bundled classifier still knows of damaged clouds",
     "bench-first-model.md": "one's own first model, timed",
     "bench-segment.md": "segmentation as served",
     "bench-tiling.md": "large clouds",
@@ -35,7 +35,7 @@ Found = list[tuple[Group, dict[str, Result]]]
 
 def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...]] = TABLES) -> Path:
     """The page and its plot."""
-    every = [group for of in tables.values() for group in of]
+    every = [group for of in tables.values() for group in of if not is_of_scenes(group)]
     found = _settings(every, known)
     records = every_record(tuple(every), known)
     hours = sum(map(cost, records)) / 3600

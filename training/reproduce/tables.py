@@ -6,7 +6,7 @@ from itertools import chain, zip_longest
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
 from training.reproduce.search import GRID, Group, Known, missing_of
-from training.reproduce.trial import Trial
+from training.reproduce.trial import Trial, kind_of
 
 PLAINEST = ("scratch", "fip-all")
 LEARNERS = (*PLAINEST, "fip-iobn")
@@ -50,6 +50,9 @@ _LONGER = {  # epochs, seeds, and epochs of the search where a whole one would c
     "cifar_resnet20": ((100, 5, None), (300, 5, 100)),
 }
 
+SCANS = {1: 220, 5: 73, None: 20}  # epochs by how many scans: 220 steps of two, or of the one that there is
+_LIDAR = "paired-lidar19"
+
 TABLES: dict[str, tuple[Group, ...]] = {
     "fewshot": (
         _RESNET18_10,
@@ -79,7 +82,15 @@ TABLES: dict[str, tuple[Group, ...]] = {
         *(few(network, 10) for network in CIFAR),
         *(few(network, 10, seeds=3) for network in ("cifar_resnet32", "cifar_resnet44", "resnet50")),
     ),
+    "segmentation": tuple(
+        Group("cifar_resnet20", scans, epochs, LEARNERS, seeds=3, base=_LIDAR) for scans, epochs in SCANS.items()
+    ),
 }  # fmt: skip
+
+
+def kind_of_table(name: str) -> str:
+    """The kind of data that it is about."""
+    return kind_of(TABLES[name][0].base)
 
 
 def missing_of_tables(names: list[str], known: Known) -> list[Trial]:

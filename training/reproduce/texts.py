@@ -32,7 +32,7 @@ FIRST_EPOCH = (  # the same after the first epoch
     ("fip-all-cyclic", "fip-all", "cyclic over one fall, FIP-ALL"),
     ("scratch-cyclic", "scratch", "cyclic over one fall, scratch"),
 )
-PAPER = {  # (network, shots, first, second) -> its figures, Table 4: three seeds
+PUBLISHED = {  # (network, shots, first, second) -> its figures, Table 4: three seeds
     ("resnet18", 10, "fip-all", "scratch"): "+1.0 (72.2 ± 0.8 → 73.2 ± 0.6)",
     ("resnet18", 5, "fip-all", "scratch"): "+2.9 (63.7 ± 1.6 → 66.6 ± 0.8)",
     ("resnet18", 1, "fip-all", "scratch"): "+10.0 (26.8 ± 4.4 → 36.8 ± 0.6)",
@@ -41,6 +41,7 @@ PAPER = {  # (network, shots, first, second) -> its figures, Table 4: three seed
 NETWORKS = {"resnet18": "ResNet18", "resnet50": "ResNet50"} | {f"cifar_resnet{depth}": f"CIFAR ResNet{depth}" for depth in (20, 32, 44, 56)}
 
 
+DATA = {"modelnet40": "MODELNET40_HDF5", "semantickitti": "SEMANTICKITTI"}  # by kind, what a command is given
 QUANTISED = (
     "Those of ImageNet are product-quantised: 65.8 % (ResNet18) and 68.2 % (ResNet50) top-1, not 69.8 % and 76.1 %, and the running "
     "statistics "
@@ -102,5 +103,11 @@ PAGES = {
     "backbones": Page(
         "does it depend on the network?",
         "Ten clouds a class with networks pretrained on ImageNet (ResNet18, ResNet50) and on CIFAR-10 (the others).",
+    ),
+    "segmentation": Page(
+        "does image pretraining help to label LiDAR scans?",
+        "Table 2 of Image2Point in small: SemanticKITTI's 19 classes, from 1, 5 and all 21 scans at hand, a ResNet20 from CIFAR-10 as the "
+        "encoder of a U-Net. With the image filters frozen (FIP-IO+BN) the decoder and all batch norms are trained. The paper has, on all "
+        "of SemanticKITTI, ResNet18, +0.82 points of mIoU (64.75 → 65.57, one run each).",
     ),
 }
