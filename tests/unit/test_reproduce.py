@@ -10,7 +10,7 @@ import pytest
 
 from training.optim import lr_factor
 from training.reproduce.arms import ARMS
-from training.reproduce.pages import epochs_to, first_epochs
+from training.reproduce.pages import epochs_to, first_epochs, write_pages
 from training.reproduce.search import FIRST, GRID, Choice, Group, choose, missing_of
 from training.reproduce.stats import STUDENT, mean_of, paired
 from training.reproduce.summary import write_summary
@@ -187,6 +187,18 @@ def test_the_summary_has_every_setting_once(tmp_path: Path) -> None:
     assert "**+10." in page or "**+9.9" in page
     assert "not measured yet" in page
     assert (tmp_path / "summary.svg").is_file()
+
+
+def test_a_page_tells_a_gap_once(tmp_path: Path) -> None:
+    """Of two groups of one setting, that of the most pairs; each group has its own title."""
+    rng = np.random.default_rng(0)
+    most = replace(GROUP, seeds=5)
+    _, found = done(most, lambda trial: peak(0.03)(trial) - 0.1 * (trial.arm == "scratch") + rng.normal(0, 0.001))
+    groups = {"modes": (replace(GROUP, seeds=3, part="again"), most)}
+    page = write_pages(["modes"], lambda trial: found.get(trial.name), tmp_path, groups)[0].read_text()
+    assert page.count(" (5 pairs).") == 1
+    assert page.count(" (3 pairs).") == 0
+    assert page.count("## CIFAR ResNet20, 10 clouds a class, 5 epochs: again\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def write_pages(names: Iterable[str], known: Known, out: Path, tables: Mapping[s
 def _page(name: str, groups: tuple[Group, ...], known: Known, out: Path) -> str:
     page = PAGES[name]
     found = [(group, results(group, known)) for group in groups]
-    compared = [] if name == "speed" else [(group, gaps_of(group, of)) for group, of in found]
+    compared = [] if name == "speed" else _each_once([(group, gaps_of(group, of)) for group, of in found])
     lines = [f"# {name}: {page.title}", "", page.about, "", *_verdicts(compared), ""]
     if bars := _bars(compared):
         plot_gaps(bars, out / name / "gaps.svg")
@@ -67,6 +67,16 @@ def gaps_of(group: Group, of: dict[str, Result]) -> list[tuple[str, Mean, str]]:
 Compared = list[tuple[Group, list[tuple[str, Mean, str]]]]
 
 
+def _each_once(compared: Compared) -> Compared:
+    """Of gaps that two groups of one setting have, that of the most pairs."""
+    best: dict[tuple[str, str], Mean] = {}
+    for group, gaps in compared:
+        for what, value, _ in gaps:
+            key = setting(group), what
+            best[key] = value if key not in best or value.count > best[key].count else best[key]
+    return [(group, [gap for gap in gaps if gap[1] is best[setting(group), gap[0]]]) for group, gaps in compared]
+
+
 def _verdicts(compared: Compared) -> list[str]:
     """One line for every gap of several seeds: what can be said, and what cannot."""
     lines = [
@@ -96,10 +106,11 @@ def _bars(compared: Compared) -> list[Bar]:
 
 
 def _section(group: Group, of: dict[str, Result], *, compare: bool) -> list[str]:
+    title = f"## {setting(group)}" + (f": {group.part}" if group.part else "")
     if not any(result.records or result.choice.scores for result in of.values()):
-        return [f"## {setting(group)}", "", f"Not trained yet: {', '.join(of)}.", ""]
+        return [title, "", f"Not trained yet: {', '.join(of)}.", ""]
     lines = [
-        f"## {setting(group)}",
+        title,
         "",
         f"| arm | learning rate | seeds | {score_of(group)} %, mean ± std | trained parameters | minutes a trial |",
         "|---|---|---|---|---|---|",

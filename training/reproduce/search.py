@@ -20,7 +20,8 @@ class Group:
     """Arms of one network at one number of shots and one budget of epochs, each with `seeds` reported trials.
 
     searches: draws that choose the learning rate, over search_epochs (None: as many as are reported). rate_of: arms that take the
-    learning rate of another. more_seeds: for arms whose gaps spread too wide to be told with `seeds`. curve, base: see Trial.
+    learning rate of another. more_seeds: for arms whose gaps spread too wide to be told with `seeds`. curve, base: see Trial. part: what
+    tells it from another group of the same setting.
     """
 
     network: str
@@ -34,6 +35,7 @@ class Group:
     more_seeds: Mapping[str, int] = field(default_factory=dict)
     curve: bool = False
     base: str = PAPER
+    part: str = ""
 
     def seeds_of(self, arm: str) -> int:
         return self.more_seeds.get(arm, self.seeds)

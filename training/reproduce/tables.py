@@ -64,7 +64,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
     "modes": (
         _RESNET18_10,
         _RESNET18_1,
-        few("resnet18", 10, REFINED, seeds=3),
+        replace(few("resnet18", 10, REFINED, seeds=3), part="refinements"),
         full("cifar_resnet20", EVERY_MODE),
     ),
     "speed": (
