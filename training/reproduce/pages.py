@@ -14,6 +14,8 @@ from training.reproduce.trial import FULL, PAPER, Record, kind_of
 from training.reproduce.view import NAMES, SHORT, Result, cost, every_record, gap, results
 from training.runstate import write_text
 
+FEW_PAIRS = 5
+
 
 def write_pages(names: Iterable[str], known: Known, out: Path, tables: Mapping[str, tuple[Group, ...]] = TABLES) -> list[Path]:
     """The pages of these tables. Returns where they are."""
@@ -96,6 +98,8 @@ def _verdicts(compared: Compared) -> list[str]:
         f"In points of {what} and seeds. Each interval stands for itself: of these {len(lines)}, one in twenty would miss zero by chance "
         "where there is nothing."
     )
+    if min(value.count for _, gaps in compared for _, value, _ in gaps if value.count > 2) < FEW_PAIRS:
+        about += " The spread of three or four pairs is itself uncertain: an interval of theirs may be narrow, or wide, by luck."
     return [about, "", *lines]
 
 
