@@ -275,9 +275,9 @@ def _how_of_clouds(one: Record) -> list[str]:
 def _how_of_scenes(groups: tuple[Group, ...], one: Record) -> list[str]:
     return [
         f"Recipe `{groups[0].base}` with what each arm changes (training/reproduce/arms.py). Learning rates were chosen on half of the "
-        "training street, a run of successive scans, from a grid that goes on where the best rate lies at its end; the last epoch was then "
-        "measured once, per point, on the scans of sequence 08. Pairs share their scans and seed. Voxel size, augmentation and losses were "
-        "chosen with image weights, on a half of the street. Minutes are those of training steps.",
+        "training street, a run of successive scans, from a grid that goes on where the best rate lies at its end; the last epoch was "
+        "then measured once, per point, on the scans of sequence 08. Pairs share their scans and seed. Voxel size, augmentation and "
+        "losses were chosen with image weights, on a half of the street. Minutes are those of training steps.",
         "",
         f"SemanticKITTI: the scans of sequence 00 that were at hand, all of one street (sha256 {str(one.inputs['train'])[:12]}…), and five "
         f"of sequence 08 (sha256 {str(one.inputs['test'])[:12]}…). The paper trained on all 19,130.",

@@ -45,8 +45,7 @@ def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...
         "ModelNet40 (1,024 points a cloud), networks inflated from 2D weights as in Image2Point, against the same networks from random "
         "weights, "
         f"and against random filters that are frozen. {len(records)} trials, {hours:.1f} hours of training so far; every figure comes "
-        "from the "
-        "records in [trials](trials), and each page says how it was made.",
+        "from the records in [trials](trials), and each page says how it was made.",
         "",
         "## Which mode, when",
         "",
@@ -103,8 +102,7 @@ def _modes(found: Found) -> list[str]:
         *rows,
         "",
         "To train so: `fip train paper-modelnet40 --data DIR --weights FILE --shots N --init image --mode all|iobn|ioms|io --set "
-        "optim.lr=RATE "
-        "--set epochs=E`; on your own folder `fip train finetune-resnet18` or `finetune-cifar20` take the same options.",
+        "optim.lr=RATE --set epochs=E`; on your own folder `fip train finetune-resnet18` or `finetune-cifar20` take the same options.",
     ]
 
 

@@ -44,8 +44,7 @@ NETWORKS = {"resnet18": "ResNet18", "resnet50": "ResNet50"} | {f"cifar_resnet{de
 DATA = {"modelnet40": "MODELNET40_HDF5", "semantickitti": "SEMANTICKITTI"}  # by kind, what a command is given
 QUANTISED = (
     "Those of ImageNet are product-quantised: 65.8 % (ResNet18) and 68.2 % (ResNet50) top-1, not 69.8 % and 76.1 %, and the running "
-    "statistics "
-    "of their norms were estimated anew from 159 photographs, which FIP-IO depends on."
+    "statistics of their norms were estimated anew from 159 photographs, which FIP-IO depends on."
 )
 
 
@@ -62,43 +61,38 @@ PAGES = {
         "does image pretraining help with few labels?",
         "Table 4 of Image2Point: 1, 5 and 10 labelled clouds a class of ModelNet40, everything trained from image weights (FIP-ALL) or "
         "random ones (scratch), and with the image filters frozen (FIP-IO+BN). The paper trained for 100 to 300 epochs, took the epoch "
-        "that "
-        "was best on the test clouds, and does not say how it chose the learning rate; here the budget is smaller (30, 40 and 100 epochs "
-        "at "
-        "10, 5 and 1 clouds a class: 390, 280 and 200 steps), the last epoch counts, and 985 other labelled clouds choose the rate.",
+        "that was best on the test clouds, and does not say how it chose the learning rate; here the budget is smaller (30, 40 and 100 "
+        "epochs at 10, 5 and 1 clouds a class: 390, 280 and 200 steps), the last epoch counts, and 985 other labelled clouds choose the "
+        "rate.",
     ),
     "modes": Page(
         "what may be frozen, and is it the pretraining?",
         "Figure 2 and Tables 6 and 7 of Image2Point: which parts are trained. The control that the paper lacks: the same modes with "
-        "**random** "
-        "filters, frozen. What image filters are worth is what they bring over those. The paper's ResNet18 on all clouds: FIP-IO 71.0, "
-        "IOms "
-        "81.9, FIP-IO+BN 88.6, scratch 90.4 (100 to 300 epochs, best epoch on test). How filters are scaled (as they are, or divided by "
-        "the number of copies) can matter to FIP-IO and FIP-ALL alone: where statistics follow, norms divide a scale out again.",
+        "**random** filters, frozen. What image filters are worth is what they bring over those. The paper's ResNet18 on all clouds: "
+        "FIP-IO 71.0, IOms 81.9, FIP-IO+BN 88.6, scratch 90.4 (100 to 300 epochs, best epoch on test). How filters are scaled (as they "
+        "are, or divided by the number of copies) can matter to FIP-IO and FIP-ALL alone: where statistics follow, norms divide a scale "
+        "out again.",
     ),
     "speed": Page(
         "does image pretraining train faster?",
-        "Figure 3 of Image2Point: accuracy by epoch on all clouds (ResNet50 after the first epoch: scratch 28.5, FIP-ALL 80.1). The public "
-        "code steps its cosine once an *iteration*, with the number of epochs as half its period: with the paper's 300 epochs the learning "
-        "rate has fallen to almost nothing at the end of the first epoch (308 steps), and rises again. The cyclic arms do the same (half a "
-        "period is 270 steps, an epoch 277), the others fall once over the whole run; so what their last epoch reaches says nothing, and "
-        "is "
-        "not compared. Accuracy by epoch is of the held-out train clouds.",
+        "Figure 3 of Image2Point: accuracy by epoch on all clouds (ResNet50 after the first epoch: scratch 28.5, FIP-ALL 80.1). The "
+        "public code steps its cosine once an *iteration*, with the number of epochs as half its period: with the paper's 300 epochs the "
+        "learning rate has fallen to almost nothing at the end of the first epoch (308 steps), and rises again. The cyclic arms do the "
+        "same (half a period is 270 steps, an epoch 277), the others fall once over the whole run; so what their last epoch reaches says "
+        "nothing, and is not compared. Accuracy by epoch is of the held-out train clouds.",
     ),
     "axes": Page(
         "along which axis should filters be repeated?",
-        "Table 8 of Image2Point: a filter of an image is repeated along one axis, and its height and width take the other two: six orders, "
-        "written here as repeat, height, width, with z up. The paper's clouds have y up, so its X, Y and Z (its default) are our xzy, yzx "
-        "(ours, which leaves images upright) and zyx. The paper's ResNet50 on all clouds, X / Y / Z: FIP-IO 82.2 / 81.7 / 81.2, FIP-IO+BN "
-        "90.4 / 90.8 / 89.9, one run each.",
+        "Table 8 of Image2Point: a filter of an image is repeated along one axis, and its height and width take the other two: six "
+        "orders, written here as repeat, height, width, with z up. The paper's clouds have y up, so its X, Y and Z (its default) are our "
+        "xzy, yzx (ours, which leaves images upright) and zyx. The paper's ResNet50 on all clouds, X / Y / Z: FIP-IO 82.2 / 81.7 / 81.2, "
+        "FIP-IO+BN 90.4 / 90.8 / 89.9, one run each.",
     ),
     "stages": Page(
         "which stages are worth loading?",
         "Table 9 of Image2Point: only some of the four residual stages start from image weights, the others from random ones; everything "
-        "is "
-        "trained. The paper's ResNet50 on all clouds: 1 89.9, 12 90.4, 123 90.6, all 90.9, 234 91.1, 34 90.2, 4 90.0, scratch 90.3, one "
-        "run "
-        "each.",
+        "is trained. The paper's ResNet50 on all clouds: 1 89.9, 12 90.4, 123 90.6, all 90.9, 234 91.1, 34 90.2, 4 90.0, scratch 90.3, "
+        "one run each.",
     ),
     "backbones": Page(
         "does it depend on the network?",
