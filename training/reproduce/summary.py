@@ -22,6 +22,7 @@ OTHERS = {
     "analyse/tsne-modelnet40.md": "its features in the plane",
     "analyse/dissect-modelnet40.md": "what its units answer",
     "robustness.md": "what the bundled classifier still knows of damaged clouds",
+    "lidar.md": "image weights for LiDAR segmentation from a few scans",
     "bench-first-model.md": "one's own first model, timed",
     "bench-segment.md": "segmentation as served",
     "bench-tiling.md": "large clouds",
