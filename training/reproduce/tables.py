@@ -74,14 +74,14 @@ TABLES: dict[str, tuple[Group, ...]] = {
     ),
     "speed": (
         full("cifar_resnet20", SCHEDULES),
-        full("resnet18", SCHEDULES, epochs=10),
+        full("resnet18", PLAINEST, epochs=10),
         replace(full("cifar_resnet20", CYCLIC, epochs=1), seeds=5, more_seeds={}, part="the first epoch alone"),
         replace(full("resnet18", CYCLIC, epochs=1), seeds=3, part="the first epoch alone"),
     ),
-    "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=3, searches=2, rate_of=AXES, more_seeds=_MORE),),
+    "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=5, searches=2, rate_of=AXES, more_seeds=_MORE),),
     "stages": (
         Group(
-            "resnet18", 10, BUDGET[10], ("scratch", "fip-all", *STAGES), seeds=3, searches=2, rate_of=dict.fromkeys(STAGES, "fip-all"),
+            "resnet18", 10, BUDGET[10], ("scratch", "fip-all", *STAGES), seeds=5, searches=2, rate_of=dict.fromkeys(STAGES, "fip-all"),
             more_seeds=_MORE,
         ),
     ),
