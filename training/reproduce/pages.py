@@ -55,8 +55,12 @@ def _section(group: Group, of: dict[str, Result], known: Known, *, compare: bool
         "",
     ]
     if compare and (gaps := gaps_of(group, of)):
-        lines += [f"| gap, {score_of(group)} % | mean ± half of the 95 % interval | pairs | paper |", "|---|---|---|---|"]
-        lines += [f"| {each.what} | {each.value.interval} | {each.value.count} | {each.published} |" for each in gaps]
+        paper = any(each.paper for each in gaps)
+        lines += [
+            f"| gap, {score_of(group)} % | mean ± half of the 95 % interval | pairs |" + " paper |" * paper,
+            "|---|---|---|" + "---|" * paper,
+        ]
+        lines += [f"| {each.what} | {each.value.interval} | {each.value.count} |" + f" {each.published} |" * paper for each in gaps]
         lines.append("")
     return [*lines, *_elsewhere(group, of, known), *_classes(of), *_grids(group, of)]
 
