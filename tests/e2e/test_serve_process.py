@@ -106,7 +106,7 @@ def test_jobs_that_do_not_fit_on_the_disk_are_refused_or_fail_and_the_next_ones_
         until(lambda: client.get(jobs[1]["links"]["job"]).json()["state"] in ("done", "expired"), "it goes while the other is put off")
         until(lambda: client.get(jobs[0]["links"]["job"]).json()["state"] == "failed", "the disk was full for too long")
         assert client.get(jobs[0]["links"]["job"]).json()["error"]["code"] == "spool_full"
-        assert {each.name for each in tmp_path.iterdir() if each.is_dir()} <= {jobs[1]["id"]}
+        until(lambda: {each.name for each in tmp_path.iterdir() if each.is_dir()} <= {jobs[1]["id"]}, "its files are gone")
 
 
 def test_the_end_waits_for_no_job_and_for_nobody_who_listens(start: Start, tmp_path: Path) -> None:
