@@ -14,9 +14,9 @@ from training.reproduce.view import Result, gap
 
 def setting(group: Group) -> str:
     if is_of_scenes(group):
-        return f"{NETWORKS[group.network]} U-Net, {counted(group.shots, 'scan') if group.shots else 'all scans'}, {group.epochs} epochs"
+        return f"{NETWORKS[group.network]} U-Net, {counted(group.shots, 'scan') if group.shots else 'all scans'}, {counted(group.epochs, 'epoch')}"
     few = "all clouds" if group.shots is None else f"{counted(group.shots, 'cloud')} a class"
-    return f"{NETWORKS[group.network]}, {few}, {group.epochs} epochs"
+    return f"{NETWORKS[group.network]}, {few}, {counted(group.epochs, 'epoch')}"
 
 
 def is_of_scenes(group: Group) -> bool:
