@@ -13,10 +13,11 @@ from training.reproduce.view import Result, gap
 
 
 def setting(group: Group) -> str:
+    epochs = counted(group.epochs, "epoch")
     if is_of_scenes(group):
-        return f"{NETWORKS[group.network]} U-Net, {counted(group.shots, 'scan') if group.shots else 'all scans'}, {counted(group.epochs, 'epoch')}"
+        return f"{NETWORKS[group.network]} U-Net, {counted(group.shots, 'scan') if group.shots else 'all scans'}, {epochs}"
     few = "all clouds" if group.shots is None else f"{counted(group.shots, 'cloud')} a class"
-    return f"{NETWORKS[group.network]}, {few}, {counted(group.epochs, 'epoch')}"
+    return f"{NETWORKS[group.network]}, {few}, {epochs}"
 
 
 def is_of_scenes(group: Group) -> bool:
