@@ -18,6 +18,8 @@ CLAIM, STATE, BEST, LOCK = "run.json", "state.pt", "best.pt", ".lock"
 class Busy(BadRunDir):
     """Another process trains in the directory."""
 
+    code = "run_dir_in_use"
+
 
 class RunState(TypedDict):
     """Everything that going on needs after `epoch` finished epochs and `step` optimiser steps of the next.
