@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import click
 
-ENGINE_NAMES = ("auto", "native", "torch", "reference")  # of models.sparse.backends, which imports torch
+ENGINE_NAMES = ("auto", "native", "torchsparse", "triton", "torch", "reference")  # of models.sparse.backends, which imports torch
 PRECISIONS = ("fp32", "bf16")  # of models.manifest
 Command = TypeVar("Command", bound=Callable[..., object])
 

@@ -77,6 +77,20 @@ class KernelMap:
         """`sources`, its columns in the order of `like_rows`."""
         return self.sources.index_select(1, self.like_rows)
 
+    @cached_property
+    def prepared(self) -> dict[str, tuple[torch.Tensor, ...]]:
+        """What an engine made of this map in its own layout, under its own names: kept as long as the map."""
+        return {}
+
+    @classmethod
+    def of_sources(cls, sources: torch.Tensor, num_in: int, identity_tap: int | None = None) -> "KernelMap":
+        """The map that reads these input rows, (K, T) int32, -1 for none."""
+        taps, out_rows = (sources >= 0).nonzero(as_tuple=True)
+        sizes = tuple(torch.bincount(taps, minlength=len(sources)).tolist())
+        found = cls(sources[taps, out_rows], out_rows.int(), sizes, num_in, sources.shape[1], identity_tap)
+        vars(found)["sources"] = sources  # known already
+        return found
+
     def transposed(self) -> "KernelMap":
         """The map of the transposed convolution: same taps, roles of input and output swapped. Only without lines."""
         if self.lines is not None:

@@ -33,7 +33,7 @@ class TorchEngine(ReferenceEngine):
     def pack(self, weight: torch.Tensor, products: torch.dtype) -> Packed:
         taps, cin, cout = weight.shape
         filters = weight.detach().to(products).transpose(1, 2)  # (K, Cout, Cin)
-        return Packed(self.name, (taps, cin, cout), filters.clone(memory_format=torch.contiguous_format), products)
+        return Packed(TorchEngine.name, (taps, cin, cout), filters.clone(memory_format=torch.contiguous_format), products)
 
     @torch.no_grad()
     def conv(
