@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from models.artefact import MANIFEST, read_manifest
+from models.device import parse_device
 from models.errors import BadCheckpoint, FipError
 from models.manifest import Precision
 from models.pointcloud import PointCloud
@@ -122,7 +123,7 @@ class Worker:
         folder = Path(str(head["folder"]))
         if read_manifest(folder)[1] != head["digest"]:
             raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
-        net = Predictor.load(folder, str(head["device"]), str(head["engine"]), cast(Precision, head["precision"]))
+        net = Predictor.load(folder, parse_device(str(head["device"])), str(head["engine"]), cast(Precision, head["precision"]))
         net.forward([net.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
         size = net.settle()
         self._nets[key] = net
