@@ -105,7 +105,9 @@ class Settings(BaseSettings):
     shadow_share: Annotated[float, Field(ge=0, le=1, description="that share; how often the two agree is in the metrics")] = 0.1
     device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1; auto: cuda where there is one")] = "auto"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
-    precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"
+    precision: Annotated[
+        Precision, Field(description="what the factors of products are rounded to; taps are summed in float32; tf32 on CUDA only")
+    ] = "fp32"
     threads: Annotated[
         int, Field(ge=1, description="CPU threads of a forward pass, of which two may run; small clouds are slower on more")
     ] = 1
