@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_out", "taps", "has_bias", "has_residual", "relu"])
 def conv_kernel(
     rows,
     weight,
@@ -22,10 +22,10 @@ def conv_kernel(
     tap_stride,
     in_stride,
     out_stride,
-    taps: tl.constexpr,
-    has_bias: tl.constexpr,
-    has_residual: tl.constexpr,
-    relu: tl.constexpr,
+    taps,
+    has_bias,
+    has_residual,
+    relu,
     precision: tl.constexpr,
     block_rows: tl.constexpr,
     block_out: tl.constexpr,
@@ -33,7 +33,8 @@ def conv_kernel(
 ):
     """out[order[m]] = Σ_k rows[sources[k, m]] @ weight[k], + bias, + residual, ReLU; a source of -1 adds nothing.
 
-    A tap that no row of the block reads is passed over: `order` puts rows that read the same taps side by side.
+    A tap that no row of the block reads is passed over: `order` puts rows that read the same taps side by side. What is not a
+    constant is not compiled anew for each layer.
     """
     m = tl.program_id(0) * block_rows + tl.arange(0, block_rows)
     n = tl.program_id(1) * block_out + tl.arange(0, block_out)
@@ -53,11 +54,11 @@ def conv_kernel(
     row = tl.load(order + m, mask=inside, other=0).to(tl.int64)
     place = row[:, None] * cout + n[None, :]
     kept = inside[:, None] & in_columns[None, :]
-    if has_bias:
+    if has_bias != 0:
         sums += tl.load(bias + n, mask=in_columns, other=0.0)[None, :]
-    if has_residual:
+    if has_residual != 0:
         sums += tl.load(residual + place, mask=kept, other=0.0)
-    if relu:
+    if relu != 0:
         sums = tl.where(sums < 0, 0.0, sums)  # NaN stays
     tl.store(out + place, sums, mask=kept)
 
