@@ -1,6 +1,7 @@
 """Every engine that runs here in float32 on the CPU, against the reference engine in float64 and against dense conv3d."""
 
 import copy
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -335,6 +336,23 @@ def test_low_precision_factors(engine: Engine) -> None:
         exact, low = call(F32), call(torch.bfloat16)
         assert low.dtype == F32
         assert 0 < float((low - exact).norm() / exact.norm()) < 0.006
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16])
+def test_what_memory_held_before_does_not_matter(engine: Engine, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buffers that are longer than what is in them: all memory that is taken holds NaN at first. Taps of many lengths."""
+    maps = [maps_of(engine, random_coords(seed, size), 3, 2)[0] for seed, size in enumerate((5, 6, 7, 8, 9, 10, 11, 12))]
+    weight = random_weight(27, channels, 16)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for there, products in itertools.product(maps, (F32, torch.bfloat16, torch.float16)):
+            feats, grad = torch.randn(there.num_in, channels), torch.randn(there.num_out, 16)
+            assert engine.conv(feats, weight, there, products=products).isfinite().all(), products
+            assert engine.conv(feats, engine.pack(weight, products), there, products=products).isfinite().all(), products
+            assert engine.weight_grad(feats, grad, there, products=products).isfinite().all(), products
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet50", "cifar_resnet20"])

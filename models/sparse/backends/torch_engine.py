@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 from models.sparse.backends.arena import ARENA
 from models.sparse.backends.gemm import Products, always_onednn, round_up
@@ -50,8 +50,11 @@ class TorchEngine(ReferenceEngine):
             filters = weight.data  # (K, Cout, Cin)
         else:
             filters = (weight if transpose else weight.transpose(1, 2)).to(products).contiguous()
+        rows = with_lines(feats, kernel_map, products)
+        if rows.shape[1] % 2 and always_onednn(rows):  # it multiplies in pairs: of an odd row the last by 0 is the next row's first, or NaN
+            rows, filters = pad(rows, (0, 1)), pad(filters, (0, 1))
         _, cout, cin = filters.shape
-        factors = _Factors(with_lines(feats, kernel_map, products), filters, kernel_map)
+        factors = _Factors(rows, filters, kernel_map)
         shape = kernel_map.num_out, cout
         out = ARENA.empty(*shape, dtype=feats.dtype) if feats.device.type == "cpu" else feats.new_empty(shape)
         by_bags = cout <= BAG_CHANNELS and feats.device.type == "cpu" and feats.dtype == products == torch.float32
@@ -169,7 +172,7 @@ def _blocks(kernel_map: KernelMap, most_rows: int) -> list[_Block]:
         cuts = [[0, size] for size in kernel_map.sizes]
     else:
         limits = torch.tensor(bounds, dtype=torch.int32, device=kernel_map.out_rows.device)
-        cuts = [torch.searchsorted(part, limits).tolist() for part in kernel_map.out_rows.split(kernel_map.sizes)]
+        cuts = torch.stack([torch.searchsorted(part, limits) for part in kernel_map.out_rows.split(kernel_map.sizes)]).tolist()
     blocks = []
     for number, (low, high) in enumerate(itertools.pairwise(bounds)):
         spans = [(tap, start + cut[number], start + cut[number + 1]) for tap, (start, cut) in enumerate(zip(starts, cuts, strict=False))]

@@ -125,7 +125,10 @@ class TritonEngine(TorchEngine):
         longest = max(kernel_map.sizes, default=0)
         splits = min(max(1, -(-longest // LARGEST_SPLIT)), MOST_SPLITS)
         rows, grads = with_lines(feats, kernel_map, products).contiguous(), grad.to(products).contiguous()
-        out, starts = feats.new_empty(splits, taps, cin, cout), kernel_map.starts.to(feats.device, non_blocking=True)
+        out = feats.new_empty(splits, taps, cin, cout)
+        if "triton starts" not in kernel_map.prepared:
+            kernel_map.prepared["triton starts"] = (kernel_map.starts.to(feats.device),)
+        [starts] = kernel_map.prepared["triton starts"]
 
         def run(tiling: Tiling) -> None:
             _kernels().weight_grad_kernel[(taps * splits, -(-cin // tiling.inner), -(-cout // tiling.out))](
