@@ -19,8 +19,8 @@ def test_its_own_layer_gives_the_same_sites_and_numbers() -> None:
 
     coords = sites()
     coords = coords - coords.amin(0) * torch.tensor([0, 1, 1, 1], dtype=torch.int32)  # its own maps know no negative coordinates
-    config = functional.conv_config.get_default_conv_config()
-    config.downsample_mode, config.kmap_mode, config.ifsort = "minkowski", "hashmap", False
+    shared = functional.conv_config.get_default_conv_config()  # one object for all
+    config = type(shared)(dict(shared) | {"downsample_mode": "minkowski", "kmap_mode": "hashmap", "ifsort": False})
     for kernel_size, stride in ((3, 1), (3, 2), (2, 2)):
         kernel_map = SiteCache(coords.cuda(), engine).kernel_map(1, kernel_size, stride)
         taps = kernel_size**3
