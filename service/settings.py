@@ -138,7 +138,10 @@ class Settings(BaseSettings):
     forward_seconds: Annotated[TimeLimit, Field(description="a worker that takes longer for one forward pass is replaced")] = 300.0
     worker_memory_bytes: Annotated[
         Annotated[int, Field(ge=768 * MIB)] | None,
-        Field(description="address space of the worker, which PyTorch and the bundled nets take most of at the least; None sets no limit"),
+        Field(
+            description="address space of the worker, which PyTorch and the bundled nets take most of at the least; None sets no limit; "
+            "there is none where nets run on a GPU"
+        ),
     ] = None
     max_connections: Annotated[int, Field(ge=1, description="open connections; beyond, those that never asked anything are closed")] = 2048
     head_seconds: Annotated[TimeLimit, Field(description="how long the head of a request may take to arrive")] = 10.0

@@ -60,7 +60,7 @@ def work(
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan, even of one that is stuck: the nursery ends with the service
     torch.set_num_threads(int(str(setup["threads"])))
-    if setup["memory_bytes"] is not None:
+    if setup["memory_bytes"] is not None and setup["device"] == "cpu":  # a GPU's driver reserves more addresses than there is memory
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.setswitchinterval(SWITCH_S)
