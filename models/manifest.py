@@ -128,7 +128,7 @@ class Provenance(Frozen):
 
     weights_2d: str | None = None
     weights_2d_sha256: str | None = None
-    init: Literal["image", "scratch", "random-frozen"]
+    init: Literal["image", "scratch", "random-frozen", "random-inflated"]
     mode: Literal["io", "ioms", "iobn", "all"]
     recipe: str
     recipe_sha256: str

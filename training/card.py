@@ -54,6 +54,8 @@ ORIGINS = {
     "mode `$mode`.",
     "scratch": "A 3D sparse ResNet trained on point clouds from random weights: no image pretraining.",
     "random-frozen": "A control, not for use: a 3D sparse ResNet whose random stages stayed as they were, mode `$mode`.",
+    "random-inflated": "A control, not for use: a 3D sparse ResNet whose stages are random 2D filters, inflated, that stayed as they were, "
+    "mode `$mode`.",
 }
 
 
@@ -63,7 +65,7 @@ def write_card(manifest: Manifest, story: Story) -> str:
     words = card_clouds if manifest.task == "classify" else card_scenes
     weights = f"{made.weights_2d} (sha256 `{made.weights_2d_sha256}`)" if made.weights_2d else "none"
     limits = words.limits(manifest, story)
-    if made.init == "random-frozen":
+    if made.init.startswith("random"):
         limits.append("Its stages are random numbers: it exists to be compared with.")
     return CARD.substitute(
         tag=words.TAG,

@@ -23,7 +23,11 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Folder with one subfolder of clouds a class, of labelled clouds, or what the recipe names.",
 )
 @click.option("--weights", help="2D weights: a .pth, .pth.tar, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
-@click.option("--init", type=click.Choice(["image", "scratch", "random-frozen"]), help="Where the net starts [recipe: image].")
+@click.option(
+    "--init",
+    type=click.Choice(["image", "scratch", "random-frozen", "random-inflated"]),
+    help="Where the net starts; the random ones stay so, as controls [recipe: image].",
+)
 @click.option("--mode", type=click.Choice(["io", "ioms", "iobn", "all"]), help="What is trained.")
 @click.option("--shots", type=int, help="Training clouds a class.")
 @click.option("--seed", type=int, help="Seed of weights, subsets and augmentation.")

@@ -18,7 +18,7 @@ from typing import Literal
 from torch import nn
 
 Mode = Literal["io", "ioms", "iobn", "all"]
-Init = Literal["image", "scratch", "random-frozen"]
+Init = Literal["image", "scratch", "random-frozen", "random-inflated"]
 STAGE_PREFIX = "layer"
 
 

@@ -7,6 +7,7 @@ divided by the number of repetitions unless `scale` says so, because the publish
 K = k³ taps, Cout and Cin channels.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -172,6 +173,24 @@ def inflate_state_dict(
         whole_values=sum(target[name][0].numel() * ties[name].taps for name in tied),
     )
     return state, report
+
+
+def random_images(target: Mapping[str, torch.Tensor], ties: Mapping[str, Tie] = NO_TIES) -> dict[str, torch.Tensor]:
+    """2D weights that nobody trained, for the stages of a 3D net: filters as torch.nn.Conv2d draws them, norms as they begin.
+
+    Inflated, they differ from a trained image net in nothing but the training. Draws from torch's default generator.
+    """
+    state = {}
+    for name, tensor in target.items():
+        if not _chosen(name, (1, 2, 3, 4)):
+            continue
+        state[name] = tensor.clone()
+        if tensor.dim() == 3:
+            taps = ties[name].taps if name in ties else tensor.shape[0]
+            k = 3 if taps == 27 else 1
+            bound = 1 / math.sqrt(tensor.shape[1] * k * k)
+            state[name] = torch.empty(tensor.shape[2], tensor.shape[1], k, k).uniform_(-bound, bound)
+    return state
 
 
 def _inflate(name: str, source: torch.Tensor, target: torch.Tensor, spec: InflateSpec, tie: Tie | None) -> torch.Tensor:

@@ -48,8 +48,8 @@ class Compute:
     """How a run computes, which does not change what it computes. workers: processes that make batches ahead of need.
 
     cache: keep what does not change from epoch to epoch on disk, in the run directory. save_every_s: seconds between saves
-    within an epoch. brief: the run is short and its last epoch counts, so it is saved only when it is asked to end, or has gone on
-    for save_every_s, and no best weights are kept. engine: the name of what convolutions run on (models.sparse.backends), None =
+    within an epoch. brief: the run is short and its last epoch counts, so it is saved only at its end, when it is asked to end, or has
+    gone on for save_every_s, and no best weights are kept. engine: the name of what convolutions run on (models.sparse.backends), None =
     what the run began on, and what is chosen for the device where it begins; engines agree to rounding, so a run keeps to one
     (training.engine).
     """
@@ -292,7 +292,7 @@ def _close_epoch(trainer: Trainer, position: Position, scalars: dict[str, float]
         assert log is not None
         log.epoch(epoch, scalars)  # before the state: a stop in between repeats the epoch, and the log keeps the later line
     asked = world.mean([float(stop.asked)], trainer.device)[0]
-    if asked or not trainer.compute.brief:
+    if asked or not trainer.compute.brief or _finished(recipe, position):
         save_state(trainer, position)
     if asked:
         raise KeyboardInterrupt

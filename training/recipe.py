@@ -139,8 +139,8 @@ class Recipe(Frozen):
             raise ValueError(f"network: unknown {self.network!r}{nearest(self.network, SHAPES)}; known: {', '.join(SHAPES)}")
         if self.init == "scratch" and self.mode != "all":
             raise ValueError("init: scratch trains everything; say mode all, or init random-frozen for a frozen random net")
-        if self.init == "random-frozen" and self.mode == "all":
-            raise ValueError("init: random-frozen freezes the stages; say mode io, ioms or iobn")
+        if self.init.startswith("random") and self.mode == "all":
+            raise ValueError(f"init: {self.init} freezes the stages; say mode io, ioms or iobn")
         if self.recalibrate and self.mode != "io":
             raise ValueError("recalibrate: is for frozen batch norms; say mode io")
         if not self.input.features:

@@ -17,7 +17,7 @@ from training.datasets import Clouds, Scenes, all_but_few, few_shot, hold_out
 from training.datasets.scenes import few_scenes, hold_out_scenes
 from training.finetune import FreezePolicy, freeze_policy
 from training.image_weights import ImageWeights, load_image_weights
-from training.inflate import InflationReport, inflate_state_dict
+from training.inflate import InflationReport, inflate_state_dict, random_images
 from training.recipe import Recipe
 
 
@@ -53,6 +53,9 @@ def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
         image = _image(recipe, weights)
         state, report = _inflated(image, net, recipe)
         net.load_state_dict(state)
+    if recipe.init == "random-inflated":
+        ties = ties_of(net)
+        net.load_state_dict(inflate_state_dict(random_images(net.state_dict(), ties), net.state_dict(), recipe.inflate, ties)[0])
     return Start(net, spec, freeze_policy(net, recipe.mode), image, report)
 
 

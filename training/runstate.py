@@ -15,6 +15,10 @@ from models.errors import BadRunDir
 CLAIM, STATE, BEST, LOCK = "run.json", "state.pt", "best.pt", ".lock"
 
 
+class Busy(BadRunDir):
+    """Another process trains in the directory."""
+
+
 class RunState(TypedDict):
     """Everything that going on needs after `epoch` finished epochs and `step` optimiser steps of the next.
 
@@ -82,7 +86,7 @@ def write(path: Path, content: Mapping[str, object]) -> None:
 
 @contextmanager
 def held(run_dir: Path) -> Iterator[None]:
-    """Make the directory and keep other processes out of it. Raises: BadRunDir (one is in it; cannot be made)."""
+    """Make the directory and keep other processes out of it. Raises: Busy (one is in it), BadRunDir (cannot be made)."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = (run_dir / LOCK).open("ab")
@@ -92,7 +96,7 @@ def held(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise BadRunDir("another process trains here; wait for it, or choose another --run-dir", where=str(run_dir)) from error
+            raise Busy("another process trains here; wait for it, or choose another --run-dir", where=str(run_dir)) from error
         yield
 
 

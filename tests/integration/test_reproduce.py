@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from training.reproduce.records import Records
 from training.reproduce.runner import Places, run
 from training.reproduce.search import FIRST, Group, missing_of
 from training.reproduce.trial import Trial
+from training.runstate import held
 
 ARMS = ("scratch", "fip-iobn", "fip-io-recalibrated")
 GROUP = Group("cifar_resnet20", 4, 2, ARMS, seeds=2, curve=True)
@@ -80,8 +82,43 @@ def test_records_of_other_data_are_not_mixed_with_ours(places: Places, tmp_path:
     missing_of(GROUP, Records(copy.records).known)  # pages are made of them all the same
     one = next(copy.records.rglob("*.json"))
     one.write_text(one.read_text().replace("0" * 64, "1" * 64))
-    with pytest.raises(BadOption, match="the record is of another train than"):
+    with pytest.raises(BadOption, match="the record is of another train of modelnet40 than"):
         missing_of(GROUP, Records(copy.records).known)
+
+
+def test_records_of_the_other_up_axis_are_not_overwritten(places: Places, tmp_path: Path) -> None:
+    copy = replace(places, records=tmp_path / "trials", up="y")
+    shutil.copytree(places.records, copy.records)
+    with pytest.raises(BadOption, match="of files whose z is up; choose another --out"):
+        run(lambda known: missing_of(GROUP, known), copy, jobs=1)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"inputs": {}}'])
+def test_what_is_no_record_is_trained_again(places: Places, tmp_path: Path, text: str) -> None:
+    shutil.copytree(places.records, tmp_path / "trials")
+    path = next((tmp_path / "trials").rglob("scratch*seed0.json"))
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | json.loads(text)) if text.startswith('{"') else text)
+    assert [trial.name for trial in missing_of(GROUP, Records(tmp_path / "trials").known)] == [known["trial"]]
+
+
+def test_what_another_command_trains_is_left_to_it(places: Places, tmp_path: Path) -> None:
+    """And done by us where that one leaves nothing behind."""
+    trials = [Trial("cifar_resnet20", 4, 1, "scratch", 0.1, seed) for seed in (7, 8)]
+    elsewhere = replace(places, records=tmp_path / "trials", runs=tmp_path / "runs")
+    theirs = ExitStack()
+    theirs.enter_context(held(elsewhere.run_dir(trials[0], elsewhere.inputs())))
+    with ThreadPoolExecutor(1) as pool:
+        left = pool.submit(leave, theirs, elsewhere.records / f"{trials[1].name}.json")
+        assert run(lambda known: [trial for trial in trials if known(trial) is None], elsewhere, jobs=1).whole
+    assert left.result()
+    assert all(Records(elsewhere.records).known(trial) for trial in trials)
+
+
+def leave(theirs: ExitStack, other: Path) -> bool:
+    until(other.exists, "the other trial is done", give_up_s=90)
+    theirs.close()
+    return True
 
 
 def test_a_page_says_what_the_records_say(places: Places, tmp_path: Path) -> None:
@@ -117,7 +154,8 @@ def test_one_trial_again_is_compared_with_its_record(places: Places, tmp_path: P
     records = tmp_path / "results" / "trials"
     for seed in (1, 0):
         assert "there is no record of it" in again(seed)[1]
-        shutil.copytree(tmp_path / "runs" / "again" / "trials", records, dirs_exist_ok=True)
+        name = f"cifar_resnet20-1shot-scratch-100e-lr0.1-seed{seed}"
+        shutil.copytree(tmp_path / "runs" / "again" / name / "trials", records, dirs_exist_ok=True)
     code, said = again(0)  # in the same folder, and yet anew
     assert code == 0
     assert "recorded: held-out" in said
@@ -125,6 +163,9 @@ def test_one_trial_again_is_compared_with_its_record(places: Places, tmp_path: P
     for seed, path in enumerate(sorted(records.rglob("*.json"))):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"test": 2 + 0.01 * seed}))
     assert again(0)[0] != 0  # far off
+    path = next(records.rglob("*seed0.json"))
+    path.write_text(path.read_text().replace(json.loads(path.read_text())["inputs"]["test"], "0" * 64))
+    assert "the record is of another test: they are not compared" in again(0)[1]
 
 
 def test_a_reported_trial_that_diverges_counts_as_a_guess(places: Places, tmp_path: Path) -> None:

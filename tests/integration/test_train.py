@@ -113,7 +113,7 @@ def test_a_diverged_run_publishes_nothing(data: Path, image_file: Path, tmp_path
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("init", ["image", "scratch", "random-frozen"])
+@pytest.mark.parametrize("init", ["image", "scratch", "random-frozen", "random-inflated"])
 def test_where_a_run_starts(image_file: Path, init: str) -> None:
     """Seeded random weights everywhere, but for the stages of `image`."""
     overrides = {"init": init, "mode": "all" if init == "scratch" else "iobn"}

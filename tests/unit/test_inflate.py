@@ -6,10 +6,11 @@ from torch.nn.functional import conv2d
 
 from models.errors import InflationError
 from models.manifest import NetworkSpec
-from models.sparse.nn import SparseConv3d
+from models.sparse.nn import SparseConv3d, ties_of
 from models.sparse.tensor import sparse_tensor
+from models.sparse.tying import tied_axes
 from models.zoo import build
-from training.inflate import LEGACY_AXES, InflateSpec, inflate_kernel, inflate_pointwise, inflate_state_dict
+from training.inflate import LEGACY_AXES, InflateSpec, inflate_kernel, inflate_pointwise, inflate_state_dict, random_images
 
 AXES = [("x", "y", "z"), ("x", "z", "y"), ("y", "x", "z"), ("y", "z", "x"), ("z", "x", "y"), ("z", "y", "x")]
 
@@ -106,3 +107,21 @@ def test_failures_are_loud() -> None:
         inflate_state_dict(source | {"layer1.0.bn1.bias": torch.full((64,), torch.nan)}, target, InflateSpec())
     with pytest.raises(InflationError, match="not in the weights"):
         inflate_state_dict({"patch_embed.weight": torch.randn(2, 2)}, target, InflateSpec())
+
+
+@pytest.mark.parametrize(("network", "tied"), [("resnet18", ""), ("resnet18", "y"), ("cifar_resnet20", "")])
+def test_random_images_inflate_as_images_do(network: str, tied: str) -> None:
+    """Every filter repeats itself along one axis, and the spread is that of a 2D convolution as torch begins it."""
+    torch.manual_seed(0)
+    net = build(NetworkSpec(name=network, in_channels=3, num_classes=4, tied=tied or None))
+    ties = ties_of(net)
+    source = random_images(net.state_dict(), ties)
+    state, report = inflate_state_dict(source, net.state_dict(), InflateSpec(), ties)
+    assert report.fresh
+    assert all(not name.startswith("layer") for name in report.fresh if not name.endswith("num_batches_tracked"))
+    for name, kernel in state.items():
+        if name.startswith("layer") and kernel.dim() == 3 and len(kernel) == 27:
+            assert "y" in tied_axes(kernel)
+    weight = source["layer1.0.conv1.weight"]
+    begun = torch.nn.Conv2d(weight.shape[1], weight.shape[0], 3).weight
+    assert float(weight.std()) == pytest.approx(float(begun.detach().std()), rel=0.05)

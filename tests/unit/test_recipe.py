@@ -74,6 +74,7 @@ def test_overrides_reach_inside() -> None:
         ({"network": "resnet19"}, "did you mean 'resnet1"),
         ({"init": "scratch", "mode": "io"}, "scratch trains everything"),
         ({"init": "random-frozen"}, "freezes the stages"),
+        ({"init": "random-inflated"}, "freezes the stages"),
         ({"inflate.repeat": "x"}, "three different axes"),
         ({"inflate.axes": "x-axis", "inflate.repeat": "z"}, "not both"),
         ({"inflate.stages": [1, 9]}, "stages are 1 to 4"),

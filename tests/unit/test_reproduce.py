@@ -10,8 +10,9 @@ import pytest
 
 from training.optim import lr_factor
 from training.reproduce.arms import ARMS
-from training.reproduce.pages import epochs_to, first_epochs, write_pages
+from training.reproduce.pages import write_pages
 from training.reproduce.search import FIRST, GRID, Choice, Group, choose, missing_of
+from training.reproduce.speed import epochs_to, first_epochs
 from training.reproduce.stats import STUDENT, mean_of, paired
 from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
@@ -115,7 +116,8 @@ def test_what_an_arm_says_is_a_recipe() -> None:
     recipes = {arm: Trial("resnet18", 10, 30, arm, 0.03, 0).recipe() for arm in ARMS}
     assert len({recipe.digest for recipe in recipes.values()}) == len(recipes)
     for arm, recipe in recipes.items():
-        assert recipe.init == {"fip": "image", "random": "random-frozen", "scratch": "scratch"}[arm.partition("-")[0]]
+        inits = {"fip": "image", "random": "random-frozen", "random2d": "random-inflated", "scratch": "scratch"}
+        assert recipe.init == inits[arm.partition("-")[0]]
         assert recipe.mode == next((mode for mode in ("iobn", "ioms", "io") if mode in arm.split("-")), "all")
     assert recipes["fip-io"].inflate.directions == ("y", "z", "x")
     assert recipes["fip-io-zyx"].inflate.directions == ("z", "y", "x")
@@ -204,8 +206,8 @@ def test_a_page_tells_a_gap_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scratch", "frozen", "said"),
     [
-        (-0.1, -0.2, "everything trained, from image weights, which bring +"),
-        (0.1, -0.2, "everything trained, from random weights: image weights cost "),
+        (-0.1, -0.2, "train everything, from image weights; FIP-ALL over scratch **+"),
+        (0.1, -0.2, "train everything, from random weights; FIP-ALL over scratch **-"),
     ],
 )
 def test_the_summary_says_what_to_do(tmp_path: Path, scratch: float, frozen: float, said: str) -> None:
@@ -214,8 +216,8 @@ def test_the_summary_says_what_to_do(tmp_path: Path, scratch: float, frozen: flo
     group = replace(GROUP, arms=tuple(worth), seeds=5)
     page = shown(tmp_path, group, lambda trial: peak(0.03)(trial) + worth[trial.arm] + rng.normal(0, 0.001))
     assert f"- CIFAR ResNet20, 10 clouds a class, 5 epochs: {said}" in page
-    assert "(FIP-IO+BN): -20." in page or "(FIP-IO+BN): -19.9" in page
-    assert shown(tmp_path, group, lambda trial: peak(0.03)(trial) + rng.normal(0, 0.01)).count("5 pairs tell no difference") == 1
+    assert "FIP-IO+BN over FIP-ALL -20." in page or "FIP-IO+BN over FIP-ALL -19.9" in page
+    assert shown(tmp_path, group, lambda trial: peak(0.03)(trial) + rng.normal(0, 0.01)).count("alike; FIP-ALL over scratch") == 1
 
 
 def test_a_summary_of_nothing_says_so(tmp_path: Path) -> None:

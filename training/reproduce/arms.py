@@ -10,6 +10,7 @@ DEFAULT_ORDER = "yzx"
 
 _IMAGE: Overrides = {"init": "image"}
 _RANDOM: Overrides = {"init": "random-frozen"}
+_RANDOM_2D: Overrides = {"init": "random-inflated"}
 _SCRATCH: Overrides = {"init": "scratch", "mode": "all"}
 _MEAN: Overrides = {"inflate.scale": "mean"}
 _CYCLIC: Overrides = {"schedule.kind": "reference", "schedule.half_period": 270}  # of the paper's 300 epochs, to an epoch of our 277
@@ -24,6 +25,7 @@ ARMS: dict[str, Overrides] = {
     "random-iobn": {**_RANDOM, "mode": "iobn"},
     "random-ioms": {**_RANDOM, "mode": "ioms"},
     "random-io": {**_RANDOM, "mode": "io"},
+    "random2d-iobn": {**_RANDOM_2D, "mode": "iobn"},
     "random-io-recalibrated": {**_RANDOM, "mode": "io", "recalibrate": True},
     "fip-all-mean": {**_IMAGE, "mode": "all", **_MEAN},
     "fip-io-mean": {**_IMAGE, "mode": "io", **_MEAN},

@@ -47,7 +47,7 @@ def again(name: str, places: Places) -> None:
     trials = {trial.name: trial for trial in every_trial()}
     if name not in trials:
         raise BadOption("no table has such a trial", where=name, known=sorted(trials)[:10])
-    trial, fresh = trials[name], places.runs / "again"
+    trial, fresh = trials[name], places.runs / "again" / name.replace("/", "-")
     shutil.rmtree(fresh, ignore_errors=True)
     outcome = run(lambda known: [] if known(trial) else [trial], replace(places, records=fresh / "trials", runs=fresh), jobs=1)
     now = Records(fresh / "trials").known(trial)
@@ -60,14 +60,17 @@ def again(name: str, places: Places) -> None:
         click.echo(f"there is no record of it in {places.records} to compare with")
         return
     click.echo(f"recorded: {_scores(then)}")
-    for what in ("train", "test", "weights"):
-        if then.inputs[what] != now.inputs[what]:
-            click.echo(f"the record is of another {what} (sha256 {str(then.inputs[what])[:12]}… against {str(now.inputs[what])[:12]}…)")
-    if (spread := _spread(trial, list(trials.values()), recorded)) and spread.std:
-        sigma = (_score(now) - _score(then)) / spread.std
-        click.echo(f"{sigma:+.2f} of the standard deviation over the {spread.count} seeds on record ({spread.std:.2%})")
-        if abs(sigma) > MOST_SIGMA:
-            raise click.ClickException(f"that is more than {MOST_SIGMA:g}")
+    if differ := [what for what in ("train", "test", "weights") if then.inputs[what] != now.inputs[what]]:
+        click.echo(f"the record is of another {' and '.join(differ)}: they are not compared")
+        return
+    spread = _spread(trial, list(trials.values()), recorded)
+    if spread is None or not spread.std:
+        click.echo("there are no other seeds on record to tell how far apart two may be")
+        return
+    sigma = (_score(now) - _score(then)) / spread.std
+    click.echo(f"{sigma:+.2f} of the standard deviation over the {spread.count} seeds on record ({spread.std:.2%})")
+    if abs(sigma) > MOST_SIGMA:
+        raise click.ClickException(f"that is more than {MOST_SIGMA:g}")
 
 
 def kind_of_trial(name: str) -> str:

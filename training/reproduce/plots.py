@@ -17,11 +17,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 @dataclass(frozen=True)
 class Bar:
-    """A gap and half its interval."""
+    """A gap, half its interval, and whether that tells it from zero."""
 
     name: str
     value: float
     half: float
+    decided: bool
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ def plot_gaps(bars: Sequence[Bar], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.32 * len(bars)))
     places = np.arange(len(bars))[::-1]
     for place, bar in zip(places, bars, strict=True):
-        colour = COLOURS[0] if abs(bar.value) > bar.half else COLOURS[7]
+        colour = COLOURS[0] if bar.decided else COLOURS[7]
         axes.errorbar(bar.value, place, xerr=bar.half, fmt="o", color=colour, capsize=3)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(places, [bar.name for bar in bars], fontsize=8)
-    axes.set_xlabel("points of test accuracy; grey: the interval holds zero")
+    axes.set_xlabel("points of test accuracy; grey: the interval holds zero, or is of fewer than five pairs")
     axes.grid(axis="x", alpha=0.3)
     _save(figure, path)
 

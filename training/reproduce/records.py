@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from models.errors import BadOption
-from training.reproduce.trial import Inputs, Record, Trial, digest_of, kind_of, read_record
+from training.reproduce.trial import Inputs, Record, Trial, Up, digest_of, kind_of, read_record
+
+UPS: tuple[Up, ...] = ("z", "y")
 
 
 class Records:
@@ -16,13 +18,18 @@ class Records:
         self._data: dict[str, tuple[str | None, str]] = {}
 
     def known(self, trial: Trial) -> Record | None:
-        """None where there is none, or one of another recipe. Raises: BadOption (of other data or weights than others, or than these)."""
+        """None where there is none, or one of another recipe.
+
+        Raises: BadOption (of other data, up axis or weights than others, or than these).
+        """
         if trial.name not in self._found:
             found = read_record(self._folder, trial)
-            ups = (self._inputs.up,) if self._inputs else ("z", "y")
-            if found is None or found.inputs["recipe"] not in [digest_of(trial, up) for up in ups]:
+            up = next((up for up in UPS if found and found.inputs["recipe"] == digest_of(trial, up)), None)
+            if found is None or up is None:
                 return None
             self._check(trial, found)
+            if self._inputs and digest_of(trial, self._inputs.up) != digest_of(trial, up):
+                raise BadOption(f"the records here are of files whose {up} is up; choose another --out", where=self._place(trial))
             self._found[trial.name] = found
         return self._found[trial.name]
 
@@ -38,9 +45,12 @@ class Records:
             digest = found.inputs[what]
             expected, where = self._data.setdefault(place, (digest, trial.name)) if digest else (None, "")
             if digest != expected:
-                raise BadOption(f"the record is of another {place} than {where}", where=str(self._folder / f"{trial.name}.json"))
+                raise BadOption(f"the record is of another {place} than {where}", where=self._place(trial))
             if digest and mine.get(what) and mine[what] != digest:
                 raise BadOption(
                     f"the records here are of another {place} (sha256 {digest[:12]}…) than yours; choose another --out",
-                    where=str(self._folder / f"{trial.name}.json"),
+                    where=self._place(trial),
                 )
+
+    def _place(self, trial: Trial) -> str:
+        return str(self._folder / f"{trial.name}.json")

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -27,9 +28,10 @@ from training.image_weights import load_image_weights
 from training.reproduce.records import Records
 from training.reproduce.search import Known
 from training.reproduce.trial import Inputs, Record, Trial, Up, train_trial, write_record
-from training.runstate import held
+from training.runstate import Busy, held
 
 MODELNET = "modelnet40"
+BUSY, BUSY_S = "busy", 5.0  # what a worker says of a trial that another command trains, and how soon to look again
 STOP_S = 60.0  # for a worker that was asked to save
 WEIGHTS = {  # by network: the names that its 2D weights go by
     "resnet18": ("imagenet1k_resnet18_pq_small.npz", "resnet18-f37072fd.pth"),
@@ -122,18 +124,26 @@ def _train(
     missing: Callable[[Known], list[Trial]], records: Records, outcome: Outcome, workers: list["_Worker"], until: float | None
 ) -> None:
     done, began = 0, time.monotonic()
+    elsewhere: set[str] = set()  # what another command trains at the moment
     while True:
-        going = {worker.trial.name for worker in workers if worker.trial}
+        going = {worker.trial.name for worker in workers if worker.trial} | elsewhere
         todo = [trial for trial in _todo(missing, records, outcome) if trial.name not in going]
         for worker, trial in zip([worker for worker in workers if not worker.trial], todo, strict=False):
             worker.begin(trial)
         busy = [worker for worker in workers if worker.trial]
+        if not busy and elsewhere and (until is None or time.monotonic() < until):
+            time.sleep(BUSY_S)
+            elsewhere.clear()
+            continue
         if not busy:
             outcome.whole = not todo and not outcome.failed and not outcome.untrained
             return
         ready = wait([worker.line for worker in busy], timeout=1.0 if until is None else max(0.0, min(1.0, until - time.monotonic())))
         for worker in (worker for worker in busy if worker.line in ready):
             trial, said = worker.finished()
+            if said == BUSY:
+                elsewhere.add(trial.name)
+                continue
             done += 1
             if said:
                 outcome.failed[trial.name] = said
@@ -204,19 +214,16 @@ def _work(line: Connection, places: Places) -> None:
     inputs = places.inputs()
     while True:
         trial: Trial = line.recv()
-        run_dir = places.run_dir(trial, inputs)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with (run_dir / "log.txt").open("a", encoding="utf-8", buffering=1) as log:
-            sys.stdout = sys.stderr = log
-            try:
-                said = _one(trial, inputs, places, run_dir)
-            except KeyboardInterrupt:
-                return
-            except Exception as error:  # whatever it is, it is this trial's
-                traceback.print_exc(file=log)
-                said = f"{type(error).__name__}: {error} ({run_dir / 'log.txt'})"
-            finally:
-                sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        try:
+            said = _one(trial, inputs, places)
+        except KeyboardInterrupt:
+            return
+        except Busy:
+            said = BUSY
+        except FipError as error:
+            said = str(error)
+        except Exception as error:  # whatever it is, it is this trial's
+            said = f"{type(error).__name__}: {error}"
         line.send(said)
 
 
@@ -228,12 +235,20 @@ def _end_with_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _one(trial: Trial, inputs: Inputs, places: Places, run_dir: Path) -> str | None:
-    """None, or what went wrong. Once there is a record, nothing else is kept of the trial."""
-    try:
-        with held(run_dir):
-            write_record(places.records, trial, train_trial(trial, inputs, run_dir, places.device))
-            shutil.rmtree(run_dir)
-    except FipError as error:
-        return str(error)
+def _one(trial: Trial, inputs: Inputs, places: Places) -> str | None:
+    """None, or what went wrong. Once there is a record, nothing else is kept of the trial. Raises: Busy, KeyboardInterrupt, FipError."""
+    run_dir = places.run_dir(trial, inputs)
+    with held(run_dir):
+        if Records(places.records, inputs).known(trial):  # of another command, which has just left
+            return None
+        with (run_dir / "log.txt").open("a", encoding="utf-8", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
+            try:
+                record = train_trial(trial, inputs, run_dir, places.device)
+            except FipError:
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                return f"{type(error).__name__}: {error} ({run_dir / 'log.txt'})"
+        write_record(places.records, trial, record)
+        shutil.rmtree(run_dir)
     return None

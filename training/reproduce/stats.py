@@ -12,6 +12,8 @@ STUDENT = (
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 
+FEW_PAIRS = 5
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -32,8 +34,8 @@ class Mean:
 
     @property
     def decided(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.count > 1 and abs(self.mean) > self.half
+        """Whether the interval excludes 0, and is of enough pairs: the spread of fewer may be narrow by luck."""
+        return self.count >= FEW_PAIRS and abs(self.mean) > self.half
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:

@@ -15,12 +15,14 @@ EVERY_MODE = ("scratch", "fip-all", *CONTROLLED)
 RECALIBRATED = ("fip-io-recalibrated", "random-io-recalibrated")
 MEAN = ("fip-all-mean", "fip-io-mean")  # of the frozen ones, IO alone: where statistics follow, norms divide a scale out again
 PLAIN = ("scratch", "fip-all", "fip-io", "random-io")  # what the others are compared with
+STRUCTURED = ("fip-iobn", "random-iobn", "random2d-iobn")  # training and structure told apart
 REFINED = (*PLAIN, *RECALIBRATED, *MEAN, "fip-all-tied", "scratch-tied")
 AXES = {  # the arm of every order -> the arm whose learning rate it takes
     f"fip-{mode}" if order == DEFAULT_ORDER else f"fip-{mode}-{order}": f"fip-{mode}" for mode in AXIS_MODES for order in ORDERS
 }
 STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
-SCHEDULES = ("scratch", "fip-all", "scratch-cyclic", "fip-all-cyclic")
+CYCLIC = ("scratch-cyclic", "fip-all-cyclic")
+SCHEDULES = ("scratch", "fip-all", *CYCLIC)
 BUDGET = {1: 100, 5: 40, 10: 30}  # epochs by the number of shots: 200, 280 and 390 steps
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
 SEARCHES = {"resnet18": 2, "cifar_resnet20": 2}  # draws that choose a learning rate; one for the other nets
@@ -45,6 +47,7 @@ def full(network: str, arms: tuple[str, ...], epochs: int = 30, search_epochs: i
 # because of how far their gaps spread over the first seeds, not of what they were
 _WIDE = {"fip-iobn": 16, "random-iobn": 16, "fip-ioms": 12, "random-ioms": 12}
 _RESNET18_10 = replace(few("resnet18", 10, EVERY_MODE, seeds=8), more_seeds=_WIDE)
+_MORE = dict.fromkeys(EVERY_MODE, 8) | _WIDE  # what is known of an arm counts wherever it is compared
 _RESNET18_1 = few("resnet18", 1, EVERY_MODE)
 _LONGER = {  # epochs, seeds, and epochs of the search where a whole one would cost more than what it is for
     "cifar_resnet20": ((100, 5, None), (300, 5, 100)),
@@ -55,8 +58,8 @@ _LIDAR = "paired-lidar19"
 
 TABLES: dict[str, tuple[Group, ...]] = {
     "fewshot": (
-        _RESNET18_10,
-        _RESNET18_1,
+        replace(_RESNET18_10, arms=LEARNERS),
+        replace(_RESNET18_1, arms=LEARNERS),
         few("resnet18", 5),
         *(few(network, shots) for network in CIFAR for shots in (10, 1, 5)),
         *(few(net, 10, PLAINEST, seeds, epochs, search) for net, longer in _LONGER.items() for epochs, seeds, search in longer),
@@ -64,21 +67,26 @@ TABLES: dict[str, tuple[Group, ...]] = {
     "modes": (
         _RESNET18_10,
         _RESNET18_1,
-        replace(few("resnet18", 10, REFINED, seeds=3), part="refinements"),
+        replace(few("resnet18", 10, REFINED, seeds=3), part="refinements", more_seeds=_MORE),
+        replace(few("resnet18", 10, STRUCTURED, seeds=8), part="structure of the filters", more_seeds=_MORE),
+        replace(few("resnet18", 1, STRUCTURED), part="structure of the filters"),
         full("cifar_resnet20", EVERY_MODE),
     ),
     "speed": (
         full("cifar_resnet20", SCHEDULES),
-        full("resnet18", SCHEDULES, epochs=10),
+        full("resnet18", PLAINEST, epochs=10),
+        replace(full("cifar_resnet20", CYCLIC, epochs=1), seeds=5, more_seeds={}, part="the first epoch alone"),
+        replace(full("resnet18", CYCLIC, epochs=1), seeds=3, part="the first epoch alone"),
     ),
-    "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=3, searches=2, rate_of=AXES),),
+    "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=5, searches=2, rate_of=AXES, more_seeds=_MORE),),
     "stages": (
         Group(
-            "resnet18", 10, BUDGET[10], ("scratch", "fip-all", *STAGES), seeds=3, searches=2, rate_of=dict.fromkeys(STAGES, "fip-all")
+            "resnet18", 10, BUDGET[10], ("scratch", "fip-all", *STAGES), seeds=5, searches=2, rate_of=dict.fromkeys(STAGES, "fip-all"),
+            more_seeds=_MORE,
         ),
     ),
     "backbones": (
-        _RESNET18_10,
+        replace(_RESNET18_10, arms=LEARNERS),
         *(few(network, 10) for network in CIFAR),
         *(few(network, 10, seeds=3) for network in ("cifar_resnet32", "cifar_resnet44", "resnet50")),
     ),

@@ -237,9 +237,11 @@ def _processor() -> str:
 def read_record(folder: Path, trial: Trial) -> Record | None:
     """What is known of a trial; None where there is nothing, or something that another version of the code wrote in another form."""
     try:
-        return Record(**json.loads((folder / f"{trial.name}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = Record(**json.loads((folder / f"{trial.name}.json").read_text(encoding="utf-8")))
+        whole = found.inputs.keys() >= {"recipe", "weights", "train", "test"}
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
+    return found if whole else None
 
 
 def write_record(folder: Path, trial: Trial, record: Record) -> None:

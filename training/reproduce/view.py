@@ -17,6 +17,7 @@ NAMES = {  # arm -> what it is, in words
     "random-ioms": "random filters frozen, statistics follow",
     "random-io": "random filters and norms frozen",
     "fip-io-recalibrated": "FIP-IO, statistics estimated anew once, then frozen",
+    "random2d-iobn": "random 2D filters inflated and frozen, batch norms trained",
     "random-io-recalibrated": "random filters, statistics estimated once, then frozen",
     "fip-all-mean": "FIP-ALL, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
     "fip-io-mean": "FIP-IO, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
@@ -33,7 +34,13 @@ NAMES |= {
     for order in ORDERS
     if order != DEFAULT_ORDER
 }
-NAMES |= {f"fip-all-stages{name}": f"stages {', '.join(name)} from image weights, everything trained" for name in STAGE_SETS}
+
+
+def stages_in_words(name: str) -> str:
+    return f"stage{'s' * (len(name) > 1)} {', '.join(name)}"
+
+
+NAMES |= {f"fip-all-stages{name}": f"{stages_in_words(name)} from image weights, everything trained" for name in STAGE_SETS}
 
 
 @dataclass(frozen=True)

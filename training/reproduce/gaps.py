@@ -1,0 +1,104 @@
+"""Gaps between the arms of a group: what is subtracted from what, and what may be said of it."""
+
+from typing import NamedTuple
+
+from training.datasets.kinds import SCENE_KINDS
+from training.evaluate import counted
+from training.reproduce.plots import Bar
+from training.reproduce.search import Group
+from training.reproduce.stats import FEW_PAIRS, Mean
+from training.reproduce.texts import NETWORKS, PAIRS, PUBLISHED
+from training.reproduce.trial import PAPER, kind_of
+from training.reproduce.view import Result, gap
+
+
+def setting(group: Group) -> str:
+    if is_of_scenes(group):
+        return f"{NETWORKS[group.network]} U-Net, {counted(group.shots, 'scan') if group.shots else 'all scans'}, {group.epochs} epochs"
+    few = "all clouds" if group.shots is None else f"{counted(group.shots, 'cloud')} a class"
+    return f"{NETWORKS[group.network]}, {few}, {group.epochs} epochs"
+
+
+def is_of_scenes(group: Group) -> bool:
+    return kind_of(group.base) in SCENE_KINDS
+
+
+def score_of(group: Group) -> str:
+    """What its scores are called."""
+    return "test mIoU" if is_of_scenes(group) else "test"
+
+
+class Gap(NamedTuple):
+    """first over second, in words; the mean over seeds; the paper's gap and what it is between, where that is published."""
+
+    first: str
+    second: str
+    what: str
+    value: Mean
+    paper: tuple[float, str] | None
+
+    @property
+    def published(self) -> str:
+        return f"{self.paper[0]:+.1f} ({self.paper[1]})" if self.paper else "–"
+
+    @property
+    def told(self) -> str:
+        """What can be said of it, and what cannot."""
+        value = self.value
+        said = f"**{value.interval}**" if value.decided else value.interval
+        if value.count < FEW_PAIRS:
+            said += ", too few pairs to tell"
+        elif not value.decided:
+            said += ", not told apart from zero"
+        said += f" ({value.count} pairs)"
+        if self.paper and value.count >= FEW_PAIRS:
+            within = abs(value.mean - self.paper[0]) <= value.half
+            said += f"; the paper's {self.paper[0]:+.1f} lies {'inside' if within else '**outside**'}"
+        return said
+
+
+Compared = list[tuple[Group, list[Gap]]]
+
+
+def gaps_of(group: Group, of: dict[str, Result]) -> list[Gap]:
+    """All pairs that the group has."""
+    found = []
+    for first, second, what in PAIRS:
+        if (value := gap(of, first, second)) is not None:
+            paper = PUBLISHED.get((group.network, group.shots or 0, first, second)) if group.base == PAPER else None
+            found.append(Gap(first, second, what, value, paper))
+    return found
+
+
+def each_once(compared: Compared) -> Compared:
+    """Of gaps that two groups of one setting have, that of the most pairs."""
+    best: dict[tuple[str, str], Mean] = {}
+    for group, gaps in compared:
+        for each in gaps:
+            key = setting(group), each.what
+            best[key] = each.value if key not in best or each.value.count > best[key].count else best[key]
+    return [(group, [each for each in gaps if each.value is best[setting(group), each.what]]) for group, gaps in compared]
+
+
+def verdicts(compared: Compared) -> list[str]:
+    """One line for every gap of several seeds."""
+    lines = [f"- {setting(group)}: {each.what} {each.told}." for group, gaps in compared for each in gaps if each.value.count > 2]
+    if not lines:
+        return []
+    scores, draws = ("test mIoU", "scans") if is_of_scenes(compared[0][0]) else ("test accuracy", "training clouds")
+    about = (
+        f"In points of {scores}, with 95 % intervals of the paired gaps over draws of {draws} and seeds, at the learning rates that were "
+        "chosen and on these test data: another choice of a rate can move a gap by more."
+    )
+    if len(lines) > 2:
+        about += f" They are {len(lines)} intervals, and about one in twenty misses by chance."
+    return [about, "", *lines]
+
+
+def bars(compared: Compared) -> list[Bar]:
+    return [
+        Bar(f"{setting(group)}: {each.what}", each.value.mean, each.value.half, each.value.decided)
+        for group, gaps in compared
+        for each in gaps
+        if each.value.count > 2
+    ]
