@@ -99,12 +99,12 @@ def rounding(device: torch.device, precision: Precision) -> Iterator[None]:
     """While it lasts, factors of products on this kind of device are rounded to this."""
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if precision == "tf32":
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = True
+        matmul = torch.backends.cuda.matmul
+        before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
         try:
             yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
+            matmul.fp32_precision = before
         return
     with torch.autocast(device.type, kinds.get(precision, torch.bfloat16), enabled=precision in kinds):
         yield

@@ -159,7 +159,7 @@ class ImplicitGemm:
 
     @property
     def _allowed(self) -> tuple[bool, bool]:
-        return self._tf32 and torch.backends.cuda.matmul.allow_tf32, self._fp16
+        return self._tf32 and torch.backends.cuda.matmul.fp32_precision == "tf32", self._fp16
 
     def _ways_of(self, taps: int) -> list[int]:
         """Those that a kernel of so many taps can be run in."""

@@ -182,7 +182,7 @@ def _why_not() -> str | None:
 
 def _precision(products: torch.dtype) -> str:
     """How float32 factors are multiplied: as PyTorch is told to multiply matrices."""
-    return "tf32" if products == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    return "tf32" if products == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def _bucket(rows: int) -> int:
