@@ -3,7 +3,7 @@
 # Build arguments:
 #   CUDA         version of the toolkit that torchsparse is compiled with; its first two numbers must be those of torch's own CUDA
 #   TORCH_INDEX  where torch comes from when set: an index of builds for that CUDA; the default index has torch 2.13.0 for CUDA 13.0
-#   ARCHITECTURES  compute capabilities that torchsparse is compiled for
+#   ARCHITECTURES  compute capabilities that torchsparse is compiled for; newer devices compile the last one anew
 #   TORCHSPARSE  a commit of its repository; empty: none, and the Triton engine serves, which needs nothing built
 #   EXTRAS       extras of the package to install, with commas: serve, otel, train, mlflow
 ARG CUDA=13.0.0
@@ -12,7 +12,7 @@ FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS build
 ARG CUDA
 ARG EXTRAS=serve,otel,train
 ARG TORCH_INDEX=
-ARG ARCHITECTURES="8.0;8.6;8.9;9.0"
+ARG ARCHITECTURES="8.0;8.6;8.9;9.0+PTX"
 # 2.1.0: the repository has no tag for it, and its branch `v2.1.0` is 2.0.0b.
 ARG TORCHSPARSE=385f5ce8718fcae93540511b7f5832f4e71fd835
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTEND=noninteractive
