@@ -16,8 +16,10 @@ unexport PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE := 1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 BENCHES := io listing first-model engine segment lidar tiling service page
+# Those that need a device are no part of `make bench`.
+GPU_BENCHES := gpu
 
-.PHONY: help install serve test lint format fuzz ui pictures sbom bench $(BENCHES:%=bench-%) clean
+.PHONY: help install serve test lint format test-gpu fuzz ui pictures sbom bench $(BENCHES:%=bench-%) $(GPU_BENCHES:%=bench-%) clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -29,6 +31,10 @@ serve: $(VENV)/.installed-serve  ## start the service with the bundled model (HO
 
 test: $(VENV)/.installed-dev  ## run the tests (ARGS="-k name"); FIP_DATA=folder runs those on real data too
 	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu: $(VENV)/.installed-dev  ## run the tests that need an NVIDIA GPU; without one it is an error, not a skip
+	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else f"no CUDA device, or torch {torch.__version__} is not for one")'
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## formatting, ruff, mypy strict, import rules
 	$(BIN)/ruff format --check .
@@ -82,6 +88,9 @@ bench-page: $(VENV)/.installed-dev  ## the page in a browser without a GPU (need
 
 bench-engine: $(VENV)/.installed-bench  ## sparse convolution against spconv, conv3d and the machine (needs FIP_DATA)
 	$(BIN)/python -m tests.bench.bench_engine $(ARGS)
+
+bench-gpu: $(VENV)/.installed-dev  ## every engine on an NVIDIA GPU against torchsparse, spconv and WarpConvNet where they are installed (needs FIP_DATA)
+	$(BIN)/python -m tests.bench.bench_gpu $(ARGS)
 
 clean:  ## remove .venv, caches and build output
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -4,7 +4,7 @@ import torch
 
 from models.errors import BadOption, nearest
 
-DEFAULT_DEVICE = "cpu"
+AUTO = "auto"
 
 
 def available_devices() -> tuple[str, ...]:
@@ -14,8 +14,13 @@ def available_devices() -> tuple[str, ...]:
 
 
 def parse_device(text: str) -> str:
-    """The device of this name, once it is known to be there. Raises: BadOption (lists what is there)."""
+    """The device of this name, once it is known to be there; `auto` is cuda where there is one, else cpu.
+
+    Raises: BadOption (lists what is there).
+    """
     known = available_devices()
+    if text == AUTO:
+        return "cuda" if "cuda" in known else "cpu"
     if text not in known:
-        raise BadOption(f"no device {text!r} here{nearest(text, known)}", where="device", known=known)
+        raise BadOption(f"no device {text!r} here{nearest(text, known)}", where="device", known=(AUTO, *known))
     return text

@@ -3,13 +3,15 @@
 B clouds, L classes, N points and M voxels of a cloud, S = ΣM.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from models.checkpoint import load_checkpoint
+from models.errors import BadOption
 from models.manifest import Manifest, Precision
 from models.processor import Classification, Processor, Segmentation
 from models.sparse.backends import engine_for
@@ -36,12 +38,17 @@ class Predictor(Processor):
         precision: Precision = "fp32",
     ) -> None:
         """engine: a name of models.sparse.backends.ENGINES; None = the one chosen for the device. precision: what the factors of
-        products are rounded to; taps are summed in float32. Raises: BadOption.
+        products are rounded to; taps are summed in float32; tf32 on CUDA only, where it holds for the process while a pass lasts.
+        Raises: BadOption.
         """
         super().__init__(manifest, reach_of(net) if isinstance(net, UNet3d) else None)
         self.device = torch.device(device)
         self.engine = engine_for(self.device, engine)
         self.precision = precision
+        if precision == "tf32" and self.device.type != "cuda":
+            raise BadOption(
+                "tf32 is what NVIDIA's matrix units round to; on a CPU take bf16", where="precision", known=("fp32", "bf16", "fp16")
+            )
         self._net = net.to(self.device).eval().requires_grad_(False)
         prepare_inference(self._net)
 
@@ -66,7 +73,7 @@ class Predictor(Processor):
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
         """Logits of a batch, float32: (B, L) of a classifier, (S, L) where every voxel has an answer."""
         tensor: SparseTensor = collate(batch, self.device, self.engine)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with rounding(self.device, self.precision):
             logits: torch.Tensor = self._net(tensor)
         return logits.float()
 
@@ -85,3 +92,19 @@ class Predictor(Processor):
         self.require("segment")
         parts = self.forward(batch).split([len(voxels) for voxels in batch])  # (M, L) each
         return [self.answers_of_points(voxels, logits) for voxels, logits in zip(batch, parts, strict=True)]
+
+
+@contextmanager
+def rounding(device: torch.device, precision: Precision) -> Iterator[None]:
+    """While it lasts, factors of products on this kind of device are rounded to this."""
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision == "tf32":
+        matmul = torch.backends.cuda.matmul
+        before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = before
+        return
+    with torch.autocast(device.type, kinds.get(precision, torch.bfloat16), enabled=precision in kinds):
+        yield

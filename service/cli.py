@@ -16,7 +16,7 @@ EPILOG = "Everything else is set in the environment, as FIP_MAX_WAITING=64: docs
 @click.option(
     "--model", help="Default model of its task: NAME, NAME:VERSION or NAME@ALIAS; of the other task the bundled one is.  [FIP_MODEL]"
 )
-@click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cpu, FIP_DEVICE]")
+@click.option("--device", help="Where nets run: cpu, cuda, cuda:1.  [default: cuda where there is one, FIP_DEVICE]")
 @engine_option
 @precision_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of one forward pass.  [default: 1, FIP_THREADS]")

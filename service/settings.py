@@ -103,9 +103,11 @@ class Settings(BaseSettings):
         Field(description="candidate, NAME@ALIAS or NAME:VERSION, that runs unseen on a share of what model NAME answers"),
     ] = None
     shadow_share: Annotated[float, Field(ge=0, le=1, description="that share; how often the two agree is in the metrics")] = 0.1
-    device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1")] = "cpu"
+    device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1; auto: cuda where there is one")] = "auto"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
-    precision: Annotated[Precision, Field(description="what the factors of products are rounded to; taps are summed in float32")] = "fp32"
+    precision: Annotated[
+        Precision, Field(description="what the factors of products are rounded to; taps are summed in float32; tf32 on CUDA only")
+    ] = "fp32"
     threads: Annotated[
         int, Field(ge=1, description="CPU threads of a forward pass, of which two may run; small clouds are slower on more")
     ] = 1
@@ -136,7 +138,10 @@ class Settings(BaseSettings):
     forward_seconds: Annotated[TimeLimit, Field(description="a worker that takes longer for one forward pass is replaced")] = 300.0
     worker_memory_bytes: Annotated[
         Annotated[int, Field(ge=768 * MIB)] | None,
-        Field(description="address space of the worker, which PyTorch and the bundled nets take most of at the least; None sets no limit"),
+        Field(
+            description="address space of the worker, which PyTorch and the bundled nets take most of at the least; None sets no limit; "
+            "there is none where nets run on a GPU"
+        ),
     ] = None
     max_connections: Annotated[int, Field(ge=1, description="open connections; beyond, those that never asked anything are closed")] = 2048
     head_seconds: Annotated[TimeLimit, Field(description="how long the head of a request may take to arrive")] = 10.0

@@ -1,10 +1,12 @@
 """What every test shares: the real data where there is some, few threads, and a GPU marker that skips with a reason."""
 
 import hashlib
+import importlib.util
 import os
 import struct
 import zlib
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere; more only wait for each other on a busy machine
@@ -15,6 +17,22 @@ from hypothesis import settings
 
 settings.register_profile("fip", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("fip")
+
+
+def import_torchsparse() -> None:
+    """Where it was built for a CPU: it asks for a CUDA device while it is imported, and can then do without. Before anybody else asks."""
+    if importlib.util.find_spec("torchsparse") is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
+        patch.setattr(torch.cuda, "get_device_capability", lambda *_: (0, 0))
+        importlib.import_module("torchsparse")
+
+
+import_torchsparse()
 
 
 @pytest.fixture(scope="session")

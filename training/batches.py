@@ -5,7 +5,9 @@ a sample's augmentation on its place in the epoch too, so neither stops nor the 
 """
 
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,7 @@ from models.sparse.backends.protocol import Engine
 from models.sparse.tensor import SparseTensor, collate, sparse_tensor
 from training.recipe import Balance
 from training.samples import Sample, Samples
+from training.streaming import on_device
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]
 
@@ -103,13 +106,24 @@ def train_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader draws a number from it: not from the global one
     )
-    for made in loader:
-        if isinstance(made, FipError):
-            raise made
-        *tensors, count = made
-        coords, feats, targets, rows = (tensor.to(device, non_blocking=True) for tensor in tensors)
-        inputs = sparse_tensor(coords, feats, count, engine)
-        yield TrainBatch(inputs, targets, rows if len(rows) else None)
+    counts: deque[int] = deque()  # samples of the batches that are on their way
+    with closing(on_device(_whole(iter(loader), counts), device)) as arrived:  # workers are forked here, not in a thread
+        for coords, feats, targets, rows in arrived:
+            inputs = sparse_tensor(coords, feats, counts.popleft(), engine)
+            yield TrainBatch(inputs, targets, rows if len(rows) else None)
+
+
+def _whole(made: Iterator[Tensors | FipError], counts: "deque[int]") -> Iterator[list[torch.Tensor]]:
+    """The tensors of each batch, whose number of samples goes to `counts`. Raises: what went wrong with a batch."""
+    try:
+        for batch in made:
+            if isinstance(batch, FipError):
+                raise batch
+            *tensors, count = batch
+            counts.append(count)
+            yield tensors
+    finally:
+        del made  # with its workers, although a traceback may keep this frame
 
 
 class _Batches(Dataset[Tensors | FipError]):

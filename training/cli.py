@@ -42,7 +42,12 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--run-dir", type=FOLDER, help="Where state, logs and the checkpoint go [runs/NAME]. Run again to go on.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read clouds ahead of need.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Keep prepared clouds in RUN_DIR while training.")
-@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1. Under torchrun: cpu or cuda.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default="cuda where there is one",
+    help="Where to train: cpu, cuda, cuda:1. Under torchrun: cpu or cuda.",
+)
 @engine_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def train(
@@ -116,7 +121,7 @@ def _checkpoint(model: str, registry: str) -> Path:
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read.")
 @registry_option
 @click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
-@click.option("--device", default="cpu", show_default=True, help="Where the net runs: cpu, cuda, cuda:1.")
+@click.option("--device", default="auto", show_default="cuda where there is one", help="Where the net runs: cpu, cuda, cuda:1.")
 @engine_option
 @precision_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
@@ -250,7 +255,7 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.option(
     "--model", default="modelnet40", show_default=True, help="The classifier of robustness: a bundled one, or a checkpoint folder."
 )
-@click.option("--device", default="cpu", show_default=True, help="Where to train: cpu, cuda, cuda:1.")
+@click.option("--device", default="auto", show_default="cuda where there is one", help="Where to train: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of robustness [PyTorch's choice].")
 def reproduce(
     name: str | None,

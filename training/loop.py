@@ -235,7 +235,7 @@ def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch
     """One optimiser step over its micro-batches. Returns this process's part of the mean loss, before the update."""
     model = trainer.model
     trainer.optimiser.zero_grad(set_to_none=True)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=trainer.device)
     for number, (micro, batch) in enumerate(zip(step, islice(batches, len(step)), strict=True), start=1):
         if isinstance(model, nn.parallel.DistributedDataParallel):
             model.require_backward_grad_sync = number == len(step)  # gradients travel once a step
@@ -246,9 +246,9 @@ def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch
                 raise BadDataset(_too_small(trainer.recipe, len(micro.rows), len(batch.inputs.coords))) from error
             loss = _loss(trainer, logits, batch, len(micro.rows)) * micro.share
         loss.backward()
-        total += float(loss.detach())
+        total += loss.detach()
     trainer.optimiser.step()
-    return total
+    return float(total)  # only here is a device waited for, apart from the sizes of kernel maps
 
 
 def _too_small(recipe: Recipe, samples: int, voxels: int) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Facts = dict[str, str | int | float | bool]
 
-PACKAGES = ("fip-server", "torch", "torchsparse", "numpy", "pydantic", "safetensors", "fastapi", "uvicorn", "h5py")
+PACKAGES = ("fip-server", "torch", "torchsparse", "triton", "numpy", "pydantic", "safetensors", "fastapi", "uvicorn", "h5py")
 DAMAGED = 4
 
 
@@ -53,10 +53,10 @@ def device_facts() -> Facts:
     """The device nets run on unless another is asked for, what may be asked for, and how many threads torch uses."""
     import torch
 
-    from models.device import DEFAULT_DEVICE, available_devices
+    from models.device import AUTO, available_devices, parse_device
 
     known = available_devices()
-    facts: Facts = {"default": DEFAULT_DEVICE, "available": ", ".join(known), "threads": torch.get_num_threads()}
+    facts: Facts = {"default": parse_device(AUTO), "available": ", ".join(known), "threads": torch.get_num_threads()}
     facts["cpu"] = platform.processor() or platform.machine()
     return facts | {name: torch.cuda.get_device_name(name) for name in known if name.startswith("cuda:")}
 
@@ -69,29 +69,27 @@ def engine_facts() -> tuple[list[Facts], str]:
     """
     import torch
 
-    from models.device import DEFAULT_DEVICE
+    from models.device import AUTO, parse_device
     from models.errors import BadOption
     from models.sparse.backends import ENGINES, choose, engine_for
     from models.sparse.backends.probe import probe_engine
 
-    choice = choose(torch.device(DEFAULT_DEVICE).type)
+    device = torch.device(parse_device(AUTO))
+    choice = choose(device.type)
     in_use, refused = "", ""
     try:
-        in_use = engine_for(DEFAULT_DEVICE).name
+        in_use = engine_for(device).name
     except BadOption as error:
         refused = f"FIP_ENGINE asks for it: {error.detail}"
     facts: list[Facts] = []
     for name, engine in ENGINES.items():
-        report = choice.reports.get(name) or probe_engine(engine, torch.device(DEFAULT_DEVICE))
+        report = choice.reports.get(name) or probe_engine(engine, device)
         entry: Facts = {"name": name, "chosen": name == in_use, "works": report.works, "reason": report.reason}
         if name == in_use:
             asked = "FIP_ENGINE says so" if report.works else f"FIP_ENGINE says so, but: {report.reason}"
             entry["reason"] = choice.reason if name == choice.name else asked
         entry |= {key: value for key, value in dataclasses.asdict(report).items() if value not in (None, "") and key not in entry}
-        facts.append(entry | (product_facts() if name == "torch" else {}))
-    installed = _version("torchsparse") != "not installed"
-    missing = "installed, but there is no adapter for it yet" if installed else "not installed, and there is no adapter for it yet"
-    facts.append({"name": "torchsparse", "chosen": False, "works": False, "reason": missing})
+        facts.append(entry | (product_facts() if name == "torch" and device.type == "cpu" else {}))
     return _with_refusal(facts, os.environ.get("FIP_ENGINE", ""), refused), in_use or choice.name
 
 

@@ -5,8 +5,8 @@ from typing import TypeVar
 
 import click
 
-ENGINE_NAMES = ("auto", "native", "torch", "reference")  # of models.sparse.backends, which imports torch
-PRECISIONS = ("fp32", "bf16")  # of models.manifest
+ENGINE_NAMES = ("auto", "native", "torchsparse", "triton", "torch", "reference")  # of models.sparse.backends, which imports torch
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")  # of models.manifest
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
@@ -24,7 +24,7 @@ def engine_option(command: Command) -> Command:
 
 def precision_option(command: Command) -> Command:
     """`--precision NAME`, or FIP_PRECISION from the environment; None where none was named."""
-    text = "What the factors of products are rounded to; taps are summed in float32.  [default: fp32]"
+    text = "What the factors of products are rounded to; taps are summed in float32. tf32 on CUDA only.  [default: fp32]"
     return click.option("--precision", envvar="FIP_PRECISION", type=click.Choice(PRECISIONS), help=text)(command)
 
 

@@ -57,6 +57,40 @@ class KernelMap:
         """Where the pairs of each tap begin, and where the last ones end: (K + 1,) int64, on the CPU."""
         return torch.tensor([0, *itertools.accumulate(self.sizes)], device="cpu")
 
+    @cached_property
+    def sources(self) -> torch.Tensor:
+        """The input row that each output row reads through each tap, -1 for none: (K, T) int32."""
+        table = self.in_rows.new_full((len(self.sizes), self.num_out), -1)
+        taps = torch.repeat_interleave(torch.tensor(self.sizes, device=table.device), output_size=len(self.in_rows))
+        table.view(-1).scatter_(0, taps * self.num_out + self.out_rows, self.in_rows)
+        return table
+
+    @cached_property
+    def like_rows(self) -> torch.Tensor:
+        """Output rows in an order in which those that read the same taps follow each other: (T,) int64, of up to 62 taps."""
+        reads = self.sources >= 0
+        bits = torch.bitwise_left_shift(torch.ones((), dtype=torch.int64), torch.arange(len(self.sizes)))[:, None].to(reads.device)
+        return (reads * bits).sum(0).argsort(stable=True)
+
+    @cached_property
+    def sources_by_likeness(self) -> torch.Tensor:
+        """`sources`, its columns in the order of `like_rows`."""
+        return self.sources.index_select(1, self.like_rows)
+
+    @cached_property
+    def prepared(self) -> dict[str, tuple[torch.Tensor, ...]]:
+        """What an engine made of this map in its own layout, under its own names: kept as long as the map."""
+        return {}
+
+    @classmethod
+    def of_sources(cls, sources: torch.Tensor, num_in: int, identity_tap: int | None = None) -> "KernelMap":
+        """The map that reads these input rows, (K, T) int32, -1 for none."""
+        taps, out_rows = (sources >= 0).nonzero(as_tuple=True)
+        sizes = tuple(torch.bincount(taps, minlength=len(sources)).tolist())
+        found = cls(sources[taps, out_rows], out_rows.int(), sizes, num_in, sources.shape[1], identity_tap)
+        vars(found)["sources"] = sources  # known already
+        return found
+
     def transposed(self) -> "KernelMap":
         """The map of the transposed convolution: same taps, roles of input and output swapped. Only without lines."""
         if self.lines is not None:

@@ -23,7 +23,8 @@ from service.worker.nursery import Nursery
 
 START_S = 60.0  # a process that says nothing for so long will not
 Lane = Literal["usual", "long", "express"]
-LOAD_S = 120.0  # nor will a net that takes so long to load
+LOAD_S = 120.0  # nor will a net that takes so long to load ...
+LOAD_ON_DEVICE_S = 600.0  # ... but on a device the first one has its kernels compiled and measured
 
 
 class WorkerLost(Exception):
@@ -65,7 +66,7 @@ class Worker:
             raise WorkerLost(str(error)) from error
         self._compute.settimeout(forward_seconds)
         self._express.settimeout(forward_seconds)
-        self._control.settimeout(LOAD_S)
+        self._control.settimeout(LOAD_S if setup["device"] == "cpu" else LOAD_ON_DEVICE_S)
 
     def begin(self) -> None:
         """Wait until it is there. Raises: WorkerLost."""

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from models.artefact import MANIFEST, read_manifest
+from models.device import parse_device
 from models.errors import BadCheckpoint, FipError
 from models.manifest import Precision
 from models.pointcloud import PointCloud
@@ -59,7 +60,7 @@ def work(
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan, even of one that is stuck: the nursery ends with the service
     torch.set_num_threads(int(str(setup["threads"])))
-    if setup["memory_bytes"] is not None:
+    if setup["memory_bytes"] is not None and setup["device"] == "cpu":  # a GPU's driver reserves more addresses than there is memory
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.setswitchinterval(SWITCH_S)
@@ -122,7 +123,7 @@ class Worker:
         folder = Path(str(head["folder"]))
         if read_manifest(folder)[1] != head["digest"]:
             raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
-        net = Predictor.load(folder, str(head["device"]), str(head["engine"]), cast(Precision, head["precision"]))
+        net = Predictor.load(folder, parse_device(str(head["device"])), str(head["engine"]), cast(Precision, head["precision"]))
         net.forward([net.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
         size = net.settle()
         self._nets[key] = net

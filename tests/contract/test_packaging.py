@@ -92,7 +92,7 @@ def test_compose_takes_keys_and_names(compose: dict) -> None:
     assert (settings.allow_anonymous, settings.keys, settings.hosts) == (True, None, "fip")
 
 
-@pytest.mark.parametrize("name", ["fip", "train"])
+@pytest.mark.parametrize("name", ["fip", "train", "fip-gpu", "train-gpu"])
 def test_compose_gives_no_more_than_is_needed(compose: dict, name: str) -> None:
     service = compose["services"][name]
     assert (service["read_only"], service["cap_drop"], service["security_opt"]) == (True, ["ALL"], ["no-new-privileges:true"])
@@ -125,14 +125,50 @@ def test_compose_can_send_traces(compose: dict) -> None:
         assert service["environment"][name] == f"${{{name}:-}}"  # empty: off
 
 
-def test_compose_passes_only_arguments_that_the_dockerfile_takes(compose: dict) -> None:
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    for name in compose["services"]["fip"]["build"]["args"]:
-        assert f"ARG {name}" in dockerfile
+@pytest.mark.parametrize("name", ["fip", "train", "fip-gpu", "train-gpu"])
+def test_compose_passes_only_arguments_that_the_dockerfile_takes(name: str, compose: dict) -> None:
+    build = compose["services"][name]["build"]
+    dockerfile = (ROOT / build.get("dockerfile", "Dockerfile")).read_text()
+    for argument in build["args"]:
+        assert f"ARG {argument}" in dockerfile
 
 
-def test_the_image_runs_the_service_as_a_fixed_user() -> None:
-    lines = (ROOT / "Dockerfile").read_text().splitlines()
+@pytest.mark.parametrize("name", ["fip-gpu", "train-gpu"])
+def test_compose_reserves_a_gpu_under_its_profile(name: str, compose: dict) -> None:
+    service = compose["services"][name]
+    assert service["profiles"] == ["gpu"]
+    [device] = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+    assert any(volume.endswith(":/cache") for volume in service["volumes"])  # all else is read-only
+    assert all(compose["services"][other].get("deploy") is None for other in ("fip", "train"))
+
+
+def test_the_gpu_service_is_the_other_one_on_a_gpu(compose: dict) -> None:
+    one, other = compose["services"]["fip"], compose["services"]["fip-gpu"]
+    assert other["environment"] == one["environment"] | {"FIP_DEVICE": "cuda", "FIP_PRECISION": "${FIP_PRECISION:-fp32}"}
+    assert Settings(device="cuda", precision="fp16").device == "cuda"
+    assert one["ports"] != other["ports"]
+    assert {key for key in one if one[key] != other[key]} == {"build", "image", "ports", "environment", "volumes", "healthcheck"}
+
+
+def test_torchsparse_is_the_same_wherever_it_is_named(compose: dict) -> None:
+    """A commit: a branch moves, and there is no tag."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [requirement] = project["optional-dependencies"]["torchsparse"]
+    commit = requirement.rpartition("@")[2]
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    assert f"ARG TORCHSPARSE={commit}\n" in (ROOT / "docker/gpu.Dockerfile").read_text()
+    assert compose["services"]["fip-gpu"]["build"]["args"]["TORCHSPARSE"] == f"${{TORCHSPARSE-{commit}}}"
+
+
+def test_the_toolkit_is_one_that_compose_names_too(compose: dict) -> None:
+    [cuda] = re.findall(r"^ARG CUDA=(.+)$", (ROOT / "docker/gpu.Dockerfile").read_text(), re.MULTILINE)
+    assert compose["services"]["fip-gpu"]["build"]["args"]["CUDA"] == f"${{CUDA:-{cuda}}}"
+
+
+@pytest.mark.parametrize("dockerfile", ["Dockerfile", "docker/gpu.Dockerfile"])
+def test_the_image_runs_the_service_as_a_fixed_user(dockerfile: str) -> None:
+    lines = (ROOT / dockerfile).read_text().splitlines()
     assert "USER 10001:10001" in lines
     assert 'CMD ["fip", "serve"]' in lines
     assert any(line.startswith("HEALTHCHECK") for line in lines)

@@ -208,7 +208,7 @@ def in_flight(client: httpx.Client) -> float:
         (["--port", "99999"], 2, "port"),
         (["--model", ""], 2, "--model: "),
         (["--registry", ""], 2, "--registry"),
-        (["--device", "banana"], 2, "--device: no device 'banana' here (known: cpu"),
+        (["--device", "banana"], 2, "--device: no device 'banana' here (known: auto, cpu"),
         (["--device", "cuda:99"], 2, "--device: no device 'cuda:99' here"),
     ],
 )

@@ -47,16 +47,21 @@ def test_predict_answers_the_same_on_every_engine(tiny_registry: Path, cloud_fil
     assert all(found == pytest.approx(scores[0], abs=1e-5) for found in scores)
 
 
-def test_bf16_is_close_but_not_the_same(tiny_registry: Path, cloud_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("low", ["bf16", "fp16"])
+def test_low_precision_is_close_but_not_the_same(
+    low: str, tiny_registry: Path, cloud_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["predict", str(cloud_file), "--registry", str(tiny_registry), "--model", "tiny", "--json"]
     scores = []
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", low):
         assert run([*command, "--precision", precision]) == 0
         scores.append(json.loads(capsys.readouterr().out)["predictions"][0]["score"])
     assert scores[0] != scores[1]
     assert scores[1] == pytest.approx(scores[0], abs=0.01)
-    assert Settings(precision="bf16").precision == "bf16"
+    assert Settings(precision=low).precision == low
     assert run([*command, "--precision", "bf17"]) == 2
+    assert run([*command, "--precision", "tf32", "--device", "cpu"]) != 0
+    assert "on a CPU take bf16" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

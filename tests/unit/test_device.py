@@ -15,15 +15,17 @@ def test_the_cpu_is_always_there() -> None:
 def test_others_are_refused_with_what_is_there(text: str) -> None:
     with pytest.raises(BadOption) as caught:
         parse_device(text)
-    assert caught.value.known == available_devices()
+    assert caught.value.known == ("auto", *available_devices())
 
 
 def test_cuda_is_taken_only_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadOption):
         parse_device("cuda")
+    assert parse_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [parse_device(name) for name in ("cuda", "cuda:0", "cuda:1")] == ["cuda", "cuda:0", "cuda:1"]
+    assert parse_device("auto") == "cuda"
     with pytest.raises(BadOption):
         parse_device("cuda:2")

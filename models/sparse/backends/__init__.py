@@ -1,7 +1,7 @@
 """The engines: which there are, and which one runs here.
 
-`FIP_ENGINE`, or the argument that `--engine` becomes, decides; else the first of PREFERRED that was found right on this machine,
-unless another is much faster.
+`FIP_ENGINE`, or the argument that `--engine` becomes, decides; else the first of PREFERRED for the kind of device that was found right
+on this machine: on a CPU unless another is much faster, on CUDA in any case, because whoever installed torchsparse wants it used.
 """
 
 import functools
@@ -12,13 +12,21 @@ import torch
 
 from models.errors import BadOption, nearest
 from models.sparse.backends.native import native_engine
-from models.sparse.backends.probe import EngineReport, fastest, probe_engines
+from models.sparse.backends.probe import EngineReport, fastest, first_right, probe_engines
 from models.sparse.backends.protocol import Engine
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.backends.torch_engine import TorchEngine
+from models.sparse.backends.torchsparse_backend import TorchsparseEngine
+from models.sparse.backends.triton_engine import TritonEngine
 
-ENGINES: dict[str, Engine] = {"native": native_engine(), "torch": TorchEngine(), "reference": ReferenceEngine()}
-PREFERRED = ("native", "torch")
+ENGINES: dict[str, Engine] = {
+    "native": native_engine(),
+    "torchsparse": TorchsparseEngine(),
+    "triton": TritonEngine(),
+    "torch": TorchEngine(),
+    "reference": ReferenceEngine(),
+}
+PREFERRED = {"cpu": ("native", "torch"), "cuda": ("torchsparse", "triton", "torch")}
 AUTO = "auto"
 
 
@@ -54,6 +62,7 @@ def engine_for(device: torch.device | str, name: str | None = None) -> Engine:
 
 @functools.cache
 def choose(device_type: str) -> Choice:
-    """Probe the engines once a process: a few tenths of a second, and some seconds where the native one is compiled first."""
-    reports = probe_engines({name: ENGINES[name] for name in PREFERRED}, torch.device(device_type))
-    return Choice(*fastest(reports, PREFERRED), reports)
+    """Probe the engines once a process: a few tenths of a second, and some seconds where kernels are compiled first."""
+    preferred = PREFERRED.get(device_type, ("torch",))
+    reports = probe_engines({name: ENGINES[name] for name in preferred}, torch.device(device_type))
+    return Choice(*(fastest if device_type == "cpu" else first_right)(reports, preferred), reports)

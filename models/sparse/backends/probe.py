@@ -64,7 +64,7 @@ def _checked(engine: Engine, device: torch.device) -> EngineReport:
         return EngineReport(engine.name, False, engine.unavailable() or f"does not run on {device.type}")
     try:
         taps, error = _taps_right(engine, device), _largest_error(engine, device)
-    except (RuntimeError, ValueError, MemoryError, OSError) as failure:
+    except Exception as failure:  # a library or a compiler of kernels has errors of its own
         return EngineReport(engine.name, False, f"failed on the probe: {failure}", engine.detail())
     right = taps == 27 and error <= LARGEST_ERROR
     reason = "right" if right else f"wrong here: {taps} of 27 taps, error {error:.2g}, at most {LARGEST_ERROR:g} is allowed"
@@ -72,19 +72,31 @@ def _checked(engine: Engine, device: torch.device) -> EngineReport:
 
 
 def fastest(reports: Mapping[str, EngineReport], preferred: tuple[str, ...]) -> tuple[str, str]:
-    """The first working engine of `preferred`, unless another is faster by a margin; and why."""
-    working = [name for name in preferred if reports[name].works]
-    if not working:
-        raise RuntimeError(f"no engine works here: {'; '.join(report.reason for report in reports.values())}")
-    first = working[0]
-    best = min(working, key=lambda name: reports[name].forward_ms or 0.0)
-    gain = (reports[first].forward_ms or 0.0) / (reports[best].forward_ms or 1.0)
+    """The first working engine of `preferred`, unless another is faster by a margin; and why. Raises: RuntimeError (none works)."""
+    first, best, gain = _first_and_best(reports, preferred)
     if gain >= MARGIN:
         return best, f"{gain:.1f}x as fast as {first} here"
     others = [report.forward_ms for name, report in reports.items() if name != first and report.forward_ms]
     if not others:
         return first, "right; the others that may be chosen do not work"
     return first, f"right, and {min(others) / (reports[first].forward_ms or 1.0):.1f}x as fast as the next"
+
+
+def first_right(reports: Mapping[str, EngineReport], preferred: tuple[str, ...]) -> tuple[str, str]:
+    """The first working engine of `preferred`, and why; it says so where another is faster. Raises: RuntimeError (none works)."""
+    first, best, gain = _first_and_best(reports, preferred)
+    if best == first:
+        return fastest(reports, preferred)
+    return first, f"right, and preferred; {best} is {gain:.1f}x as fast on the probe: --engine {best} takes it"
+
+
+def _first_and_best(reports: Mapping[str, EngineReport], preferred: tuple[str, ...]) -> tuple[str, str, float]:
+    """The first that works, the fastest one, and how many times as fast it is."""
+    working = [name for name in preferred if reports[name].works]
+    if not working:
+        raise RuntimeError(f"no engine works here: {'; '.join(report.reason for report in reports.values())}")
+    first, best = working[0], min(working, key=lambda name: reports[name].forward_ms or 0.0)
+    return first, best, (reports[first].forward_ms or 0.0) / (reports[best].forward_ms or 1.0)
 
 
 def _surface(device: torch.device) -> torch.Tensor:
