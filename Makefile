@@ -29,8 +29,8 @@ install: $(VENV)/.installed-dev  ## everything: service, training, development t
 serve: $(VENV)/.installed-serve  ## start the service with the bundled model (HOST=127.0.0.1 PORT=8000)
 	$(BIN)/fip serve --host $(HOST) --port $(PORT) $(ARGS)
 
-test: $(VENV)/.installed-dev  ## run the tests (ARGS="-k name"); FIP_DATA=folder runs those on real data too
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.installed-dev  ## run the tests, one process a core, four at most (ARGS="-k name"); FIP_DATA=folder runs those on real data too
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-gpu: $(VENV)/.installed-dev  ## run the tests that need an NVIDIA GPU; without one it is an error, not a skip
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else f"no CUDA device, or torch {torch.__version__} is not for one")'

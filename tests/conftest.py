@@ -1,7 +1,7 @@
 """What every test shares: the real data where there is some, few threads, and a GPU marker that skips with a reason."""
 
 import hashlib
-import importlib.util
+import importlib
 import os
 import struct
 import zlib
@@ -13,26 +13,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhe
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("fip", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("fip")
 
 
-def import_torchsparse() -> None:
-    """Where it was built for a CPU: it asks for a CUDA device while it is imported, and can then do without. Before anybody else asks."""
-    if importlib.util.find_spec("torchsparse") is None:
-        return
-    import torch
+def import_what_asks_for_a_device() -> None:
+    """Where there is none, before anybody else does.
 
+    torchsparse that was built for a CPU asks for a device while it is imported, and can then do without. What Triton makes when it is
+    imported is for its interpreter or for a device.
+    """
     if torch.cuda.is_available():
         return
-    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_capability", lambda *_: (0, 0))
-        importlib.import_module("torchsparse")
+        patch.setenv("TRITON_INTERPRET", "1")
+        for name in ("torchsparse", "triton.language"):
+            with suppress(ImportError):
+                importlib.import_module(name)
 
 
-import_torchsparse()
+import_what_asks_for_a_device()
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +53,6 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def tiny_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with one untrained classifier `tiny`, version 1, that verifies: three classes, 1,024 points, unit sphere, z up."""
-    import torch
-
     from models.checkpoint import save_checkpoint
     from models.manifest import FeatureSpec, InputSpec, Manifest, NetworkSpec, Provenance
     from models.zoo import build
@@ -99,8 +101,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return
-    import torch  # only where a collected test needs to know
-
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))

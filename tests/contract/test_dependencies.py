@@ -20,6 +20,7 @@ BROUGHT |= {
     f"opentelemetry-{part}": "opentelemetry-exporter-otlp-proto-http"
     for part in ("exporter-http-transport", "exporter-otlp-common", "exporter-otlp-proto-common", "proto")
 }
+BROUGHT |= {"triton": "torch"}  # by one for CUDA
 # What the tests install holds the modules of what users install.
 BROUGHT |= {"mlflow": "mlflow-skinny", "mlflow-tracing": "mlflow-skinny"}
 
