@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch.nn.functional import pad
 
-from models.sparse.backends.tuning import Tuner, cuda_time_ms
+from models.sparse.backends.tuning import Tuner, bucket, cuda_time_ms
 from models.sparse.kernel_map import KernelMap
 
 ROWS = 128  # tables have a multiple of so many: a block of its products ...
@@ -142,7 +142,7 @@ class ImplicitGemm:
             table, order, masks, _ = self._ordered(kernel_map, splits)
             return self._library.conv_forward_implicit_gemm_sorted_cuda(rows, filters, table, masks, order, *size, *self._allowed)
 
-        key = f"conv {taps} {cin} {cout} {kernel_map.num_out.bit_length()} {rows.dtype} {self._allowed[0]}"
+        key = f"conv {taps} {cin} {cout} {bucket(kernel_map.num_out)} {rows.dtype} {self._allowed[0]}"
         return run(_chosen(key, run, self._ways_of(taps), rows.device))
 
     def weight_grad(self, rows: torch.Tensor, grads: torch.Tensor, kernel_map: KernelMap) -> torch.Tensor:
@@ -154,7 +154,7 @@ class ImplicitGemm:
             found = self._library.conv_backward_wgrad_implicit_gemm_sorted_cuda(rows, padded, table, masks, order, SPLITS, *self._allowed)
             return found.view(taps, cin, cout)
 
-        key = f"grad {taps} {cin} {cout} {kernel_map.num_out.bit_length()} {rows.dtype} {self._allowed[0]}"
+        key = f"grad {taps} {cin} {cout} {bucket(kernel_map.num_out)} {rows.dtype} {self._allowed[0]}"
         return run(_chosen(key, run, [splits for splits in self._ways_of(taps) if splits] or [1], rows.device))
 
     @property
@@ -210,7 +210,7 @@ def _chosen(key: str, run: Callable[[int], object], ways: list[int], device: tor
     """The quickest way, measured once."""
     if device.type != "cuda":
         return ways[-1]
-    return ways[_tuner(device).best(key, [functools.partial(run, splits) for splits in ways])]
+    return int(_tuner(device).best(key, {str(splits): functools.partial(run, splits) for splits in ways}))
 
 
 @functools.cache

@@ -18,7 +18,7 @@ import torch
 from models.sparse.backends.norms import TORCH_NORMS
 from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.torch_engine import TorchEngine, with_lines
-from models.sparse.backends.tuning import Tuner, cuda_time_ms
+from models.sparse.backends.tuning import Tuner, bucket, cuda_time_ms
 from models.sparse.kernel_map import KernelMap
 
 LARGEST_SPLIT = 1 << 14  # pairs of a tap that one program of a weight gradient sums
@@ -112,7 +112,7 @@ class TritonEngine(TorchEngine):
                 **tiling.options,
             )  # fmt: skip
 
-        key = f"conv {taps} {cin} {cout} {transpose} {_bucket(len(out))} {products} {_precision(products)}"
+        key = f"conv {taps} {cin} {cout} {transpose} {bucket(len(out))} {products} {_precision(products)}"
         with torch.cuda.device_of(out):
             run(self._chosen(key, fitting(CONV, cin, cout), run, out.device))
         return out
@@ -136,7 +136,7 @@ class TritonEngine(TorchEngine):
                 block_in=tiling.inner, block_out=tiling.out, block_pairs=tiling.rows, **tiling.options,
             )  # fmt: skip
 
-        key = f"grad {taps} {cin} {cout} {_bucket(longest)} {products} {_precision(products)}"
+        key = f"grad {taps} {cin} {cout} {bucket(longest)} {products} {_precision(products)}"
         with torch.cuda.device_of(out):
             run(self._chosen(key, fitting(GRAD, cin, cout), run, out.device))
         return out.sum(0) if splits > 1 else out[0]
@@ -147,7 +147,8 @@ class TritonEngine(TorchEngine):
     def _chosen(self, key: str, tilings: tuple[Tiling, ...], run: Callable[[Tiling], None], device: torch.device) -> Tiling:
         if device.type != "cuda":  # interpreted: all are equally slow
             return tilings[0]
-        return tilings[_tuner(device).best(key, [functools.partial(run, tiling) for tiling in tilings])]
+        known = {str(tiling): tiling for tiling in tilings}
+        return known[_tuner(device).best(key, {name: functools.partial(run, tiling) for name, tiling in known.items()})]
 
 
 def fitting(tilings: tuple[Tiling, ...], cin: int, cout: int) -> tuple[Tiling, ...]:
@@ -183,8 +184,3 @@ def _why_not() -> str | None:
 def _precision(products: torch.dtype) -> str:
     """How float32 factors are multiplied: as PyTorch is told to multiply matrices."""
     return "tf32" if products == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-
-
-def _bucket(rows: int) -> int:
-    """Numbers of rows that share a choice: a power of two."""
-    return rows.bit_length()
