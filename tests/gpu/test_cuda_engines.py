@@ -9,7 +9,7 @@ import torch
 
 from models.errors import BadOption
 from models.manifest import NetworkSpec
-from models.predictor import rounding
+from models.rounding import rounding
 from models.sparse.backends import PREFERRED, choose, engine_for, engine_named
 from models.sparse.backends.protocol import Epilogue
 from models.sparse.backends.triton_engine import TritonEngine, _tuner
