@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from models.artefact import MANIFEST, read_manifest
-from models.device import parse_device
+from models.device import CPU, parse_device
 from models.errors import BadCheckpoint, FipError
 from models.manifest import Precision
 from models.pointcloud import PointCloud
@@ -39,7 +39,11 @@ PR_SET_PDEATHSIG = 1
 SWITCH_S = 0.0002  # how long a pass waits for a model that is being loaded, whenever it comes back from a convolution; Python's 5 ms add up
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
-FATAL = re.compile(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down", re.IGNORECASE)
+FATAL = re.compile(
+    r"CUDA error|Triton Error \[CUDA\]|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down|illegal memory access|"
+    r"misaligned address|launch failure",
+    re.IGNORECASE,
+)
 WARM_UP_POINTS = 256  # enough to have every layer packed and run once; other models wait for it
 NO_VOXEL = np.empty(0, np.int64)
 
@@ -48,8 +52,8 @@ Answer = tuple[Head, list[Array]]
 
 def prepare(setup: Mapping[str, object]) -> None:
     """What every worker of this kind would find out anew: which engine is the fastest on this processor. Runs before the fork."""
-    if setup["device"] == "cpu" and setup["threads"] == 1 and setup["engine"] == "auto" and not os.environ.get("FIP_ENGINE"):
-        choose("cpu")
+    if setup["device"] == CPU and setup["threads"] == 1 and setup["engine"] == "auto" and not os.environ.get("FIP_ENGINE"):
+        choose(CPU)
 
 
 def work(
@@ -60,7 +64,8 @@ def work(
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan, even of one that is stuck: the nursery ends with the service
     torch.set_num_threads(int(str(setup["threads"])))
-    if setup["memory_bytes"] is not None and setup["device"] == "cpu":  # a GPU's driver reserves more addresses than there is memory
+    if setup["memory_bytes"] is not None and parse_device(str(setup["device"])) == CPU:
+        # not beside a GPU, whose driver reserves more addresses than there is memory
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.setswitchinterval(SWITCH_S)
