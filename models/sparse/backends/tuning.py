@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from models.cache import cache_dir
+from models.cache import cache_dir, file_name
 
 ROUNDS = 3
 RUNS = 5  # between two looks at the device's clock
@@ -28,7 +28,7 @@ class Tuner:
     """
 
     def __init__(self, name: str, time_ms: Callable[[Way], float]) -> None:
-        self._name, self._time_ms = "".join(each if each.isalnum() or each in ".-" else "_" for each in name), time_ms
+        self._name, self._time_ms = file_name(name), time_ms
         self._known: dict[str, str] | None = None
 
     def best(self, key: str, ways: Mapping[str, Way]) -> str:
