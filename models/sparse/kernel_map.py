@@ -69,8 +69,10 @@ class KernelMap:
     def like_rows(self) -> torch.Tensor:
         """Output rows in an order in which those that read the same taps follow each other: (T,) int64, of up to 62 taps."""
         reads = self.sources >= 0
-        bits = torch.bitwise_left_shift(torch.ones((), dtype=torch.int64), torch.arange(len(self.sizes)))[:, None].to(reads.device)
-        return (reads * bits).sum(0).argsort(stable=True)
+        kind = torch.int32 if len(self.sizes) <= 31 else torch.int64  # half as much to sort
+        taps = torch.arange(len(self.sizes), dtype=kind, device=reads.device)
+        bits = torch.bitwise_left_shift(torch.ones_like(taps), taps)[:, None]
+        return (reads * bits).sum(0, dtype=kind).argsort(stable=True)
 
     @cached_property
     def sources_by_likeness(self) -> torch.Tensor:
@@ -85,8 +87,9 @@ class KernelMap:
     @classmethod
     def of_sources(cls, sources: torch.Tensor, num_in: int, identity_tap: int | None = None) -> "KernelMap":
         """The map that reads these input rows, (K, T) int32, -1 for none."""
-        taps, out_rows = (sources >= 0).nonzero(as_tuple=True)
-        sizes = tuple(torch.bincount(taps, minlength=len(sources)).tolist())
+        reads = sources >= 0
+        taps, out_rows = reads.nonzero(as_tuple=True)
+        sizes = tuple(reads.sum(1).tolist())
         found = cls(sources[taps, out_rows], out_rows.int(), sizes, num_in, sources.shape[1], identity_tap)
         vars(found)["sources"] = sources  # known already
         return found
