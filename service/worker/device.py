@@ -187,6 +187,8 @@ class Device:
             "memory_bytes": how.worker_memory_bytes,
             "device": known_device(how.device),  # it is the worker that tries it out: here that would cost memory on it, for nothing
             "engine": how.engine,
+            "batch_voxels": how.batch_voxels,
+            "tile_voxels": how.tile_voxels,
         }
         worker = Worker(nursery(), setup, how.forward_seconds)
         with self._changed:
