@@ -20,6 +20,7 @@ from training.recipe import load_recipe
 from training.samples import CloudSamples
 
 pytestmark = pytest.mark.gpu
+SCALE = 256.0
 
 
 def clouds(count: int = 40) -> LabelledClouds:
@@ -27,6 +28,7 @@ def clouds(count: int = 40) -> LabelledClouds:
     return LabelledClouds(rng.normal(size=(count, 256, 3)).astype("f4"), np.arange(count) % 3, ("a", "b", "c"))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # by Python 3.12: no worker touches the device
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_batches_are_those_of_the_cpu(workers: int) -> None:
     """While the device is kept busy, so that copies overlap with work."""
@@ -48,6 +50,7 @@ def test_streamed_batches_are_those_of_the_cpu(workers: int) -> None:
 
 
 def gradients(engine: Engine, device: str, low: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Of a loss that is scaled up for the way back, as training in float16 does it: else small ones would be none."""
     torch.manual_seed(0)
     net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=5)).to(device).train()
     coords = sites(12, 0.4)
@@ -55,8 +58,8 @@ def gradients(engine: Engine, device: str, low: torch.dtype | None) -> dict[str,
     x = sparse_tensor(coords.to(device), feats.to(device), 2, engine)
     with torch.autocast(device, low or torch.bfloat16, enabled=low is not None):
         loss = torch.nn.functional.cross_entropy(net(x).float(), torch.tensor([1, 3], device=device))
-    loss.backward()
-    return {name: parameter.grad.cpu() for name, parameter in net.named_parameters() if parameter.grad is not None}
+    (SCALE * loss).backward()
+    return {name: parameter.grad.cpu() / SCALE for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("name", NAMES)
