@@ -61,7 +61,8 @@ class KernelMap:
     def sources(self) -> torch.Tensor:
         """The input row that each output row reads through each tap, -1 for none: (K, T) int32."""
         table = self.in_rows.new_full((len(self.sizes), self.num_out), -1)
-        taps = torch.repeat_interleave(torch.tensor(self.sizes, device=table.device), output_size=len(self.in_rows))
+        sizes = torch.tensor(self.sizes, device="cpu").to(table.device, non_blocking=True)
+        taps = torch.repeat_interleave(sizes, output_size=len(self.in_rows))
         table.view(-1).scatter_(0, taps * self.num_out + self.out_rows, self.in_rows)
         return table
 

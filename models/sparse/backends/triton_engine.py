@@ -127,7 +127,7 @@ class TritonEngine(TorchEngine):
         longest, precision = max(kernel_map.sizes, default=0), _precision(products, feats.device)
         rows, grads = with_lines(feats, kernel_map, products).contiguous(), grad.to(products).contiguous()
         if "triton starts" not in kernel_map.prepared:
-            kernel_map.prepared["triton starts"] = (kernel_map.starts.to(feats.device),)
+            kernel_map.prepared["triton starts"] = (kernel_map.starts.to(feats.device, non_blocking=True),)
         [starts] = kernel_map.prepared["triton starts"]
 
         def run(tiling: Tiling) -> torch.Tensor:
