@@ -10,6 +10,7 @@ from models.errors import BadOption, nearest
 LOG = logging.getLogger("fip.device")
 AUTO = "auto"
 CPU = "cpu"
+AMPERE = (8, 0)  # the first compute capability of CUDA whose matrix units multiply TF32 and bfloat16
 
 
 def available_devices() -> tuple[str, ...]:

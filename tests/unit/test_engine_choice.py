@@ -11,7 +11,7 @@ import torch
 from models.commands.doctor import engine_facts
 from models.sparse import backends
 from models.sparse.backends import ENGINES, PREFERRED, apart, choose
-from models.sparse.backends.probe import PRECISIONS, EngineReport, fastest, first_right, probe_engines
+from models.sparse.backends.probe import PRECISIONS, EngineReport, _precisions, fastest, first_right, probe_engines
 from models.sparse.backends.protocol import Engine, Packed
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.backends.torch_engine import TorchEngine
@@ -120,6 +120,14 @@ def test_one_that_is_wrong_in_one_precision_is_not_taken(precision: str, factor:
     assert found["reference"].works, found["reference"].reason
     assert f"in {precision}, at most" in found["careless"].reason
     assert found["careless"].taps_right == 27
+
+
+def test_an_old_device_is_not_asked_for_what_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else no engine would be right there, in float32, either."""
+    for capability, expected in (((7, 5), ("fp32", "fp16")), ((9, 0), ("fp32", "tf32", "fp16", "bf16"))):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert _precisions(torch.device("cuda")) == expected
+    assert _precisions(torch.device("cpu")) == ("fp32",)
 
 
 def test_one_that_ends_its_process_is_not_taken_and_this_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from models.device import AMPERE
 from models.manifest import Precision
 from models.rounding import AUTOCAST, rounding
 from models.sparse.backends.apart import why_not
@@ -81,7 +82,7 @@ def checked(engine: Engine, device: torch.device) -> EngineReport:
     try:
         detail = engine.detail()
         taps = _taps_right(engine, device)
-        errors = {precision: _largest_error(engine, device, precision) for precision in PRECISIONS.get(device.type, ("fp32",))}
+        errors = {precision: _largest_error(engine, device, precision) for precision in _precisions(device)}
     except Exception as failure:  # a library or a compiler of kernels has errors of its own
         return EngineReport(engine.name, False, f"failed on the probe: {failure}", detail)
     wrong = [f"{taps} of 27 taps"] if taps < 27 else []
@@ -129,6 +130,14 @@ def _surface(device: torch.device) -> torch.Tensor:
 def _map(engine: Engine, coords: torch.Tensor, tied: str = "") -> KernelMap:
     whole = engine.kernel_map(engine.index(coords), coords, 3, 1)
     return engine.tie(whole, tied) if tied else whole
+
+
+def _precisions(device: torch.device) -> tuple[Precision, ...]:
+    """Those that the device has."""
+    found = PRECISIONS.get(device.type, ("fp32",))
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
+        return tuple(precision for precision in found if precision not in ("tf32", "bf16"))
+    return found
 
 
 def _taps_right(engine: Engine, device: torch.device) -> int:

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import torch
 
+from models.device import AMPERE
 from models.sparse.backends.norms import TORCH_NORMS
 from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.torch_engine import TorchEngine, with_lines
@@ -24,7 +25,6 @@ from models.sparse.kernel_map import KernelMap
 FEWEST_PAIRS = 512  # of a tap that one program of a weight gradient sums, where it has so many ...
 PROGRAMS = 4  # ... and so many programs for each processor of the device, or more
 PRODUCTS = (torch.float32, torch.float16, torch.bfloat16)
-AMPERE = (8, 0)  # the first compute capability whose matrix units multiply TF32 and bfloat16
 
 
 @dataclass(frozen=True)
