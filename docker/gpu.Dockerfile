@@ -5,6 +5,7 @@
 #   TORCH_INDEX  where torch comes from when set: an index of builds for that CUDA; the default index has torch 2.13.0 for CUDA 13.0
 #   ARCHITECTURES  compute capabilities that torchsparse is compiled for; newer devices compile the last one anew
 #   TORCHSPARSE  a commit of its repository; empty: none, and the Triton engine serves, which needs nothing built
+#   MAX_JOBS     of its files that are compiled at once: each takes up to 4 GiB of memory
 #   EXTRAS       extras of the package to install, with commas: serve, otel, train, mlflow
 ARG CUDA=13.0.0
 
@@ -15,6 +16,7 @@ ARG TORCH_INDEX=
 ARG ARCHITECTURES="8.0;8.6;8.9;9.0+PTX"
 # 2.1.0: the repository has no tag for it, and its branch `v2.1.0` is 2.0.0b.
 ARG TORCHSPARSE=385f5ce8718fcae93540511b7f5832f4e71fd835
+ARG MAX_JOBS=4
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTEND=noninteractive
 RUN apt-get update -qq \
  && apt-get install -qq --no-install-recommends git gcc g++ libsparsehash-dev python3 python3-dev python3-venv >/dev/null \
@@ -27,14 +29,17 @@ RUN python3 -m venv /opt/fip \
  && /opt/fip/bin/python -m pip install --quiet ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} ".[$EXTRAS]" \
  && /opt/fip/bin/python -m pip uninstall --quiet --yes fip-server \
  && /opt/fip/bin/python -c "import sys, torch; asked, found = '${CUDA}'.split('.')[:2], (torch.version.cuda or 'none').split('.'); sys.exit(0 if asked == found else f'torch {torch.__version__} is built for CUDA {torch.version.cuda}, this image for ${CUDA}: set CUDA or TORCH_INDEX')"
-# torchsparse asks for C++17, torch's own headers for C++20; of what it depends on, its layers import rootpath and six alone.
+# torchsparse asks for C++17, torch's own headers for C++20, and two of its files include a header that torch keeps elsewhere by now.
+# Of what it depends on, its layers import rootpath and six alone.
 RUN if [ -n "$TORCHSPARSE" ]; then \
       git init --quiet /torchsparse && cd /torchsparse \
       && git fetch --quiet --depth 1 https://github.com/mit-han-lab/torchsparse.git "$TORCHSPARSE" && git checkout --quiet FETCH_HEAD \
       && sed -i 's/-std=c++17/-std=c++20/' setup.py \
+      && sed -i 's:THC/THCAtomics.cuh:ATen/cuda/Atomic.cuh:' torchsparse/backend/*voxelize/*_cuda.cu \
       && /opt/fip/bin/python -m pip install --quiet setuptools wheel ninja six tqdm \
       && /opt/fip/bin/python -m pip install --quiet --no-deps rootpath backports.cached_property \
-      && FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$ARCHITECTURES" /opt/fip/bin/python -m pip install --quiet --no-deps --no-build-isolation . ; \
+      && FORCE_CUDA=1 MAX_JOBS="$MAX_JOBS" TORCH_CUDA_ARCH_LIST="$ARCHITECTURES" \
+         /opt/fip/bin/python -m pip install --quiet --no-deps --no-build-isolation . ; \
     fi
 COPY models models
 COPY training training

@@ -9,3 +9,8 @@ def cache_dir() -> Path:
     if base := os.environ.get("FIP_CACHE"):
         return Path(base)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fip"
+
+
+def file_name(text: str) -> str:
+    """The text with letters, digits, dots and dashes alone."""
+    return "".join(each if each.isalnum() or each in ".-" else "_" for each in text)

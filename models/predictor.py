@@ -3,8 +3,7 @@
 B clouds, L classes, N points and M voxels of a cloud, S = ΣM.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from models.checkpoint import load_checkpoint
 from models.errors import BadOption
 from models.manifest import Manifest, Precision
 from models.processor import Classification, Processor, Segmentation
+from models.rounding import rounding
 from models.sparse.backends import engine_for
 from models.sparse.nn import bytes_of, forget_folded, prepare_inference
 from models.sparse.tensor import SparseTensor, collate
@@ -73,7 +73,7 @@ class Predictor(Processor):
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
         """Logits of a batch, float32: (B, L) of a classifier, (S, L) where every voxel has an answer."""
         tensor: SparseTensor = collate(batch, self.device, self.engine)
-        with rounding(self.device, self.precision):
+        with torch.cuda.device_of(tensor.feats), rounding(self.device, self.precision):
             logits: torch.Tensor = self._net(tensor)
         return logits.float()
 
@@ -92,19 +92,3 @@ class Predictor(Processor):
         self.require("segment")
         parts = self.forward(batch).split([len(voxels) for voxels in batch])  # (M, L) each
         return [self.answers_of_points(voxels, logits) for voxels, logits in zip(batch, parts, strict=True)]
-
-
-@contextmanager
-def rounding(device: torch.device, precision: Precision) -> Iterator[None]:
-    """While it lasts, factors of products on this kind of device are rounded to this."""
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision == "tf32":
-        matmul = torch.backends.cuda.matmul
-        before, matmul.fp32_precision = matmul.fp32_precision, "tf32"
-        try:
-            yield
-        finally:
-            matmul.fp32_precision = before
-        return
-    with torch.autocast(device.type, kinds.get(precision, torch.bfloat16), enabled=precision in kinds):
-        yield

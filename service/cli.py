@@ -39,7 +39,7 @@ def serve(
     nursery().start()  # first: it imports while this process does
     from pydantic import ValidationError
 
-    from models.device import parse_device
+    from models.device import known_device
     from models.errors import BadOption
     from service.server import run
     from service.settings import Settings
@@ -48,7 +48,7 @@ def serve(
     given |= {"engine": engine, "precision": precision, "threads": threads}
     try:
         settings = Settings.model_validate({name: value for name, value in given.items() if value is not None})
-        parse_device(settings.device)
+        known_device(settings.device)
     except ValidationError as error:
         first = error.errors()[0]
         raise _wrong(str(first["loc"][0]), first["msg"], given) from error

@@ -103,7 +103,7 @@ class Settings(BaseSettings):
         Field(description="candidate, NAME@ALIAS or NAME:VERSION, that runs unseen on a share of what model NAME answers"),
     ] = None
     shadow_share: Annotated[float, Field(ge=0, le=1, description="that share; how often the two agree is in the metrics")] = 0.1
-    device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1; auto: cuda where there is one")] = "auto"
+    device: Annotated[str, Field(description="where nets run: cpu, cuda, cuda:1; auto: cuda where there is one that computes")] = "auto"
     engine: Annotated[str, Field(description="what convolutions run on: a name of models.sparse.backends, or auto")] = "auto"
     precision: Annotated[
         Precision, Field(description="what the factors of products are rounded to; taps are summed in float32; tf32 on CUDA only")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere; more only wait for each other on a busy machine
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("FIP_DEVICE", "cpu")  # also where there is a GPU: tests/gpu say so themselves where they want it
 
 import pytest
 import torch

@@ -46,10 +46,11 @@ def offset(tap: int, sizes: list[int]) -> list[int]:
 
 
 class CudaFunctions:
-    """torchsparse.backend as it is built with CUDA. called: how often each function was."""
+    """torchsparse.backend as it is built with CUDA. called: how often each function was. parts: in how many products were summed."""
 
     def __init__(self) -> None:
         self.called: Counter[str] = Counter()
+        self.parts = set[int]()
 
     def derive_bitmask_from_out_in_map(self, table: torch.Tensor, splits: int, num_out: int) -> torch.Tensor:
         """Which taps of each part a row reads, as bits; -1 for rows that are none: (splits, rows)."""
@@ -99,6 +100,7 @@ class CudaFunctions:
         fp16: bool,
     ) -> torch.Tensor:
         self.called["sorted"] += 1
+        self.parts.add(len(order))
         _factors(feats, weight, fp16)
         _plain(masks, torch.int32)
         out = torch.full((len(order), num_out, cout), torch.nan)

@@ -22,7 +22,14 @@ def cases() -> Iterator[tuple[int, str, str, str, Tiling]]:
     for kind, tilings in (("conv", CONV), ("grad", GRAD)):
         for tiling in tilings:
             yield 90, "fp16", "ieee", kind, tiling
-        for capability, dtype, precision in ((80, "fp16", "ieee"), (90, "bf16", "ieee"), (90, "fp32", "tf32"), (80, "fp32", "ieee")):
+        for capability, dtype, precision in (
+            (80, "fp16", "ieee"),
+            (90, "bf16", "ieee"),
+            (90, "fp32", "tf32"),
+            (80, "fp32", "tf32x3"),
+            (90, "fp32", "tf32x3"),
+            (75, "fp32", "ieee"),
+        ):
             yield capability, dtype, precision, kind, tilings[0]
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from models.errors import FipError
 from models.sparse.backends import engine_for
 from models.sparse.backends.protocol import Engine
-from models.sparse.tensor import SparseTensor, collate, sparse_tensor
+from models.sparse.tensor import Geometry, SparseTensor, collate, sparse_tensor
 from training.recipe import Balance
 from training.samples import Sample, Samples
 from training.streaming import on_device
@@ -107,10 +107,19 @@ def train_batches(
         generator=torch.Generator(),  # the loader draws a number from it: not from the global one
     )
     counts: deque[int] = deque()  # samples of the batches that are on their way
-    with closing(on_device(_whole(iter(loader), counts), device)) as arrived:  # workers are forked here, not in a thread
-        for coords, feats, targets, rows in arrived:
-            inputs = sparse_tensor(coords, feats, counts.popleft(), engine)
-            yield TrainBatch(inputs, targets, rows if len(rows) else None)
+    wanted = Geometry()  # which maps the net has needed
+
+    def made(tensors: list[torch.Tensor]) -> TrainBatch:
+        coords, feats, targets, rows = tensors
+        inputs = sparse_tensor(coords, feats, counts.popleft(), engine)
+        inputs.sites.build(wanted)
+        return TrainBatch(inputs, targets, rows if len(rows) else None)
+
+    with closing(on_device(_whole(iter(loader), counts), device, made)) as arrived:  # workers are forked here, not in a thread
+        for batch in arrived:
+            yield batch
+            if device.type == "cuda":  # built ahead of need: their sizes are not waited for behind a step
+                wanted = batch.inputs.sites.geometry
 
 
 def _whole(made: Iterator[Tensors | FipError], counts: "deque[int]") -> Iterator[list[torch.Tensor]]:

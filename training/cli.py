@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.options import engine_option, precision_option, registry_option
+from models.commands.options import device_option, engine_option, precision_option, registry_option
 
 if TYPE_CHECKING:
     from models.manifest import Precision
@@ -42,12 +42,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--run-dir", type=FOLDER, help="Where state, logs and the checkpoint go [runs/NAME]. Run again to go on.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that read clouds ahead of need.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Keep prepared clouds in RUN_DIR while training.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default="cuda where there is one",
-    help="Where to train: cpu, cuda, cuda:1. Under torchrun: cpu or cuda.",
-)
+@device_option("Where to train: cpu, cuda, cuda:1. Under torchrun: cpu or cuda.")
 @engine_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def train(
@@ -76,7 +71,6 @@ def train(
     Ends with a checkpoint in RUN_DIR/checkpoint, scored once on the test clouds, and published if asked for. The same
     command goes on after a stop. On several processes: torchrun --nproc-per-node N --no-python fip train ...
     """
-    from models.device import parse_device
     from training.distributed import world
     from training.loop import Compute
     from training.publishing import Target
@@ -92,7 +86,7 @@ def train(
         draft = read_draft(recipe, {**said, "distill": {}})
     goal = Target.parse(target, registry) if target else None
     name = goal.name if goal else draft.preview.name
-    with world(parse_device(device)) as (here, place):
+    with world(device) as (here, place):
         compute = Compute(workers, cache, world=here, engine=engine)
         tutor = _checkpoint(teacher, registry) if teacher else None
         job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute, tutor, unlabelled)
@@ -121,7 +115,7 @@ def _checkpoint(model: str, registry: str) -> Path:
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read.")
 @registry_option
 @click.option("--json", "as_json", is_flag=True, help="Print scores and every prediction as JSON.")
-@click.option("--device", default="auto", show_default="cuda where there is one", help="Where the net runs: cpu, cuda, cuda:1.")
+@device_option("Where the net runs: cpu, cuda, cuda:1.")
 @engine_option
 @precision_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
@@ -255,7 +249,7 @@ def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> flo
 @click.option(
     "--model", default="modelnet40", show_default=True, help="The classifier of robustness: a bundled one, or a checkpoint folder."
 )
-@click.option("--device", default="auto", show_default="cuda where there is one", help="Where to train: cpu, cuda, cuda:1.")
+@device_option("Where to train: cpu, cuda, cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of robustness [PyTorch's choice].")
 def reproduce(
     name: str | None,

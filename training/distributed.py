@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
 from torch import nn
 
+from models.device import CPU, known_device, parse_device
 from models.sparse.tensor import SparseTensor
 from training.finetune import FreezePolicy
 
@@ -86,14 +87,15 @@ ALONE = World()
 
 @contextmanager
 def world(device: str) -> Iterator[tuple[World, str]]:
-    """This process among those that torchrun started (alone without it), and the device that it should use.
+    """This process among those that torchrun started (alone without it), and the device that it should use, of those that there are.
 
-    `cuda` becomes the device of the process's own number on its machine.
+    `cuda` becomes the device of the process's own number on its machine. Raises: BadOption (there is no such device).
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        yield ALONE, device
+        yield ALONE, parse_device(device)
         return
-    on_cuda = device.startswith("cuda")
+    device = known_device(device)  # not tried out: all processes would do so on the first one
+    on_cuda = device != CPU
     if on_cuda:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)

@@ -7,7 +7,8 @@ started again draws what it would have drawn.
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -208,22 +209,38 @@ def _train_epoch(trainer: Trainer, position: Position, stop: StopRequest) -> dic
     )
     lr = _lr_of_last_step(trainer.schedule)  # where every step of the epoch was done before a stop
     began, cpu = time.monotonic(), time.process_time()
+    unread = deque[Callable[[], float]]()  # losses of the last steps
     for step in progress(todo, "training, steps of this epoch", len(plan), start=position.step, quiet=not compute.world.first):
         lr = float(trainer.schedule.get_last_lr()[0])
-        loss = _step(trainer, step, batches)
+        unread.append(_step(trainer, step, batches))
         trainer.schedule.step()
-        loss, asked = compute.world.mean([loss, float(stop.asked)], trainer.device)
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss of epoch {position.epoch + 1} is {loss}; try a lower learning rate than {recipe.optim.lr:g}")
-        position.losses.append(loss)
-        position.step += 1
-        if asked or time.monotonic() - position.saved > compute.save_every_s:
+        saving, asked = time.monotonic() - position.saved > compute.save_every_s, False
+        while len(unread) > (0 if saving or asked else _steps_behind(trainer)):
+            asked = _take_down(unread.popleft(), trainer, position, stop)
+        if asked or saving:
             save_state(trainer, position)
         if asked:
             raise KeyboardInterrupt
+    for loss in unread:
+        _take_down(loss, trainer, position, stop)
     share = len(todo) / len(plan)
     costs = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu}
     return {"loss": float(np.mean(position.losses)), "lr": lr} | {name: cost / share for name, cost in costs.items() if share}
+
+
+def _steps_behind(trainer: Trainer) -> int:
+    """How many losses may be unread while the next step is begun: on a device one, so that it has that step to do meanwhile."""
+    return 1 if trainer.device.type == "cuda" and trainer.compute.world.size == 1 else 0
+
+
+def _take_down(loss: Callable[[], float], trainer: Trainer, position: Position, stop: StopRequest) -> bool:
+    """A step is done. Returns whether the run is asked to end. Raises: Diverged."""
+    mean, asked = trainer.compute.world.mean([loss(), float(stop.asked)], trainer.device)
+    if not math.isfinite(mean):
+        raise Diverged(f"the loss of epoch {position.epoch + 1} is {mean}; try a lower learning rate than {trainer.recipe.optim.lr:g}")
+    position.losses.append(mean)
+    position.step += 1
+    return bool(asked)
 
 
 def _lr_of_last_step(schedule: torch.optim.lr_scheduler.LambdaLR) -> float:
@@ -231,8 +248,8 @@ def _lr_of_last_step(schedule: torch.optim.lr_scheduler.LambdaLR) -> float:
     return float(schedule.base_lrs[0]) * factor
 
 
-def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch]) -> float:
-    """One optimiser step over its micro-batches. Returns this process's part of the mean loss, before the update."""
+def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch]) -> Callable[[], float]:
+    """One optimiser step over its micro-batches. Returns this process's part of the mean loss, before the update, once it is asked for."""
     model = trainer.model
     trainer.optimiser.zero_grad(set_to_none=True)
     total = torch.zeros((), dtype=torch.float64, device=trainer.device)
@@ -248,7 +265,16 @@ def _step(trainer: Trainer, step: list[MicroBatch], batches: Iterator[TrainBatch
         loss.backward()
         total += loss.detach()
     trainer.optimiser.step()
-    return float(total)  # only here is a device waited for, apart from the sizes of kernel maps
+    if total.device.type != "cuda":
+        return lambda: float(total)
+    copied = total.to("cpu", non_blocking=True)
+    arrived = torch.cuda.current_stream(total.device).record_event()
+
+    def read() -> float:
+        arrived.synchronize()  # and not for what the device was asked to do since
+        return float(copied)
+
+    return read
 
 
 def _too_small(recipe: Recipe, samples: int, voxels: int) -> str:

@@ -1,7 +1,7 @@
-"""Batches on their way to a device: the next one is made and copied while the last one computes."""
+"""Batches on their way to a device: the next one is made, copied and has its kernel maps built while the last one computes."""
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from queue import Empty, Full, Queue
 from typing import TypeVar
@@ -53,29 +53,37 @@ def ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
         thread.join()
 
 
-def on_device(batches: Iterator[Tensors], device: torch.device) -> Generator[Tensors, None, None]:
-    """The tensors of each batch on the device. To CUDA from pinned memory, on a stream of their own: no batch waits for the one before."""
+def on_device(batches: Iterator[Tensors], device: torch.device, make: Callable[[Tensors], Item]) -> Generator[Item, None, None]:
+    """What `make` makes of the tensors of each batch, once they are on the device.
+
+    To CUDA from pinned memory, made on a stream of their own: no batch waits for the one before. One is kept until the device is done
+    with what was asked of it, whoever else lets go of it: its memory belongs to that other stream, which does not wait, either.
+    """
     if device.type != "cuda":
         for tensors in batches:
-            yield [tensor.to(device) for tensor in tensors]
+            yield make([tensor.to(device) for tensor in tensors])
         return
-    with closing(ahead(_copied(batches, device))) as copies:
-        for tensors, arrived in copies:
-            computing = torch.cuda.current_stream(device)
-            computing.wait_event(arrived)
-            for tensor in tensors:
-                tensor.record_stream(computing)  # its memory is not given away before that stream is done with it
-            yield tensors
+    computing = torch.cuda.current_stream(device)
+    before: tuple[Item, torch.cuda.Event] | None = None
+    try:
+        with closing(ahead(_made(batches, device, make))) as arriving:
+            for item, arrived in arriving:
+                computing.wait_event(arrived)
+                yield item
+                if before is not None:
+                    before[1].synchronize()  # no further ahead than by one
+                before = item, computing.record_event()
+    finally:
+        computing.synchronize()
 
 
-def _copied(batches: Iterator[Tensors], device: torch.device) -> Iterator[tuple[Tensors, torch.cuda.Event]]:
+def _made(batches: Iterator[Tensors], device: torch.device, make: Callable[[Tensors], Item]) -> Iterator[tuple[Item, torch.cuda.Event]]:
     copying = torch.cuda.Stream(device)
     for tensors in batches:
         with torch.cuda.stream(copying):
-            moved = [tensor.to(device, non_blocking=True) for tensor in tensors]
-            arrived = torch.cuda.Event()
-            arrived.record(copying)
-        yield moved, arrived
+            item = make([tensor.to(device, non_blocking=True) for tensor in tensors])
+            arrived = copying.record_event()
+        yield item, arrived
 
 
 def _emptied(queue: Queue[tuple[Item | None, BaseException | None]]) -> None:

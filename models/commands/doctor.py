@@ -50,15 +50,22 @@ def system_facts() -> Facts:
 
 
 def device_facts() -> Facts:
-    """The device nets run on unless another is asked for, what may be asked for, and how many threads torch uses."""
+    """The device nets run on unless a command is told otherwise, what may be asked for, and how many threads torch uses."""
     import torch
 
-    from models.device import AUTO, available_devices, parse_device
+    from models.device import available_devices
 
     known = available_devices()
-    facts: Facts = {"default": parse_device(AUTO), "available": ", ".join(known), "threads": torch.get_num_threads()}
+    facts: Facts = {"default": _device(), "available": ", ".join(known), "threads": torch.get_num_threads()}
     facts["cpu"] = platform.processor() or platform.machine()
     return facts | {name: torch.cuda.get_device_name(name) for name in known if name.startswith("cuda:")}
+
+
+def _device() -> str:
+    """By FIP_DEVICE, as for the other commands. Raises: BadOption."""
+    from models.device import AUTO, parse_device
+
+    return parse_device(os.environ.get("FIP_DEVICE") or AUTO)
 
 
 def engine_facts() -> tuple[list[Facts], str]:
@@ -69,13 +76,12 @@ def engine_facts() -> tuple[list[Facts], str]:
     """
     import torch
 
-    from models.device import AUTO, parse_device
     from models.errors import BadOption
     from models.sparse.backends import ENGINES, choose, engine_for
     from models.sparse.backends.probe import probe_engine
 
-    device = torch.device(parse_device(AUTO))
-    choice = choose(device.type)
+    device = torch.device(_device())
+    choice = choose(device)
     in_use, refused = "", ""
     try:
         in_use = engine_for(device).name

@@ -16,6 +16,11 @@ def registry_option(command: Command) -> Command:
     return click.option("--registry", envvar="FIP_REGISTRY", callback=_checked, metavar="DIR|URL", help=text)(command)
 
 
+def device_option(text: str) -> Callable[[Command], Command]:
+    """`--device NAME`, or FIP_DEVICE from the environment."""
+    return click.option("--device", envvar="FIP_DEVICE", default="auto", show_default="cuda where there is one", help=text)
+
+
 def engine_option(command: Command) -> Command:
     """`--engine NAME`, or FIP_ENGINE from the environment: checked before anything is loaded; None where none was named."""
     text = f"What convolutions run on: {', '.join(ENGINE_NAMES)}.  [default: auto, the fastest that is right here]"

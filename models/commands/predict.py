@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.options import engine_option, precision_option, registry_option, tile_options
+from models.commands.options import device_option, engine_option, precision_option, registry_option, tile_options
 
 if TYPE_CHECKING:
     from models.commands.predict_rows import Row
@@ -46,9 +46,7 @@ Examples:
 @click.option("--resume", is_flag=True, help="Of IN_DIR label only what OUT_DIR does not have yet from this model and these options.")
 @click.option("--force", is_flag=True, help="Let --out replace files, and OUT_DIR start over; a FILE that is read is never replaced.")
 @tile_options
-@click.option(
-    "--device", envvar="FIP_DEVICE", default="auto", show_default="cuda where there is one", help="Where the net runs: cpu, cuda, cuda:1."
-)
+@device_option("Where the net runs: cpu, cuda, cuda:1.")
 @engine_option
 @precision_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text; of a folder, the summary is the last.")

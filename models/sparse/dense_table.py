@@ -35,6 +35,10 @@ class DenseTable:
             found.append((rows.index_select(0, positions), positions))
         return found
 
+    def rows(self, wanted: torch.Tensor) -> torch.Tensor:
+        """The row of each key, -1 where there is none: (Q,) -> (Q,) int32."""
+        return self._table.index_select(0, wanted)
+
 
 def places(mask: torch.Tensor) -> torch.Tensor:
     """Where a mask (Q,) holds, ascending, int32. On a CPU numpy counts four times as fast as torch."""

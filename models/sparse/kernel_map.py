@@ -61,7 +61,8 @@ class KernelMap:
     def sources(self) -> torch.Tensor:
         """The input row that each output row reads through each tap, -1 for none: (K, T) int32."""
         table = self.in_rows.new_full((len(self.sizes), self.num_out), -1)
-        taps = torch.repeat_interleave(torch.tensor(self.sizes, device=table.device), output_size=len(self.in_rows))
+        sizes = torch.tensor(self.sizes, device="cpu").to(table.device, non_blocking=True)
+        taps = torch.repeat_interleave(sizes, output_size=len(self.in_rows))
         table.view(-1).scatter_(0, taps * self.num_out + self.out_rows, self.in_rows)
         return table
 
@@ -69,8 +70,10 @@ class KernelMap:
     def like_rows(self) -> torch.Tensor:
         """Output rows in an order in which those that read the same taps follow each other: (T,) int64, of up to 62 taps."""
         reads = self.sources >= 0
-        bits = torch.bitwise_left_shift(torch.ones((), dtype=torch.int64), torch.arange(len(self.sizes)))[:, None].to(reads.device)
-        return (reads * bits).sum(0).argsort(stable=True)
+        kind = torch.int32 if len(self.sizes) <= 31 else torch.int64  # half as much to sort
+        taps = torch.arange(len(self.sizes), dtype=kind, device=reads.device)
+        bits = torch.bitwise_left_shift(torch.ones_like(taps), taps)[:, None]
+        return (reads * bits).sum(0, dtype=kind).argsort(stable=True)
 
     @cached_property
     def sources_by_likeness(self) -> torch.Tensor:
@@ -85,8 +88,9 @@ class KernelMap:
     @classmethod
     def of_sources(cls, sources: torch.Tensor, num_in: int, identity_tap: int | None = None) -> "KernelMap":
         """The map that reads these input rows, (K, T) int32, -1 for none."""
-        taps, out_rows = (sources >= 0).nonzero(as_tuple=True)
-        sizes = tuple(torch.bincount(taps, minlength=len(sources)).tolist())
+        reads = sources >= 0
+        taps, out_rows = reads.nonzero(as_tuple=True)
+        sizes = tuple(reads.sum(1).tolist())
         found = cls(sources[taps, out_rows], out_rows.int(), sizes, num_in, sources.shape[1], identity_tap)
         vars(found)["sources"] = sources  # known already
         return found

@@ -16,6 +16,16 @@ from models.sparse.conv import Route
 from models.sparse.kernel_map import KernelMap
 from models.voxelize import Voxels
 
+MapKey = tuple[int, int, int, bool, str]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a net makes of the sites of a batch, in its order: levels and strides that it goes down by, and arguments of `kernel_map`."""
+
+    strides: tuple[tuple[int, int], ...] = ()
+    maps: tuple[MapKey, ...] = ()
+
 
 class SiteCache:
     """The sites of every level of one batch, and the kernel maps between them, each computed once by the engine.
@@ -29,7 +39,7 @@ class SiteCache:
         self._coords = {1: coords}
         self._parents: dict[tuple[int, int], torch.Tensor] = {}  # by level and stride
         self._indices: dict[int, SiteIndexLike] = {}
-        self._maps: dict[tuple[int, int, int, bool, str], KernelMap] = {}
+        self._maps: dict[MapKey, KernelMap] = {}
 
     @property
     def engine(self) -> Engine:
@@ -37,6 +47,18 @@ class SiteCache:
         if self._engine is None:
             self._engine = engine_for(self._coords[1].device)
         return self._engine
+
+    @property
+    def geometry(self) -> Geometry:
+        """What has been computed so far."""
+        return Geometry(tuple(self._parents), tuple(self._maps))
+
+    def build(self, geometry: Geometry) -> None:
+        """Compute what another batch of the same net needed."""
+        for level, stride in geometry.strides:
+            self._descend(level, stride)
+        for level, kernel_size, stride, transposed, tied in geometry.maps:
+            self.kernel_map(level, kernel_size, stride, transposed=transposed, tied=tied)
 
     def coords(self, level: int) -> torch.Tensor:
         """Sites (S, 4) of a level (its total stride) that has been reached before."""

@@ -81,14 +81,12 @@ def tie(kernel_map: KernelMap, axes: str) -> KernelMap:
     Where such a pair stands for several input rows, it reads a line: their sum (see KernelMap). Lines that several pairs read
     are summed once.
     """
-    groups = [_members(kernel_map, taps) for taps in _taps_of_groups(kernel_side(len(kernel_map.sizes)), axes)]
-    members = [torch.cat(slot) for slot in zip(*(slots for slots, _ in groups), strict=True)]  # W of (P,), group after group
+    groups = _taps_of_groups(kernel_side(len(kernel_map.sizes)), axes)
+    members, out_rows, sizes = (_group_by_group if kernel_map.in_rows.device.type == "cpu" else _all_at_once)(kernel_map, groups)
     in_rows = functools.reduce(torch.maximum, members)  # right where there is one member
     many = places(_taken(members) > 1)
     lines, line_of = _lines([slot.index_select(0, many) for slot in members], kernel_map)
     in_rows.scatter_(0, many.long(), line_of + kernel_map.num_in)
-    out_rows = torch.cat([rows for _, rows in groups])
-    sizes = tuple(len(rows) for _, rows in groups)
     return KernelMap(in_rows, out_rows, sizes, kernel_map.num_in, kernel_map.num_out, None, lines)
 
 
@@ -96,6 +94,25 @@ def _taps_of_groups(kernel_size: int, axes: str) -> list[list[int]]:
     """The taps of each group, in their order."""
     group_of = tap_groups(kernel_size, axes).tolist()
     return [[tap for tap, group in enumerate(group_of) if group == wanted] for wanted in range(max(group_of) + 1)]
+
+
+# W times the rows (P,) int32 that pairs read, -1 for none, group after group; the outputs (P,) int32; how many pairs a group has.
+Members = tuple[list[torch.Tensor], torch.Tensor, tuple[int, ...]]
+
+
+def _group_by_group(kernel_map: KernelMap, groups: list[list[int]]) -> Members:
+    """For a CPU, in whose cache a group has room."""
+    found = [_members(kernel_map, taps) for taps in groups]
+    members = [torch.cat(slot) for slot in zip(*(slots for slots, _ in found), strict=True)]
+    return members, torch.cat([rows for _, rows in found]), tuple(len(rows) for _, rows in found)
+
+
+def _all_at_once(kernel_map: KernelMap, groups: list[list[int]]) -> Members:
+    """For a device, which is waited for twice, whatever the number of groups."""
+    slots = torch.stack([torch.stack([kernel_map.sources[tap] for tap in taps]) for taps in groups], dim=1)  # (W, G, T)
+    taken = _taken(list(slots)) > 0  # (G, T)
+    group, out_rows = taken.nonzero(as_tuple=True)
+    return list(slots[:, group, out_rows]), out_rows.int(), tuple(taken.sum(1).tolist())
 
 
 def _members(kernel_map: KernelMap, taps: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from models.device import parse_device
+from models.device import known_device
 from models.errors import FipError
 from models.voxelize import Voxels
 from service.errors import NotReady, WorkerFailed
@@ -185,8 +185,10 @@ class Device:
         setup: dict[str, object] = {
             "threads": how.threads,
             "memory_bytes": how.worker_memory_bytes,
-            "device": parse_device(how.device),
+            "device": known_device(how.device),  # it is the worker that tries it out: here that would cost memory on it, for nothing
             "engine": how.engine,
+            "batch_voxels": how.batch_voxels,
+            "tile_voxels": how.tile_voxels,
         }
         worker = Worker(nursery(), setup, how.forward_seconds)
         with self._changed:

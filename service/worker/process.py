@@ -23,24 +23,27 @@ import numpy as np
 import torch
 
 from models.artefact import MANIFEST, read_manifest
-from models.device import parse_device
+from models.device import CPU, parse_device
 from models.errors import BadCheckpoint, FipError
-from models.manifest import Precision
-from models.pointcloud import PointCloud
+from models.manifest import NetworkSpec, Precision, Task
 from models.predictor import Predictor
 from models.sparse.backends import choose
 from models.sparse.backends.arena import ARENA
 from models.voxelize import Voxels
 from service.memory import EVERY_S, give_back
 from service.worker.messages import Array, Head, PeerGone, receive, send
+from service.worker.warm_up import warm_up
 
 FATAL_EXIT = 70
 PR_SET_PDEATHSIG = 1
 SWITCH_S = 0.0002  # how long a pass waits for a model that is being loaded, whenever it comes back from a convolution; Python's 5 ms add up
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
-FATAL = re.compile(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down", re.IGNORECASE)
-WARM_UP_POINTS = 256  # enough to have every layer packed and run once; other models wait for it
+FATAL = re.compile(
+    r"CUDA error|Triton Error \[CUDA\]|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down|illegal memory access|"
+    r"misaligned address|launch failure",
+    re.IGNORECASE,
+)
 NO_VOXEL = np.empty(0, np.int64)
 
 Answer = tuple[Head, list[Array]]
@@ -48,25 +51,27 @@ Answer = tuple[Head, list[Array]]
 
 def prepare(setup: Mapping[str, object]) -> None:
     """What every worker of this kind would find out anew: which engine is the fastest on this processor. Runs before the fork."""
-    if setup["device"] == "cpu" and setup["threads"] == 1 and setup["engine"] == "auto" and not os.environ.get("FIP_ENGINE"):
-        choose("cpu")
+    if setup["device"] == CPU and setup["threads"] == 1 and setup["engine"] == "auto" and not os.environ.get("FIP_ENGINE"):
+        choose(CPU)
 
 
 def work(
     setup: Mapping[str, object], compute: socket.socket, express: socket.socket, control: socket.socket, lifeline: socket.socket
 ) -> None:
-    """Until the service closes its ends. setup: threads, memory_bytes."""
+    """Until the service closes its ends. setup: threads, memory_bytes, device, batch_voxels, tile_voxels."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # compilers are waited for
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan, even of one that is stuck: the nursery ends with the service
     torch.set_num_threads(int(str(setup["threads"])))
-    if setup["memory_bytes"] is not None and setup["device"] == "cpu":  # a GPU's driver reserves more addresses than there is memory
+    if setup["memory_bytes"] is not None and parse_device(str(setup["device"])) == CPU:
+        # not beside a GPU, whose driver reserves more addresses than there is memory
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.setswitchinterval(SWITCH_S)
     send(lifeline, {"pid": os.getpid()})
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
-    worker = Worker(lifeline)
+    batch, tile = int(str(setup["batch_voxels"])), int(str(setup["tile_voxels"]))
+    worker = Worker(lifeline, {"classify": batch, "segment": max(batch, tile)})
     threading.Thread(target=worker.serve_control, args=(control,), daemon=True).start()
     threading.Thread(target=worker.serve_express, args=(express,), daemon=True).start()
     with suppress(PeerGone):
@@ -76,9 +81,11 @@ def work(
 class Worker:
     """The nets. Passes share them, and nothing else."""
 
-    def __init__(self, lifeline: socket.socket) -> None:
-        self._lifeline = lifeline
+    def __init__(self, lifeline: socket.socket, largest: Mapping[Task, int]) -> None:
+        """largest: voxels of a pass for each task."""
+        self._lifeline, self._largest = lifeline, largest
         self._nets: dict[str, Predictor] = {}
+        self._warm = set[NetworkSpec]()  # whose next weights need no large passes, which would crowd out those of requests
 
     def serve_passes(self, compute: socket.socket) -> None:
         """Raises: PeerGone."""
@@ -124,7 +131,9 @@ class Worker:
         if read_manifest(folder)[1] != head["digest"]:
             raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
         net = Predictor.load(folder, parse_device(str(head["device"])), str(head["engine"]), cast(Precision, head["precision"]))
-        net.forward([net.voxelize(warm_up_cloud())])  # the first pass through a net is several times slower than the next
+        known = net.manifest.network in self._warm
+        warm_up(net, 0 if known else self._largest[net.manifest.task])
+        self._warm.add(net.manifest.network)
         size = net.settle()
         self._nets[key] = net
         reach = tuple(net.reach) if net.manifest.task == "segment" else None
@@ -162,10 +171,3 @@ def _free() -> None:
     give_back()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def warm_up_cloud() -> PointCloud:
-    """A ball of points with every column a model may ask for."""
-    xyz = np.random.default_rng(0).normal(size=(WARM_UP_POINTS, 3)).astype(np.float32)
-    rgb = np.full((WARM_UP_POINTS, 3), 128, np.uint8)
-    return PointCloud(xyz, rgb=rgb, intensity=np.zeros(WARM_UP_POINTS, np.float32))

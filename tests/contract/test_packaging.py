@@ -102,6 +102,19 @@ def test_compose_gives_no_more_than_is_needed(compose: dict, name: str) -> None:
         assert folder.startswith("/tmp")
 
 
+@pytest.mark.parametrize("name", ["train", "train-gpu"])
+def test_batches_of_workers_find_room(name: str, compose: dict) -> None:
+    """They travel through shared memory, of which Docker gives 64 MB."""
+    assert compose["services"][name]["shm_size"] == "2gb"
+
+
+def test_the_gpu_image_mends_what_torchsparse_has_not_followed(compose: dict) -> None:
+    """Its sources ask for C++17, and for a header that torch has no more. They are compiled some at a time."""
+    dockerfile = (ROOT / "docker/gpu.Dockerfile").read_text()
+    for mended in ("s/-std=c++17/-std=c++20/", "s:THC/THCAtomics.cuh:ATen/cuda/Atomic.cuh:", 'MAX_JOBS="$MAX_JOBS"'):
+        assert mended in dockerfile
+
+
 def test_compose_waits_longer_than_the_service_drains(compose: dict) -> None:
     grace = compose["services"]["fip"]["stop_grace_period"]
     assert grace.endswith("s")
@@ -133,10 +146,12 @@ def test_compose_passes_only_arguments_that_the_dockerfile_takes(name: str, comp
         assert f"ARG {argument}" in dockerfile
 
 
-@pytest.mark.parametrize("name", ["fip-gpu", "train-gpu"])
-def test_compose_reserves_a_gpu_under_its_profile(name: str, compose: dict) -> None:
+@pytest.mark.parametrize(("name", "profile"), [("fip-gpu", "gpu"), ("train-gpu", "train-gpu")])
+def test_compose_reserves_a_gpu_under_a_profile_of_its_own(name: str, profile: str, compose: dict) -> None:
+    """`--profile gpu up` starts the service, and no training without a recipe."""
     service = compose["services"][name]
-    assert service["profiles"] == ["gpu"]
+    assert [each for each, other in compose["services"].items() if profile in other.get("profiles", [])] == [name]
+    assert service["profiles"] == [profile]
     [device] = service["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
     assert any(volume.endswith(":/cache") for volume in service["volumes"])  # all else is read-only

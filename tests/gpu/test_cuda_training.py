@@ -9,7 +9,7 @@ import torch
 
 from models.manifest import InputSpec, NetworkSpec
 from models.sparse.backends.protocol import Engine
-from models.sparse.tensor import sparse_tensor
+from models.sparse.tensor import SiteCache, sparse_tensor
 from models.zoo import build
 from tests.gpu.cases import NAMES, REFERENCE, engine_here, sites
 from training.batches import plan_epoch, train_batches
@@ -20,6 +20,7 @@ from training.recipe import load_recipe
 from training.samples import CloudSamples
 
 pytestmark = pytest.mark.gpu
+SCALE = 256.0
 
 
 def clouds(count: int = 40) -> LabelledClouds:
@@ -27,6 +28,7 @@ def clouds(count: int = 40) -> LabelledClouds:
     return LabelledClouds(rng.normal(size=(count, 256, 3)).astype("f4"), np.arange(count) % 3, ("a", "b", "c"))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # by Python 3.12: no worker touches the device
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_batches_are_those_of_the_cpu(workers: int) -> None:
     """While the device is kept busy, so that copies overlap with work."""
@@ -47,7 +49,30 @@ def test_streamed_batches_are_those_of_the_cpu(workers: int) -> None:
         assert torch.equal(targets.cpu(), batch.targets)
 
 
+def test_maps_are_built_while_the_last_batch_computes() -> None:
+    """From the third batch on they are there when it arrives, and they are what they would be without."""
+    spec: InputSpec = load_recipe("bundled-modelnet40", {}).input
+    samples = CloudSamples(clouds(), spec)
+    micros = [micro for step in plan_epoch(samples.strata, batch_size=4, accumulate=1, balance="none", seed=1, epoch=0) for micro in step]
+    net, device = build(NetworkSpec(name="resnet18", in_channels=3, num_classes=3)).cuda().train(), torch.device("cuda")
+    busy, there = torch.randn(4096, 4096, device=device), []
+    for batch in train_batches(samples, micros, seed=1, epoch=0, device=device):
+        there.append(len(batch.inputs.sites.geometry.maps))
+        for _ in range(8):
+            busy = (busy @ busy).tanh()
+        net(batch.inputs).square().sum().backward()
+        assert len(batch.inputs.sites.geometry.maps) == max(there[2:], default=len(batch.inputs.sites.geometry.maps))
+        plain = SiteCache(batch.inputs.coords)
+        plain.build(batch.inputs.sites.geometry)
+        for key, kernel_map in plain._maps.items():
+            assert torch.equal(batch.inputs.sites._maps[key].in_rows, kernel_map.in_rows), key
+            assert torch.equal(batch.inputs.sites._maps[key].out_rows, kernel_map.out_rows), key
+    assert there[0] == 0
+    assert min(there[2:]) > 0
+
+
 def gradients(engine: Engine, device: str, low: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Of a loss that is scaled up for the way back, as training in float16 does it: else small ones would be none."""
     torch.manual_seed(0)
     net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=5)).to(device).train()
     coords = sites(12, 0.4)
@@ -55,8 +80,8 @@ def gradients(engine: Engine, device: str, low: torch.dtype | None) -> dict[str,
     x = sparse_tensor(coords.to(device), feats.to(device), 2, engine)
     with torch.autocast(device, low or torch.bfloat16, enabled=low is not None):
         loss = torch.nn.functional.cross_entropy(net(x).float(), torch.tensor([1, 3], device=device))
-    loss.backward()
-    return {name: parameter.grad.cpu() for name, parameter in net.named_parameters() if parameter.grad is not None}
+    (SCALE * loss).backward()
+    return {name: parameter.grad.cpu() / SCALE for name, parameter in net.named_parameters() if parameter.grad is not None}
 
 
 @pytest.mark.parametrize("name", NAMES)

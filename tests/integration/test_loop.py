@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import BadDataset, NonFinite
+from models.errors import BadDataset, Diverged, NonFinite
 from models.sparse.tensor import collate
 from tests.training_runs import assert_same, begin, fitted
 from training.datasets import read_split
@@ -43,6 +43,25 @@ def test_workers_and_caches_change_nothing(whole: Path, data: Path, image_file: 
     assert_same(whole, tmp_path / "no-cache")
     assert (whole / "cache").is_dir()
     assert not (tmp_path / "no-cache" / "cache").exists()
+
+
+def test_losses_that_are_read_a_step_late_are_the_same(
+    whole: Path, data: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device, and saved after every step."""
+    monkeypatch.setattr("training.loop._steps_behind", lambda _: 1)
+    fitted(data, image_file, tmp_path / "late")
+    fitted(data, image_file, tmp_path / "saved", compute=Compute(save_every_s=0.0))
+    assert_same(whole, tmp_path / "late")
+    assert_same(whole, tmp_path / "saved")
+
+
+def test_a_loss_that_is_read_a_step_late_still_ends_the_run(
+    data: Path, image_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.loop._steps_behind", lambda _: 1)
+    with pytest.raises(Diverged, match="loss of epoch 1 is"):
+        fitted(data, image_file, tmp_path, {"optim.lr": 1e30})
 
 
 def test_micro_batches_are_one_batch_where_norms_are_frozen(data: Path, image_file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from models.cli import run
-from models.device import parse_device
 from models.io import read_cloud
 from models.predictor import Predictor
 from models.sparse.backends import engine_for
@@ -99,7 +98,7 @@ def test_devices(use: list[str], cloud_file: Path, capsys: pytest.CaptureFixture
     assert "no device 'banana' here (known: auto, cpu" in capsys.readouterr().err
     assert run(["doctor", "--json"]) in (0, 4)
     device = json.loads(capsys.readouterr().out)["device"]
-    assert device["default"] == parse_device("auto")
+    assert device["default"] == os.environ["FIP_DEVICE"]
     assert device["available"].split(", ")[0] == "cpu"
 
 
@@ -131,7 +130,7 @@ def test_doctor_says_which_engine_and_finds_a_damaged_model(
     assert run(["doctor", "--json", "--registry", str(tiny_registry)]) == 0
     report = json.loads(capsys.readouterr().out)
     (chosen,) = [engine for engine in report["engines"] if engine["chosen"]]
-    assert chosen["name"] == engine_for(parse_device("auto")).name
+    assert chosen["name"] == engine_for(os.environ["FIP_DEVICE"]).name
     assert all(engine["reason"] for engine in report["engines"])
     working = [engine for engine in report["engines"] if engine["works"]]
     assert {"torch", "reference"} <= {engine["name"] for engine in working}

@@ -1,11 +1,19 @@
 """Which engine is taken for a kind of device: by what the probe found, in the order of preference, and with a reason that is told."""
 
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from models.commands.doctor import engine_facts
-from models.sparse.backends import ENGINES, PREFERRED, choose
-from models.sparse.backends.probe import EngineReport, fastest, first_right, probe_engines
+from models.sparse import backends
+from models.sparse.backends import ENGINES, PREFERRED, apart, choose
+from models.sparse.backends.probe import PRECISIONS, EngineReport, _precisions, fastest, first_right, probe_engines
+from models.sparse.backends.protocol import Engine, Packed
+from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.backends.torch_engine import TorchEngine
 from models.sparse.backends.torchsparse_backend import Parts, TorchsparseEngine
 from models.sparse.backends.torchsparse_dataflows import ImplicitGemm
@@ -96,6 +104,67 @@ def test_one_that_fails_in_its_own_way_is_not_taken(monkeypatch: pytest.MonkeyPa
     assert first_right(found, ("triton", "torch"))[0] == "torch"
 
 
+@pytest.mark.parametrize(("precision", "factor"), [("fp32", 1.5), ("fp16", 1.5), ("bf16", 1.5), ("fp32", math.nan)])
+def test_one_that_is_wrong_in_one_precision_is_not_taken(precision: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or with channels that fill no block. On CUDA, where each dtype has kernels of its own."""
+    wrong = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+    class Careless(ReferenceEngine):
+        def conv(self, feats: torch.Tensor, weight: torch.Tensor | Packed, kernel_map: KernelMap, **how: Any) -> torch.Tensor:
+            found = super().conv(feats, weight, kernel_map, **how)
+            return found * factor if how["products"] == wrong and found.shape[1] == 19 else found
+
+    small_probe(monkeypatch)
+    monkeypatch.setitem(PRECISIONS, "cpu", ("fp32", "fp16", "bf16"))
+    found = probe_engines({"careless": Careless(), "reference": ReferenceEngine()}, torch.device("cpu"))
+    assert found["reference"].works, found["reference"].reason
+    assert f"in {precision}, at most" in found["careless"].reason
+    assert found["careless"].taps_right == 27
+
+
+def test_an_old_device_is_not_asked_for_what_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else no engine would be right there, in float32, either."""
+    for capability, expected in (((7, 5), ("fp32", "fp16")), ((9, 0), ("fp32", "tf32", "fp16", "bf16"))):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        assert _precisions(torch.device("cuda")) == expected
+    assert _precisions(torch.device("cpu")) == ("fp32",)
+
+
+def test_one_that_ends_its_process_is_not_taken_and_this_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torchsparse whose library dies. Nothing is kept of that."""
+    library, facts = tmp_path / "torchsparse", tmp_path / "torchsparse-2.1.0.dist-info"
+    for folder in (library, facts):
+        folder.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: torchsparse\nVersion: 2.1.0\n")
+    (library / "__init__.py").touch()
+    (library / "backend.py").write_text("import os, sys\nprint('it dies', file=sys.stderr, flush=True)\nos.abort()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path / "cache"))
+    reason = apart.why_not("torchsparse", torch.device("cpu"), "torchsparse 2.1.0, A GPU")
+    assert reason is not None
+    assert reason.startswith("ended the process that tried it, with code -6: ")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_one_that_was_right_in_a_process_of_its_own_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path))
+    assert apart.why_not("reference", torch.device("cpu"), "reference 1, A GPU") is None
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    assert apart.why_not("reference", torch.device("cpu"), "reference 1, A GPU") is None
+    assert "could not be tried" in (apart.why_not("reference", torch.device("cpu"), "reference 2, A GPU") or "")
+
+
+def test_one_that_cannot_say_what_it_is_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nameless(TorchEngine):
+        def detail(self) -> str:
+            raise ImportError("a library of the other version")
+
+    small_probe(monkeypatch)
+    found = probe_engines({"triton": Nameless(), "torch": TorchEngine()}, torch.device("cpu"))
+    assert found["triton"].reason == "failed on the probe: a library of the other version"
+    assert first_right(found, ("triton", "torch"))[0] == "torch"
+
+
 def test_the_doctor_says_of_each_engine_whether_and_why() -> None:
     facts, in_use = engine_facts()
     assert [entry["name"] for entry in facts] == list(ENGINES)
@@ -107,6 +176,26 @@ def test_the_doctor_says_of_each_engine_whether_and_why() -> None:
 def test_without_a_device_nothing_is_chosen_for_one() -> None:
     with pytest.raises(RuntimeError, match="no engine works here"):
         choose("cuda")
+
+
+def test_each_device_is_probed_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of a machine may be of different kinds; `cuda` is the current one."""
+    probed: list[torch.device] = []
+
+    def probe(engines: dict[str, Engine], device: torch.device) -> dict[str, EngineReport]:
+        probed.append(device)
+        return {name: EngineReport(name, works=True, reason="right", forward_ms=1.0) for name in engines}
+
+    monkeypatch.setattr(backends, "probe_engines", probe)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    backends._chosen.cache_clear()
+    try:
+        for name in ("cuda:0", "cuda:1", "cuda", "cuda:0"):
+            assert choose(name).name == "torchsparse"
+    finally:
+        backends._chosen.cache_clear()
+    assert probed == [torch.device("cuda:0"), torch.device("cuda:1")]
 
 
 def test_the_stand_in_is_what_the_permutation_is_for() -> None:

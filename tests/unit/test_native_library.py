@@ -21,7 +21,7 @@ def test_without_a_compiler_the_default_engine_serves(monkeypatch: pytest.Monkey
     engine = NativeEngine()
     assert "no C compiler" in (engine.unavailable() or "")
     monkeypatch.setitem(backends.ENGINES, "native", engine)
-    backends.choose.cache_clear()
+    backends._chosen.cache_clear()
     try:
         choice = backends.choose("cpu")
         assert choice.name == "torch"
@@ -30,7 +30,7 @@ def test_without_a_compiler_the_default_engine_serves(monkeypatch: pytest.Monkey
         with pytest.raises(BadOption, match="no C compiler"):
             backends.engine_named("native")
     finally:
-        backends.choose.cache_clear()
+        backends._chosen.cache_clear()
 
 
 def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

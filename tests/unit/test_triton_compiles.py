@@ -11,7 +11,7 @@ import pytest
 
 from models.sparse.backends.triton_engine import CONV, GRAD, fitting
 
-SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}  # that a block may have
+SHARED_BYTES = {75: 64 << 10, 80: 163 << 10, 90: 227 << 10}  # that a block may have
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def test_every_tiling_compiles_and_fits(tmp_path: Path) -> None:
     assert {kernel["tiling"] for kernel in kernels} == {str(tiling) for tiling in (*CONV, *GRAD)}
     for kernel in kernels:
         assert kernel["shared"] <= SHARED_BYTES[kernel["capability"]], kernel
-        assert kernel["matrix_units"] == (kernel["dtype"] != "fp32" or kernel["precision"] == "tf32"), kernel
+        assert kernel["matrix_units"] == (kernel["dtype"] != "fp32" or kernel["precision"].startswith("tf32")), kernel
 
 
 def test_narrow_layers_are_not_measured_on_wide_tilings() -> None:

@@ -9,9 +9,12 @@ import torch
 from models.sparse.backends import triton_engine
 from models.sparse.backends.protocol import Epilogue
 from models.sparse.backends.reference import ReferenceEngine
-from models.sparse.backends.triton_engine import CONV, GRAD, TritonEngine
+from models.sparse.backends.torchsparse_backend import Parts, TorchsparseEngine
+from models.sparse.backends.torchsparse_dataflows import ImplicitGemm
+from models.sparse.backends.triton_engine import CONV, FEWEST_PAIRS, GRAD, TritonEngine, splits_of
 from models.sparse.kernel_map import KernelMap
 from models.sparse.tensor import SiteCache
+from tests.torchsparse_cuda import CudaFunctions, HashTable
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -58,7 +61,8 @@ def test_equals_the_reference(cin: int, cout: int, products: torch.dtype, monkey
 
     Not in bfloat16, which the interpreter multiplies as if it were integers.
     """
-    monkeypatch.setattr(triton_engine, "LARGEST_SPLIT", 16)
+    monkeypatch.setattr(triton_engine, "FEWEST_PAIRS", 8)
+    monkeypatch.setattr(triton_engine, "_processors", lambda _: 16)
     engine, generator = TritonEngine(), torch.Generator().manual_seed(cin)
     for kernel_map in maps():
         feats = torch.randn(kernel_map.num_in, cin, generator=generator).to(products).float()
@@ -98,6 +102,52 @@ def test_every_tiling_computes_the_same(tiling: triton_engine.Tiling, monkeypatc
         found = TritonEngine().weight_grad(feats, grad, kernel_map, products=torch.float32)
         expected = REFERENCE.weight_grad(feats.double(), grad.double(), kernel_map, **exact)
     assert error(found.double(), expected) < 1e-5
+
+
+def test_weight_gradients_fill_the_device() -> None:
+    """With programs that have something to do."""
+    processors = 132
+    for longest in (0, 100, 5_000, 200_000, 3_000_000):
+        for programs in (9, 27, 27 * 16, 27 * 64):  # 9: tied, and few channels
+            splits = splits_of(longest, programs, processors)
+            assert splits == 1 or longest / splits >= FEWEST_PAIRS
+            assert splits * programs >= min(4 * processors, programs * (longest // FEWEST_PAIRS))
+            assert splits * programs < 4 * processors + programs  # as many sums are kept until they are added up
+    assert splits_of(200_000, 9, processors) == 59
+
+
+def test_the_version_is_what_triton_says_whoever_packed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
+    monkeypatch.setattr(triton, "__version__", "3.7.1+rocm")
+    assert TritonEngine().detail() == "Triton 3.7.1+rocm, interpreted"
+
+
+def test_torchsparse_hands_it_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16, weight gradients of float16, and what is too large."""
+    functions = CudaFunctions()
+    engine = TorchsparseEngine(lambda: Parts({"cpu": ImplicitGemm(functions, fp16=True)}, {"cpu": HashTable}))
+    kernel_map = SiteCache(random_sites(), REFERENCE).kernel_map(1, 3, 1)
+    feats, weight, exact = torch.randn(kernel_map.num_in, 16), torch.randn(27, 16, 16), {"products": torch.float64}
+    assert engine.pack(weight, torch.bfloat16).engine == "triton"
+    assert engine.pack(weight, torch.float16).engine == "torchsparse"
+    started: list[str] = []
+    kernels = triton_engine._kernels()
+
+    class Seen:
+        def __getattr__(self, name: str) -> object:
+            started.append(name)
+            return getattr(kernels, name)
+
+    monkeypatch.setattr(triton_engine, "_kernels", Seen)
+    found = engine.weight_grad(feats, feats, kernel_map, products=torch.float16)
+    assert error(found.double(), REFERENCE.weight_grad(feats.double(), feats.double(), kernel_map, **exact)) < 5e-3
+    assert started == ["weight_grad_kernel"]
+    monkeypatch.setattr("models.sparse.backends.torchsparse_dataflows.LARGEST_PLACE", 100)
+    found = engine.conv(feats, weight, kernel_map, products=torch.float32)
+    assert error(found.double(), REFERENCE.conv(feats.double(), weight.double(), kernel_map, **exact)) < 1e-5
+    assert started == ["weight_grad_kernel", "conv_kernel"]
+    assert not functions.called
 
 
 def test_what_is_not_a_number_stays() -> None:

@@ -7,8 +7,8 @@ import torch
 
 from models.sparse.dense_table import ALWAYS_PER_SITE, LARGEST, DenseTable, affordable, places
 from models.sparse.kernel_map import KernelMap
-from models.sparse.search import SiteIndex, SortedKeys, build_kernel_map, downsample_sites
-from models.sparse.tying import repeat_filter, tap_groups, tie, tied_axes, tied_filter
+from models.sparse.search import SiteIndex, SortedKeys, all_at_once, build_kernel_map, column_by_column, downsample_sites
+from models.sparse.tying import _all_at_once, _group_by_group, _taps_of_groups, repeat_filter, tap_groups, tie, tied_axes, tied_filter
 
 AXES = ["x", "y", "z", "xy", "xz", "yz", "xyz"]
 
@@ -39,6 +39,32 @@ def pairs_of(kernel_map: KernelMap) -> list[list[tuple[int, int]]]:
     """(in, out) of every tap."""
     in_rows, out_rows = kernel_map.in_rows.split(kernel_map.sizes), kernel_map.out_rows.split(kernel_map.sizes)
     return [list(zip(i.tolist(), o.tolist(), strict=True)) for i, o in zip(in_rows, out_rows, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["ordered", "shuffled", "far", "one", "none"])
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (2, 1), (3, 1), (2, 2), (3, 2)])
+def test_what_a_device_finds_at_once_a_cpu_finds_column_by_column(kind: str, kernel_size: int, stride: int) -> None:
+    """Maps and the pairs of tied ones, bit for bit; by a table, and by search where the box is large."""
+    coords = sites("shuffled" if kind == "far" else kind)
+    if kind == "far":
+        coords = torch.cat([coords, torch.tensor([[0, 30_000, -20_000, 9], [1, 30_000, -20_001, 10]], dtype=torch.int32)])
+    out_coords = coords if stride == 1 else downsample_sites(coords, stride)[0]
+    index, centre = SiteIndex(coords), kernel_size**3 // 2 if stride == 1 and kernel_size % 2 else None
+    assert isinstance(index._finder, SortedKeys) == (kind not in ("ordered", "shuffled"))
+    keys = index.keys(out_coords, stride)
+    found, expected = (build(index, keys, kernel_size, centre) for build in (all_at_once, column_by_column))
+    assert (found.sizes, found.num_in, found.num_out) == (expected.sizes, expected.num_in, expected.num_out)
+    assert found.identity_tap == expected.identity_tap
+    for one, other in ((found.in_rows, expected.in_rows), (found.out_rows, expected.out_rows), (found.sources, expected.sources)):
+        assert one.dtype == other.dtype == torch.int32
+        assert torch.equal(one, other)
+    for axes in AXES if kernel_size > 1 else []:
+        groups = _taps_of_groups(kernel_size, axes)
+        ours, theirs = _all_at_once(found, groups), _group_by_group(expected, groups)
+        assert ours[2] == theirs[2]
+        for one, other in zip([*ours[0], ours[1]], [*theirs[0], theirs[1]], strict=True):
+            assert one.dtype == other.dtype == torch.int32
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", ["ordered", "shuffled", "one", "none"])

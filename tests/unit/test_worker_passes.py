@@ -1,16 +1,20 @@
-"""The threads of a worker: a short pass is not kept waiting by a long one."""
+"""The threads of a worker: a short pass is not kept waiting by a long one, and one that lost its device ends them all."""
 
+import os
 import socket
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 import numpy as np
+import pytest
 import torch
 
+from models.sparse.backends.tuning import bucket
 from models.voxelize import Voxels
 from service.worker.messages import PeerGone, receive, send
-from service.worker.process import Worker
+from service.worker.process import FATAL_EXIT, Worker, _what_went_wrong
+from service.worker.warm_up import POINTS, sheet, sizes
 
 GIVE_UP_S = 30.0
 CLOUD = [np.zeros((3, 3), np.int32), np.ones((3, 2), np.float32)]  # coords and feats
@@ -36,7 +40,7 @@ def test_a_short_pass_is_answered_in_the_middle_of_a_layer_of_a_long_one() -> No
         for end in (end for pair in pairs for end in pair):
             end.settimeout(GIVE_UP_S)
             open_ends.callback(end.close)
-        worker = Worker(lifeline)
+        worker = Worker(lifeline, {})
         worker._nets.update({"long": long, "short": short})  # type: ignore[dict-item]
 
         def passes() -> None:
@@ -58,3 +62,59 @@ def test_a_short_pass_is_answered_in_the_middle_of_a_layer_of_a_long_one() -> No
             end.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "Triton Error [CUDA]: an illegal memory access was encountered",
+        "Triton Error [CUDA]: device-side assert triggered",
+        "an illegal memory access was encountered in query_cuda.cu",
+        "Triton Error [CUDA]: misaligned address",
+        "cudaErrorLaunchFailure: unspecified launch failure",
+    ],
+)
+def test_a_worker_ends_where_its_device_has_failed(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words of PyTorch, Triton and torchsparse."""
+
+    class Ended(BaseException):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    service, lifeline = socket.socketpair()
+    with service, lifeline, pytest.raises(Ended, match=str(FATAL_EXIT)):
+        _what_went_wrong(RuntimeError(said), lifeline)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("Triton Error [CUDA]: out of memory", "out_of_memory"),
+        ("CUDA error: out of memory", "out_of_memory"),
+        ("out of resource: shared memory, Required: 300000, Hardware limit: 232448", "worker_failed"),
+    ],
+)
+def test_a_worker_goes_on_where_only_a_pass_has_failed(said: str, code: str) -> None:
+    service, lifeline = socket.socketpair()
+    with service, lifeline:
+        assert _what_went_wrong(RuntimeError(said), lifeline)["error"] == code
+
+
+@pytest.mark.parametrize("largest", [100, 2048, 16_384, 1_000_000])
+def test_no_pass_is_of_a_size_that_was_not_warmed_up(largest: int) -> None:
+    """What runs quickest is known for all of them before the first request."""
+    warm = [POINTS, *sizes(largest)]
+    assert max(warm[1:]) == largest
+    assert {bucket(size) for size in range(POINTS, largest + 1)} <= {bucket(size) for size in warm}
+
+
+def test_it_is_warmed_up_on_a_surface() -> None:
+    voxels = sheet(2_048, 4)
+    assert 1_900 < len(voxels) <= 2_048
+    assert len(np.unique(voxels.coords, axis=0)) == len(voxels)
+    assert voxels.coords.min() >= 0
+    assert voxels.feats.shape == (len(voxels), 4)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from models.commands.options import engine_option, registry_option
+from models.commands.options import device_option, engine_option, registry_option
 
 if TYPE_CHECKING:
     from models.manifest import Axis
@@ -29,7 +29,7 @@ OPTIONS = (
     click.option("--out", type=FOLDER, default=Path("docs/results/analyse"), show_default=True, help="Where page and picture go."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything that is drawn."),
     registry_option,
-    click.option("--device", default="auto", show_default="cuda where there is one", help="Where the net runs: cpu, cuda, cuda:1."),
+    device_option("Where the net runs: cpu, cuda, cuda:1."),
     engine_option,
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all]."),
 )

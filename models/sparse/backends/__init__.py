@@ -32,7 +32,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine of a kind of device, why it was chosen, and what was found of each that came into question."""
+    """The engine of a device, why it was chosen, and what was found of each that came into question."""
 
     name: str
     reason: str
@@ -57,12 +57,19 @@ def engine_for(device: torch.device | str, name: str | None = None) -> Engine:
     Raises: BadOption.
     """
     wanted = name or os.environ.get("FIP_ENGINE") or AUTO
-    return engine_named(choose(torch.device(device).type).name if wanted == AUTO else wanted)
+    return engine_named(choose(device).name if wanted == AUTO else wanted)
+
+
+def choose(device: torch.device | str) -> Choice:
+    """Probe the engines, each device's once a process: a few tenths of a second, and some seconds where kernels are compiled first."""
+    place = torch.device(device)
+    if place.type == "cuda" and place.index is None and torch.cuda.is_available():
+        place = torch.device("cuda", torch.cuda.current_device())
+    return _chosen(place)
 
 
 @functools.cache
-def choose(device_type: str) -> Choice:
-    """Probe the engines once a process: a few tenths of a second, and some seconds where kernels are compiled first."""
-    preferred = PREFERRED.get(device_type, ("torch",))
-    reports = probe_engines({name: ENGINES[name] for name in preferred}, torch.device(device_type))
-    return Choice(*(fastest if device_type == "cpu" else first_right)(reports, preferred), reports)
+def _chosen(device: torch.device) -> Choice:
+    preferred = PREFERRED.get(device.type, ("torch",))
+    reports = probe_engines({name: ENGINES[name] for name in preferred}, device)
+    return Choice(*(fastest if device.type == "cpu" else first_right)(reports, preferred), reports)

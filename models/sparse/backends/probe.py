@@ -1,7 +1,7 @@
 """What each engine does on this machine: does it run, is it right, how fast is it. The choice of an engine rests on this.
 
 Right means: every tap meets its offset (an impulse through each of the 27), and forward, both gradients and the tied filter agree
-with the reference engine in float64.
+with the reference engine in float64; on CUDA, where each dtype has kernels of its own, in every precision.
 """
 
 import time
@@ -10,12 +10,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from models.device import AMPERE
+from models.manifest import Precision
+from models.rounding import AUTOCAST, rounding
+from models.sparse.backends.apart import why_not
 from models.sparse.backends.protocol import Engine
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap, kernel_offsets
 from models.sparse.tying import tied_filter
 
-LARGEST_ERROR = 1e-4  # relative to the largest value
+LARGEST_ERRORS: dict[Precision, float] = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "bf16": 4e-2}  # relative to the largest value
+PRECISIONS: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16", "bf16")}
+RAGGED = (3, 19)  # channels that fill no block
+FOREIGN = ("torchsparse",)  # native code that is not ours
 SIDE, CHANNELS, ROUNDS = 24, 64, 7
 MARGIN = 1.5  # times faster than the engine that is preferred; less may be noise, and would change the last bits from run to run
 
@@ -24,7 +31,7 @@ MARGIN = 1.5  # times faster than the engine that is preferred; less may be nois
 class EngineReport:
     """forward_ms: one 3×3×3 convolution, 64 to 64 channels, of the probe's surface; the quickest of a few, maps not counted.
 
-    max_rel_error: largest difference from float64 over the largest value, forward, gradients and tied filter. taps_right: of 27.
+    max_rel_error: largest difference from float64 over the largest value, forward, gradients and tied filter, in fp32. taps_right: of 27.
     """
 
     name: str
@@ -60,15 +67,29 @@ def probe_engine(engine: Engine, device: torch.device) -> EngineReport:
 
 def _checked(engine: Engine, device: torch.device) -> EngineReport:
     """A report without a time."""
+    if engine.name in FOREIGN and device.type == "cuda" and engine.runs(device, torch.float32):
+        reason = why_not(engine.name, device, f"{engine.detail()} torch-{torch.__version__} {torch.cuda.get_device_name(device)}")
+        if reason is not None:
+            return EngineReport(engine.name, False, reason, engine.detail())
+    return checked(engine, device)
+
+
+def checked(engine: Engine, device: torch.device) -> EngineReport:
+    """A report without a time, from this process."""
     if not engine.runs(device, torch.float32):
         return EngineReport(engine.name, False, engine.unavailable() or f"does not run on {device.type}")
+    detail = ""
     try:
-        taps, error = _taps_right(engine, device), _largest_error(engine, device)
+        detail = engine.detail()
+        taps = _taps_right(engine, device)
+        errors = {precision: _largest_error(engine, device, precision) for precision in _precisions(device)}
     except Exception as failure:  # a library or a compiler of kernels has errors of its own
-        return EngineReport(engine.name, False, f"failed on the probe: {failure}", engine.detail())
-    right = taps == 27 and error <= LARGEST_ERROR
-    reason = "right" if right else f"wrong here: {taps} of 27 taps, error {error:.2g}, at most {LARGEST_ERROR:g} is allowed"
-    return EngineReport(engine.name, right, reason, engine.detail(), None, error, taps)
+        return EngineReport(engine.name, False, f"failed on the probe: {failure}", detail)
+    wrong = [f"{taps} of 27 taps"] if taps < 27 else []
+    for precision, error in errors.items():
+        if not error <= LARGEST_ERRORS[precision]:  # nor NaN
+            wrong.append(f"error {error:.2g} in {precision}, at most {LARGEST_ERRORS[precision]:g} is allowed")
+    return EngineReport(engine.name, not wrong, f"wrong here: {', '.join(wrong)}" if wrong else "right", detail, None, errors["fp32"], taps)
 
 
 def fastest(reports: Mapping[str, EngineReport], preferred: tuple[str, ...]) -> tuple[str, str]:
@@ -111,6 +132,14 @@ def _map(engine: Engine, coords: torch.Tensor, tied: str = "") -> KernelMap:
     return engine.tie(whole, tied) if tied else whole
 
 
+def _precisions(device: torch.device) -> tuple[Precision, ...]:
+    """Those that the device has."""
+    found = PRECISIONS.get(device.type, ("fp32",))
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
+        return tuple(precision for precision in found if precision not in ("tf32", "bf16"))
+    return found
+
+
 def _taps_right(engine: Engine, device: torch.device) -> int:
     """An impulse in the middle of a full cube, through one tap after the other: how many come out where their offset says."""
     cube = torch.cartesian_prod(torch.arange(1), *[torch.arange(5)] * 3).int().to(device)
@@ -125,29 +154,39 @@ def _taps_right(engine: Engine, device: torch.device) -> int:
     return right
 
 
-def _largest_error(engine: Engine, device: torch.device) -> float:
+def _largest_error(engine: Engine, device: torch.device, precision: Precision) -> float:
+    """Of full blocks, and of some that are not. NaN where anything is."""
+    return float(torch.stack([_error(engine, device, precision, *channels) for channels in ((CHANNELS, CHANNELS), RAGGED)]).max())
+
+
+def _error(engine: Engine, device: torch.device, precision: Precision, cin: int, cout: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     coords, reference = _surface(device), ReferenceEngine()
-    feats, grad = (torch.randn(len(coords), CHANNELS, generator=generator).to(device) for _ in range(2))
-    weight = torch.randn(27, CHANNELS, CHANNELS, generator=generator).to(device)
-    worst = 0.0
+    feats, grad = (torch.randn(len(coords), channels, generator=generator).to(device) for channels in (cin, cout))
+    weight = torch.randn(27, cin, cout, generator=generator).to(device)
+    errors = []
     for tied in ("", "y"):
         filters = (tied_filter(weight, tied) if tied else weight).contiguous()
         ours, theirs = _map(engine, coords, tied), _map(reference, coords, tied)
         for run in _three_ways(feats, filters, grad):
-            found, expected = run(engine, ours, torch.float32), run(reference, theirs, torch.float64)
-            worst = max(worst, float((found.double() - expected).abs().max() / expected.abs().max()))
-    return worst
+            with rounding(device, precision):
+                found = run(engine, ours, torch.float32, AUTOCAST.get(precision, torch.float32))
+            expected = run(reference, theirs, torch.float64, torch.float64)
+            errors.append((found.double() - expected).abs().max() / expected.abs().max())
+    return torch.stack(errors).max()
 
 
-def _three_ways(
-    feats: torch.Tensor, filters: torch.Tensor, grad: torch.Tensor
-) -> tuple[Callable[[Engine, KernelMap, torch.dtype], torch.Tensor], ...]:
+Run = Callable[[Engine, KernelMap, torch.dtype, torch.dtype], torch.Tensor]  # by an engine, of features of a dtype, products in another
+
+
+def _three_ways(feats: torch.Tensor, filters: torch.Tensor, grad: torch.Tensor) -> tuple[Run, Run, Run]:
     """Forward, gradient of the input (on the same map: sites are the same) and gradient of the weight."""
     return (
-        lambda engine, kernel_map, dtype: engine.conv(feats.to(dtype), filters.to(dtype), kernel_map, products=dtype),
-        lambda engine, kernel_map, dtype: engine.conv(grad.to(dtype), filters.to(dtype), kernel_map, products=dtype, transpose=True),
-        lambda engine, kernel_map, dtype: engine.weight_grad(feats.to(dtype), grad.to(dtype), kernel_map, products=dtype),
+        lambda engine, kernel_map, dtype, products: engine.conv(feats.to(dtype), filters.to(dtype), kernel_map, products=products),
+        lambda engine, kernel_map, dtype, products: engine.conv(
+            grad.to(dtype), filters.to(dtype), kernel_map, products=products, transpose=True
+        ),
+        lambda engine, kernel_map, dtype, products: engine.weight_grad(feats.to(dtype), grad.to(dtype), kernel_map, products=products),
     )
 
 

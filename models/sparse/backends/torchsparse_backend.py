@@ -7,7 +7,7 @@ It is used below its own layers, so that its global modes, tensors and caches ar
   column of a table is which tap is found by an impulse;
 - what it needs of a map in its own layout is kept with that map (KernelMap.prepared).
 
-float32 features, products in float32 or float16; all else, and what is too large for its 32-bit places, is handed to the torch engine.
+float32 features, products in float32 or, forward, float16. All else, and what is too large for its 32-bit places, the triton engine gets.
 Source: torchsparse 2.1.0, https://github.com/mit-han-lab/torchsparse (MIT). S input sites, T output sites, K taps, C channels.
 """
 
@@ -24,9 +24,11 @@ from models.sparse.backends.protocol import Epilogue, Packed, SiteIndexLike
 from models.sparse.backends.reference import finish
 from models.sparse.backends.torch_engine import TorchEngine, with_lines
 from models.sparse.backends.torchsparse_dataflows import MOST_TAPS, Dataflow, GatherScatter, ImplicitGemm, addressable
+from models.sparse.backends.triton_engine import TritonEngine
 from models.sparse.kernel_map import KernelMap, kernel_offsets
 
 SERIES = "2.1."
+REST = TritonEngine()  # for products that are not for torchsparse; where it cannot be had, it hands them on to the torch engine
 
 
 class HashTable(Protocol):
@@ -140,7 +142,7 @@ class TorchsparseEngine(TorchEngine):
 
     def pack(self, weight: torch.Tensor, products: torch.dtype) -> Packed:
         if len(weight) == 1 or not self._takes(weight, products):
-            return super().pack(weight, products)
+            return REST.pack(weight, products)
         taps, cin, cout = weight.shape
         data = weight.detach().to(products, copy=True, memory_format=torch.contiguous_format)
         return Packed(self.name, (taps, cin, cout), data, products)
@@ -157,13 +159,12 @@ class TorchsparseEngine(TorchEngine):
         epilogue: Epilogue | None = None,
     ) -> torch.Tensor:
         if isinstance(weight, Packed) and weight.engine != self.name:
-            return super().conv(feats, weight, kernel_map, products=products, transpose=transpose, epilogue=epilogue)
+            return REST.conv(feats, weight, kernel_map, products=products, transpose=transpose, epilogue=epilogue)
         filters = weight.data if isinstance(weight, Packed) else weight
         if transpose:
             filters = filters.transpose(1, 2)
         if not self._suits(feats, kernel_map, products, filters.shape[2]):
-            plain = filters.to(feats.dtype)  # (K, Cin, Cout)
-            return super().conv(feats, plain, kernel_map, products=products, epilogue=epilogue)
+            return REST.conv(feats, filters.to(feats.dtype), kernel_map, products=products, epilogue=epilogue)  # (K, Cin, Cout)
         rows = with_lines(feats, kernel_map, products).contiguous()
         with torch.cuda.device_of(feats):
             out = self._dataflow(feats).conv(rows, filters.to(products).contiguous(), kernel_map)
@@ -171,8 +172,8 @@ class TorchsparseEngine(TorchEngine):
 
     @torch.no_grad()
     def weight_grad(self, feats: torch.Tensor, grad: torch.Tensor, kernel_map: KernelMap, *, products: torch.dtype) -> torch.Tensor:
-        if not self._suits(feats, kernel_map, products, grad.shape[1]):
-            return super().weight_grad(feats, grad, kernel_map, products=products)
+        if not (self._suits(feats, kernel_map, products, grad.shape[1]) and self._dataflow(feats).takes_gradients(products)):
+            return REST.weight_grad(feats, grad, kernel_map, products=products)
         rows = with_lines(feats, kernel_map, products).contiguous()
         with torch.cuda.device_of(feats):
             out = self._dataflow(feats).weight_grad(rows, grad.to(products).contiguous(), kernel_map)

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch.nn.functional import pad
 
-from models.sparse.backends.tuning import Tuner, cuda_time_ms
+from models.sparse.backends.tuning import Tuner, bucket, cuda_time_ms
 from models.sparse.kernel_map import KernelMap
 
 ROWS = 128  # tables have a multiple of so many: a block of its products ...
@@ -91,6 +91,9 @@ class Dataflow(Protocol):
 
     def takes(self, products: torch.dtype) -> bool: ...
 
+    def takes_gradients(self, products: torch.dtype) -> bool:
+        """Whether weight gradients, too."""
+
     def conv(self, rows: torch.Tensor, filters: torch.Tensor, kernel_map: KernelMap) -> torch.Tensor:
         """(S, Cin), (K, Cin, Cout) -> (T, Cout)."""
 
@@ -106,6 +109,8 @@ class GatherScatter:
 
     def takes(self, products: torch.dtype) -> bool:
         return products == torch.float32
+
+    takes_gradients = takes
 
     def conv(self, rows: torch.Tensor, filters: torch.Tensor, kernel_map: KernelMap) -> torch.Tensor:
         taps = len(kernel_map.sizes)
@@ -123,7 +128,11 @@ class GatherScatter:
 
 
 class ImplicitGemm:
-    """On CUDA, in float32 (TF32 where PyTorch is told to use it) or float16, whose sums are float32 until they are stored."""
+    """On CUDA, in float32 (TF32 where PyTorch is told to use it) or float16.
+
+    Parts of a sum are stored in the dtype of the factors before they are added up: so float16 is not taken in parts, nor for weight
+    gradients, which have no other way.
+    """
 
     def __init__(self, library: CudaFunctions, *, tf32: bool = False, fp16: bool = False, ways: tuple[int, ...] = WAYS) -> None:
         """tf32, fp16: whether the device has them. ways: those of WAYS that may be taken."""
@@ -131,6 +140,9 @@ class ImplicitGemm:
 
     def takes(self, products: torch.dtype) -> bool:
         return products == torch.float32 or (products == torch.float16 and self._fp16)
+
+    def takes_gradients(self, products: torch.dtype) -> bool:
+        return products == torch.float32
 
     def conv(self, rows: torch.Tensor, filters: torch.Tensor, kernel_map: KernelMap) -> torch.Tensor:
         taps, cin, cout = filters.shape
@@ -142,8 +154,9 @@ class ImplicitGemm:
             table, order, masks, _ = self._ordered(kernel_map, splits)
             return self._library.conv_forward_implicit_gemm_sorted_cuda(rows, filters, table, masks, order, *size, *self._allowed)
 
-        key = f"conv {taps} {cin} {cout} {kernel_map.num_out.bit_length()} {rows.dtype} {self._allowed[0]}"
-        return run(_chosen(key, run, self._ways_of(taps), rows.device))
+        key = f"conv {taps} {cin} {cout} {bucket(kernel_map.num_out)} {rows.dtype} {self._allowed[0]}"
+        ways = [splits for splits in self._ways_of(taps) if splits < 2 or rows.dtype == torch.float32] or [1]
+        return run(_chosen(key, run, ways, rows.device))
 
     def weight_grad(self, rows: torch.Tensor, grads: torch.Tensor, kernel_map: KernelMap) -> torch.Tensor:
         taps, cin, cout = len(kernel_map.sizes), rows.shape[1], grads.shape[1]
@@ -154,7 +167,7 @@ class ImplicitGemm:
             found = self._library.conv_backward_wgrad_implicit_gemm_sorted_cuda(rows, padded, table, masks, order, SPLITS, *self._allowed)
             return found.view(taps, cin, cout)
 
-        key = f"grad {taps} {cin} {cout} {kernel_map.num_out.bit_length()} {rows.dtype} {self._allowed[0]}"
+        key = f"grad {taps} {cin} {cout} {bucket(kernel_map.num_out)} {rows.dtype} {self._allowed[0]}"
         return run(_chosen(key, run, [splits for splits in self._ways_of(taps) if splits] or [1], rows.device))
 
     @property
@@ -191,10 +204,10 @@ def table_of(kernel_map: KernelMap) -> torch.Tensor:
     return kernel_map.prepared["torchsparse table"][0]
 
 
-def addressable(kernel_map: KernelMap, num_in: int, *channels: int) -> bool:
-    """Whether no tensor of a call has more elements than its kernels can address."""
-    most = max(num_in, kernel_map.num_out + ROWS)
-    return most * max(*channels, len(kernel_map.sizes)) < LARGEST_PLACE
+def addressable(kernel_map: KernelMap, num_in: int, cin: int, cout: int) -> bool:
+    """Whether no tensor of a call has more elements than its kernels can address: sums of each part of the taps among them."""
+    rows, taps = kernel_map.num_out + ROWS, len(kernel_map.sizes)
+    return max(num_in * cin, max(WAYS) * rows * cout, rows * taps, SPLITS * taps * cin * cout) < LARGEST_PLACE
 
 
 def _pairs(kernel_map: KernelMap) -> tuple[torch.Tensor, torch.Tensor]:
@@ -210,7 +223,7 @@ def _chosen(key: str, run: Callable[[int], object], ways: list[int], device: tor
     """The quickest way, measured once."""
     if device.type != "cuda":
         return ways[-1]
-    return ways[_tuner(device).best(key, [functools.partial(run, splits) for splits in ways])]
+    return int(_tuner(device).best(key, {str(splits): functools.partial(run, splits) for splits in ways}))
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """The engine on NVIDIA GPUs: implicit matrix products in Triton, which comes with CUDA builds of torch, so that nothing is built.
 
-float32 features on a CUDA device, products in float32 (or TF32, where PyTorch is told to use it), float16 or bfloat16; everything
-else it hands to the torch engine. What runs best is measured once for each shape and kept in the cache directory.
+float32 features on a CUDA device, products in float32 (or TF32, where PyTorch is told to use it), float16 or, where the device has it,
+bfloat16; everything else it hands to the torch engine. What runs best is measured once for each shape and kept in the cache directory.
+Matrix units know no float32: there its factors are sums of two TF32 numbers, of whose products three are taken; 22 bits of 24 are kept.
 S input rows, T output rows, K taps, C channels.
 """
 
@@ -10,19 +11,19 @@ import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from types import ModuleType
 
 import torch
 
+from models.device import AMPERE
 from models.sparse.backends.norms import TORCH_NORMS
 from models.sparse.backends.protocol import Epilogue, Packed
 from models.sparse.backends.torch_engine import TorchEngine, with_lines
-from models.sparse.backends.tuning import Tuner, cuda_time_ms
+from models.sparse.backends.tuning import Tuner, bucket, cuda_time_ms
 from models.sparse.kernel_map import KernelMap
 
-LARGEST_SPLIT = 1 << 14  # pairs of a tap that one program of a weight gradient sums
-MOST_SPLITS = 32
+FEWEST_PAIRS = 512  # of a tap that one program of a weight gradient sums, where it has so many ...
+PROGRAMS = 4  # ... and so many programs for each processor of the device, or more
 PRODUCTS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -66,7 +67,7 @@ class TritonEngine(TorchEngine):
         return _why_not()
 
     def detail(self) -> str:
-        return f"Triton {version('triton')}" + (", interpreted" if _interpreted() else "")
+        return f"Triton {_version()}" + (", interpreted" if _interpreted() else "")
 
     def runs(self, device: torch.device, dtype: torch.dtype) -> bool:
         return device.type == ("cpu" if _interpreted() else "cuda") and dtype == torch.float32 and self.unavailable() is None
@@ -103,16 +104,17 @@ class TritonEngine(TorchEngine):
         bias, residual = (out if each is None else each.contiguous() for each in (epilogue.bias, epilogue.residual))  # out: not read
         kinds = epilogue.bias is not None, epilogue.residual is not None, epilogue.relu
         rows, sources = with_lines(feats, kernel_map, products).contiguous(), kernel_map.sources_by_likeness
+        precision = _precision(products, out.device)
 
         def run(tiling: Tiling) -> None:
             _kernels().conv_kernel[(-(-len(out) // tiling.rows), -(-cout // tiling.out))](
                 rows, filters, sources, kernel_map.like_rows, bias, residual, out, len(out), cin, cout, *filters.stride(),
                 taps, *(int(kind) for kind in kinds),
-                precision=_precision(products), block_rows=tiling.rows, block_out=tiling.out, block_in=tiling.inner,
+                precision=precision, block_rows=tiling.rows, block_out=tiling.out, block_in=tiling.inner,
                 **tiling.options,
             )  # fmt: skip
 
-        key = f"conv {taps} {cin} {cout} {transpose} {_bucket(len(out))} {products} {_precision(products)}"
+        key = f"conv {taps} {cin} {cout} {transpose} {bucket(len(out))} {products} {precision}"
         with torch.cuda.device_of(out):
             run(self._chosen(key, fitting(CONV, cin, cout), run, out.device))
         return out
@@ -122,32 +124,38 @@ class TritonEngine(TorchEngine):
         if not self._takes(feats, products):
             return super().weight_grad(feats, grad, kernel_map, products=products)
         taps, cin, cout = len(kernel_map.sizes), feats.shape[1], grad.shape[1]
-        longest = max(kernel_map.sizes, default=0)
-        splits = min(max(1, -(-longest // LARGEST_SPLIT)), MOST_SPLITS)
+        longest, precision = max(kernel_map.sizes, default=0), _precision(products, feats.device)
         rows, grads = with_lines(feats, kernel_map, products).contiguous(), grad.to(products).contiguous()
-        out = feats.new_empty(splits, taps, cin, cout)
         if "triton starts" not in kernel_map.prepared:
-            kernel_map.prepared["triton starts"] = (kernel_map.starts.to(feats.device),)
+            kernel_map.prepared["triton starts"] = (kernel_map.starts.to(feats.device, non_blocking=True),)
         [starts] = kernel_map.prepared["triton starts"]
 
-        def run(tiling: Tiling) -> None:
-            _kernels().weight_grad_kernel[(taps * splits, -(-cin // tiling.inner), -(-cout // tiling.out))](
-                rows, grads, kernel_map.in_rows, kernel_map.out_rows, starts, out, cin, cout, taps, splits, precision=_precision(products),
+        def run(tiling: Tiling) -> torch.Tensor:
+            tiles = -(-cin // tiling.inner), -(-cout // tiling.out)
+            splits = splits_of(longest, taps * tiles[0] * tiles[1], _processors(feats.device))
+            out = feats.new_empty(splits, taps, cin, cout)
+            _kernels().weight_grad_kernel[(taps * splits, *tiles)](
+                rows, grads, kernel_map.in_rows, kernel_map.out_rows, starts, out, cin, cout, taps, splits, precision=precision,
                 block_in=tiling.inner, block_out=tiling.out, block_pairs=tiling.rows, **tiling.options,
             )  # fmt: skip
+            return out.sum(0) if splits > 1 else out[0]
 
-        key = f"grad {taps} {cin} {cout} {_bucket(longest)} {products} {_precision(products)}"
-        with torch.cuda.device_of(out):
-            run(self._chosen(key, fitting(GRAD, cin, cout), run, out.device))
-        return out.sum(0) if splits > 1 else out[0]
+        key = f"grad {taps} {cin} {cout} {bucket(longest)} {products} {precision}"
+        with torch.cuda.device_of(feats):
+            return run(self._chosen(key, fitting(GRAD, cin, cout), run, feats.device))
 
     def _takes(self, tensor: torch.Tensor, products: torch.dtype) -> bool:
-        return products in PRODUCTS and self.runs(tensor.device, tensor.dtype)
+        return (
+            products in PRODUCTS
+            and self.runs(tensor.device, tensor.dtype)
+            and (products != torch.bfloat16 or _interpreted() or torch.cuda.get_device_capability(tensor.device) >= AMPERE)
+        )
 
-    def _chosen(self, key: str, tilings: tuple[Tiling, ...], run: Callable[[Tiling], None], device: torch.device) -> Tiling:
+    def _chosen(self, key: str, tilings: tuple[Tiling, ...], run: Callable[[Tiling], object], device: torch.device) -> Tiling:
         if device.type != "cuda":  # interpreted: all are equally slow
             return tilings[0]
-        return tilings[_tuner(device).best(key, [functools.partial(run, tiling) for tiling in tilings])]
+        known = {str(tiling): tiling for tiling in tilings}
+        return known[_tuner(device).best(key, {name: functools.partial(run, tiling) for name, tiling in known.items()})]
 
 
 def fitting(tilings: tuple[Tiling, ...], cin: int, cout: int) -> tuple[Tiling, ...]:
@@ -155,6 +163,14 @@ def fitting(tilings: tuple[Tiling, ...], cin: int, cout: int) -> tuple[Tiling, .
     largest_in, largest_out = (max(32, 1 << (channels - 1).bit_length()) for channels in (cin, cout))
     found = tuple(tiling for tiling in tilings if tiling.inner <= largest_in and tiling.out <= largest_out)
     return found or tilings
+
+
+def splits_of(longest: int, programs: int, processors: int) -> int:
+    """Parts that the pairs of each tap are summed in, the longest of which has so many, where `programs` do one part of all.
+
+    Enough of them to fill the device, and none so short that starting it and adding it up costs more than it does.
+    """
+    return max(1, min(-(-PROGRAMS * processors // programs), longest // FEWEST_PAIRS))
 
 
 @functools.cache
@@ -166,7 +182,7 @@ def _kernels() -> ModuleType:
 
 @functools.cache
 def _tuner(device: torch.device) -> Tuner:
-    return Tuner(f"{torch.cuda.get_device_name(device)} triton-{version('triton')} torch-{torch.__version__}", cuda_time_ms)
+    return Tuner(f"{torch.cuda.get_device_name(device)} triton-{_version()} torch-{torch.__version__}", cuda_time_ms)
 
 
 def _interpreted() -> bool:
@@ -180,11 +196,20 @@ def _why_not() -> str | None:
     return None if _interpreted() or torch.cuda.is_available() else "no CUDA device"
 
 
-def _precision(products: torch.dtype) -> str:
-    """How float32 factors are multiplied: as PyTorch is told to multiply matrices."""
-    return "tf32" if products == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+def _version() -> str:
+    """As it calls itself: it is distributed under several names."""
+    import triton
+
+    return str(triton.__version__)
 
 
-def _bucket(rows: int) -> int:
-    """Numbers of rows that share a choice: a power of two."""
-    return rows.bit_length()
+def _precision(products: torch.dtype, device: torch.device) -> str:
+    """How float32 factors are multiplied: as PyTorch is told to multiply matrices, on matrix units where they can."""
+    if products != torch.float32 or device.type != "cuda" or torch.cuda.get_device_capability(device) < AMPERE:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

@@ -63,7 +63,7 @@ def conv_kernel(
     tl.store(out + place, sums, mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["taps", "splits"])
 def weight_grad_kernel(
     rows,
     grads,

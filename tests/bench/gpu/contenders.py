@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.manifest import Precision
-from models.predictor import rounding
+from models.rounding import rounding
 from models.sparse.backends import ENGINES, PREFERRED
 from models.sparse.backends.protocol import Engine
 from models.sparse.backends.reference import ReferenceEngine

@@ -1,0 +1,53 @@
+"""Native code of others is tried on a device in a process of its own.
+
+A kernel that reads where it must not ends the context of its process on that device: engines that are right would fail after it, too.
+What was found right is kept in the cache directory, by versions and device, and not tried again.
+"""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+
+import torch
+
+from models.cache import cache_dir, file_name
+
+LONGEST_S = 300.0  # kernels may have to be compiled
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from models.sparse.backends.apart import main; main(*sys.argv[2:])"
+
+
+def why_not(engine: str, device: torch.device, versions: str) -> str | None:
+    """Why the engine of this name is not to be used on the device; None where it has been found right with these versions."""
+    with suppress(OSError, RuntimeError):
+        if (cache_dir() / "probed" / file_name(versions)).exists():
+            return None
+    reason = _tried(engine, device)
+    if reason is None:
+        with suppress(OSError, RuntimeError):
+            kept = cache_dir() / "probed" / file_name(versions)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.touch()
+    return reason
+
+
+def _tried(engine: str, device: torch.device) -> str | None:
+    command = [sys.executable, "-P", "-c", START, json.dumps(sys.path), engine, str(device)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"could not be tried in a process of its own: {error}"
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2]
+        return f"ended the process that tried it, with code {done.returncode}: {said or 'it said nothing'}"
+    reason: str | None = json.loads(done.stdout.rpartition("\n")[2])  # libraries print before it
+    return reason
+
+
+def main(name: str, device: str) -> None:
+    """The process: what is wrong with the engine, in JSON on the last line."""
+    from models.sparse.backends import ENGINES
+    from models.sparse.backends.probe import checked
+
+    report = checked(ENGINES[name], torch.device(device))
+    sys.stdout.write("\n" + json.dumps(None if report.works else report.reason))
