@@ -67,7 +67,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
     "modes": (
         _RESNET18_10,
         _RESNET18_1,
-        replace(few("resnet18", 10, REFINED, seeds=3), part="refinements", more_seeds=_MORE),
+        replace(few("resnet18", 10, REFINED), part="refinements", more_seeds=_MORE),
         replace(few("resnet18", 10, STRUCTURED, seeds=8), part="structure of the filters", more_seeds=_MORE),
         replace(few("resnet18", 1, STRUCTURED), part="structure of the filters"),
         full("cifar_resnet20", EVERY_MODE),

@@ -12,6 +12,8 @@ PAIRS: tuple[tuple[str, str, str], ...] = (  # what is subtracted from what, and
     ("fip-ioms", "random-ioms", "IOms, image over random filters"),
     ("fip-io", "random-io", "IO, image over random filters"),
     ("fip-io-recalibrated", "random-io-recalibrated", "IO recalibrated, image over random filters"),
+    ("fip-io-mean", "random-io", "IO, image filters scaled over random filters"),
+    ("fip-io-mean", "random-io-recalibrated", "IO, image filters scaled over random filters recalibrated"),
     ("fip-iobn", "random2d-iobn", "IO+BN, image over random 2D filters"),
     ("random2d-iobn", "random-iobn", "IO+BN, random 2D over random 3D filters"),
     ("fip-io-recalibrated", "fip-io", "FIP-IO, recalibrated over image statistics"),
