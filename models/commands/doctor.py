@@ -26,7 +26,7 @@ DAMAGED = 4
 def doctor(registry: str | None, as_json: bool) -> int:
     """Report Python, device, the sparse engine and why it was chosen, package versions and the models.
 
-    The exit code is 4 when a model is damaged, or no engine works that would be used.
+    The exit code is 4 when a model is damaged, no engine works that would be used, or the device of FIP_DEVICE is not there.
     """
     from models.registry import open_catalogue
 
@@ -41,7 +41,7 @@ def doctor(registry: str | None, as_json: bool) -> int:
         "models": models,
     }
     click.echo(json.dumps(report, indent=2) if as_json else as_text(report))
-    healthy = any(facts["chosen"] and facts["works"] for facts in engines) and all(facts["ok"] for facts in models)
+    healthy = any(facts["chosen"] and facts["works"] for facts in engines) and all(facts["ok"] for facts in models) and not _device()[1]
     return 0 if healthy else DAMAGED
 
 
@@ -56,16 +56,21 @@ def device_facts() -> Facts:
     from models.device import available_devices
 
     known = available_devices()
-    facts: Facts = {"default": _device(), "available": ", ".join(known), "threads": torch.get_num_threads()}
+    name, refused = _device()
+    facts: Facts = {"default": refused or name, "available": ", ".join(known), "threads": torch.get_num_threads()}
     facts["cpu"] = platform.processor() or platform.machine()
     return facts | {name: torch.cuda.get_device_name(name) for name in known if name.startswith("cuda:")}
 
 
-def _device() -> str:
-    """By FIP_DEVICE, as for the other commands. Raises: BadOption."""
-    from models.device import AUTO, parse_device
+def _device() -> tuple[str, str]:
+    """By FIP_DEVICE, as for the other commands; where that is refused, the CPU, and why."""
+    from models.device import AUTO, CPU, parse_device
+    from models.errors import BadOption
 
-    return parse_device(os.environ.get("FIP_DEVICE") or AUTO)
+    try:
+        return parse_device(os.environ.get("FIP_DEVICE") or AUTO), ""
+    except BadOption as error:
+        return CPU, f"FIP_DEVICE is refused: {error.detail}"
 
 
 def engine_facts() -> tuple[list[Facts], str]:
@@ -80,7 +85,7 @@ def engine_facts() -> tuple[list[Facts], str]:
     from models.sparse.backends import ENGINES, choose, engine_for
     from models.sparse.backends.probe import probe_engine
 
-    device = torch.device(_device())
+    device = torch.device(_device()[0])
     choice = choose(device)
     in_use, refused = "", ""
     try:

@@ -25,12 +25,13 @@ import torch
 from models.artefact import MANIFEST, read_manifest
 from models.device import CPU, parse_device
 from models.errors import BadCheckpoint, FipError
-from models.manifest import NetworkSpec, Precision, Task
+from models.manifest import NetworkSpec, Precision
 from models.predictor import Predictor
 from models.sparse.backends import choose
 from models.sparse.backends.arena import ARENA
 from models.voxelize import Voxels
 from service.memory import EVERY_S, give_back
+from service.worker.memory_errors import is_out_of_memory
 from service.worker.messages import Array, Head, PeerGone, receive, send
 from service.worker.warm_up import warm_up
 
@@ -38,7 +39,6 @@ FATAL_EXIT = 70
 PR_SET_PDEATHSIG = 1
 SWITCH_S = 0.0002  # how long a pass waits for a model that is being loaded, whenever it comes back from a convolution; Python's 5 ms add up
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
-OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
 FATAL = re.compile(
     r"CUDA error|Triton Error \[CUDA\]|CUDNN_STATUS|CUBLAS_STATUS|device-side assert|driver shutting down|illegal memory access|"
     r"misaligned address|launch failure",
@@ -70,8 +70,7 @@ def work(
     sys.setswitchinterval(SWITCH_S)
     send(lifeline, {"pid": os.getpid()})
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
-    batch, tile = int(str(setup["batch_voxels"])), int(str(setup["tile_voxels"]))
-    worker = Worker(lifeline, {"classify": batch, "segment": max(batch, tile)})
+    worker = Worker(lifeline, max(int(str(setup[name])) for name in ("batch_voxels", "tile_voxels")))
     threading.Thread(target=worker.serve_control, args=(control,), daemon=True).start()
     threading.Thread(target=worker.serve_express, args=(express,), daemon=True).start()
     with suppress(PeerGone):
@@ -81,8 +80,8 @@ def work(
 class Worker:
     """The nets. Passes share them, and nothing else."""
 
-    def __init__(self, lifeline: socket.socket, largest: Mapping[Task, int]) -> None:
-        """largest: voxels of a pass for each task."""
+    def __init__(self, lifeline: socket.socket, largest: int) -> None:
+        """largest: voxels of a pass, of many clouds or of one."""
         self._lifeline, self._largest = lifeline, largest
         self._nets: dict[str, Predictor] = {}
         self._warm = set[NetworkSpec]()  # whose next weights need no large passes, which would crowd out those of requests
@@ -132,7 +131,7 @@ class Worker:
             raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
         net = Predictor.load(folder, parse_device(str(head["device"])), str(head["engine"]), cast(Precision, head["precision"]))
         known = net.manifest.network in self._warm
-        warm_up(net, 0 if known else self._largest[net.manifest.task])
+        warm_up(net, 0 if known else self._largest)
         self._warm.add(net.manifest.network)
         size = net.settle()
         self._nets[key] = net
@@ -156,7 +155,7 @@ def _guarded(answer: Callable[[], Answer], lifeline: socket.socket) -> Answer:
 
 def _what_went_wrong(error: Exception, lifeline: socket.socket) -> Head:
     said = str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or OUT_OF_MEMORY.search(said):
+    if is_out_of_memory(error):
         return {"error": "out_of_memory", "detail": said[:500]}
     if isinstance(error, torch.AcceleratorError) or FATAL.search(said):
         send(lifeline, {"said": f"the device failed: {said[:2000]}"})

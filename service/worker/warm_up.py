@@ -4,7 +4,6 @@ are compiled, and which runs quickest is measured for every size of pass (models
 
 import itertools
 import math
-from contextlib import suppress
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.voxelize import Voxels
+from service.worker.memory_errors import is_out_of_memory
 
 POINTS = 256  # enough to have every layer packed and run once; other models wait for it
 GROWTH = 8  # from one size to the next; what is measured at two sizes holds between them
@@ -23,10 +23,14 @@ def warm_up(net: Predictor, largest: int) -> None:
     net.forward([voxels])
     if net.device.type == "cpu" or not largest:
         return
-    with suppress(torch.OutOfMemoryError):  # passes so large are cut up
+    try:
         for size in sizes(largest):
             net.forward([sheet(size, voxels.feats.shape[1])])
-    torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):  # passes so large are cut up
+            raise
+        torch.cuda.empty_cache()
 
 
 def sizes(largest: int) -> list[int]:
@@ -43,8 +47,8 @@ def ball() -> PointCloud:
 
 
 def sheet(voxels: int, channels: int) -> Voxels:
-    """About so many voxels, which lie as those of a surface do."""
-    x, y = np.indices([math.isqrt(voxels)] * 2).reshape(2, -1)
+    """So many voxels, or a few more, which lie as those of a surface do."""
+    x, y = np.indices([math.isqrt(voxels - 1) + 1] * 2).reshape(2, -1)
     z = 16 + 8 * np.sin(x / 8) + 8 * np.cos(y / 8)
     coords = np.stack([x, y, z], axis=1).astype(np.int32)
     return Voxels(coords, np.ones((len(coords), channels), np.float32), np.empty(0, np.int64))

@@ -166,6 +166,18 @@ def test_doctor_reports_an_engine_that_there_is_not(
     assert f"  name={name}, chosen=False, works=False, reason=FIP_ENGINE asks for it: unknown" in capsys.readouterr().out
 
 
+def test_doctor_reports_a_device_that_there_is_not(
+    tiny_registry: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still says everything else."""
+    monkeypatch.setenv("FIP_DEVICE", "cuda:99")
+    assert run(["doctor", "--registry", str(tiny_registry), "--json"]) == 4
+    report = json.loads(capsys.readouterr().out)
+    assert report["device"]["default"].startswith("FIP_DEVICE is refused: no device 'cuda:99' here")
+    assert any(engine["chosen"] for engine in report["engines"])
+    assert all(model["ok"] for model in report["models"])
+
+
 def test_doctor_reports_an_engine_that_is_not_to_be_had(tiny_registry: Path, tmp_path: Path) -> None:
     """Native without a compiler and without what an earlier one left."""
     kept = {name: value for name, value in os.environ.items() if name not in ("CC", "FIP_NATIVE_LIBRARY")}

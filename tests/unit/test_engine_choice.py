@@ -1,6 +1,7 @@
 """Which engine is taken for a kind of device: by what the probe found, in the order of preference, and with a reason that is told."""
 
 import math
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,20 @@ def test_one_that_was_right_in_a_process_of_its_own_is_not_tried_again(tmp_path:
     monkeypatch.setattr(sys, "executable", "/nowhere")
     assert apart.why_not("reference", torch.device("cpu"), "reference 1, A GPU") is None
     assert "could not be tried" in (apart.why_not("reference", torch.device("cpu"), "reference 2, A GPU") or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"loading\xff\n\nfip probe: null\nbye", None),
+        (b'fip probe: "wrong here: 3 of 27 taps"\n', "wrong here: 3 of 27 taps"),
+        (b"", "said nothing of use in a process of its own"),
+    ],
+)
+def test_what_libraries_print_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, reason: str | None) -> None:
+    monkeypatch.setenv("FIP_CACHE", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, said, b""))
+    assert apart.why_not("reference", torch.device("cpu"), "reference 3, A GPU") == reason
 
 
 def test_one_that_cannot_say_what_it_is_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from models.cache import cache_dir, file_name
 
+ANSWER = b"fip probe: "  # and JSON
 LONGEST_S = 300.0  # kernels may have to be compiled
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from models.sparse.backends.apart import main; main(*sys.argv[2:])"
 
@@ -34,20 +35,24 @@ def why_not(engine: str, device: torch.device, versions: str) -> str | None:
 def _tried(engine: str, device: torch.device) -> str | None:
     command = [sys.executable, "-P", "-c", START, json.dumps(sys.path), engine, str(device)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"could not be tried in a process of its own: {error}"
     if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2]
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return f"ended the process that tried it, with code {done.returncode}: {said or 'it said nothing'}"
-    reason: str | None = json.loads(done.stdout.rpartition("\n")[2])  # libraries print before it
+    answer = done.stdout.rpartition(ANSWER)[2].partition(b"\n")[0]  # libraries print before and after it
+    try:
+        reason: str | None = json.loads(answer)
+    except ValueError:
+        return "said nothing of use in a process of its own"
     return reason
 
 
 def main(name: str, device: str) -> None:
-    """The process: what is wrong with the engine, in JSON on the last line."""
+    """The process: what is wrong with the engine, in JSON on a line of its own."""
     from models.sparse.backends import ENGINES
     from models.sparse.backends.probe import checked
 
     report = checked(ENGINES[name], torch.device(device))
-    sys.stdout.write("\n" + json.dumps(None if report.works else report.reason))
+    sys.stdout.write(f"\n{ANSWER.decode()}{json.dumps(None if report.works else report.reason)}\n")
