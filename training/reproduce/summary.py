@@ -128,7 +128,7 @@ def _advice(found: Found) -> list[str]:
         if gain is None:
             continue
         start = "image or random weights alike" if not gain.value.decided else "image weights" if gain.value.mean > 0 else "random weights"
-        lines.append(f"- {setting(group)}: train everything, from {start}; FIP-ALL over scratch {gain.told}{_frozen(known)}.")
+        lines.append(f"- {setting(group)}: train everything, from {start}; FIP-ALL over scratch {gain.told}{_frozen(known)}.{_scaled(of)}")
     return [*lines, ""] if lines else []
 
 
@@ -142,6 +142,14 @@ def _frozen(known: dict[str, Result]) -> str:
         f". FIP-IO+BN over FIP-ALL {loss.interval} ({loss.count} pairs), for about {share:.1f} of its time and "
         f"{100 * one.trained / one.parameters:.1f} % of its trained parameters"
     )
+
+
+def _scaled(of: dict[str, Result]) -> str:
+    """What FIP-IO gains where filters are divided by the number of copies."""
+    gain = gap(of, "fip-io-mean", "fip-io")
+    if gain is None or not gain.decided:
+        return ""
+    return f" Who freezes the norms too should scale the filters (`--set inflate.scale=mean`): FIP-IO {gain.interval} ({gain.count} pairs)."
 
 
 def _points(group: Group, of: dict[str, Result]) -> list[Point]:
