@@ -20,13 +20,11 @@ import torch
 from torch import nn
 
 from models.errors import BadDataset, BadRunDir, Diverged
-from models.manifest import InputSpec
 from models.sparse.backends.protocol import Engine
 from models.sparse.nn import filters_stay_frozen
 from models.sparse.norm import TooFewSites
 from training.batches import MicroBatch, TrainBatch, plan_epoch, train_batches
 from training.data import Data, absent_classes, checking, groups_of, learning, unit
-from training.datasets import Clouds
 from training.distributed import ALONE, World, parallel
 from training.engine import engine_of_run
 from training.finetune import FreezePolicy
@@ -38,7 +36,8 @@ from training.progress import progress
 from training.recipe import Recipe
 from training.runlog import RunLog
 from training.runstate import BEST, STATE, RunState, read_state, write
-from training.samples import CloudSamples, Samples
+from training.samples import Samples
+from training.validation import validate
 
 CACHE = "cache"
 SAVE_EVERY_S = 300.0
@@ -330,30 +329,6 @@ def _validation_scores(found: Confusion, recipe: Recipe) -> dict[str, float]:
         return {}
     scores = {"val_accuracy": found.accuracy}
     return {**scores, "val_miou": found.mean_iou(absent_classes(recipe.miou_empty))} if recipe.task == "segment" else scores
-
-
-def validate(net: nn.Module, samples: Samples, world: World = ALONE, engine: Engine | None = None, batch_size: int = 32) -> Confusion:
-    """What the net makes of clouds, or of all points of scenes, in evaluation mode, on the device it is on.
-
-    The processes share the work.
-    """
-    net.eval()
-    device = next(net.parameters()).device
-    rows = np.arange(len(samples))[world.rank :: world.size]
-    size = batch_size if samples.fewest > 1 else 1  # a scene fills a batch
-    micros = [MicroBatch(rows[start : start + size], rows[start : start + size], 1.0) for start in range(0, len(rows), size)]
-    total = Confusion.none(samples.num_classes)
-    with torch.inference_mode():
-        for batch in train_batches(samples, micros, seed=0, epoch=0, device=device, engine=engine):
-            predicted = batch.wanted(net(batch.inputs).argmax(1)).cpu().numpy()
-            total += Confusion.of(predicted, batch.targets.cpu().numpy(), samples.num_classes)
-    counts = world.mean(total.counts.ravel().astype(float).tolist(), device)
-    return Confusion(np.rint(np.array(counts) * world.size).astype(np.int64).reshape(total.counts.shape))
-
-
-def accuracy_of(net: nn.Module, clouds: Clouds, spec: InputSpec) -> float:
-    """Share of clouds the net has right, in evaluation mode, on the device it is on."""
-    return validate(net, CloudSamples(clouds, spec)).accuracy
 
 
 def _plan(train: Samples, recipe: Recipe, epoch: int, world: World) -> list[list[MicroBatch]]:

@@ -19,8 +19,10 @@ from models.zoo import build
 from training.datasets import LabelledClouds
 from training.distributed import synchronise_norms
 from training.finetune import freeze_policy
-from training.loop import accuracy_of, fit
+from training.loop import fit
 from training.recipe import load_recipe
+from training.samples import CloudSamples
+from training.validation import validate
 
 pytestmark = pytest.mark.gpu
 
@@ -106,7 +108,7 @@ def test_training_runs_on_the_device(tmp_path: Path) -> None:
     net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=3)).cuda()
     for _ in range(2):  # the second call goes on from the saved state
         fit(net, freeze_policy(net, "all"), recipe, clouds, clouds, tmp_path)
-    assert 0 <= accuracy_of(net, clouds, recipe.input) <= 1
+    assert 0 <= validate(net, CloudSamples(clouds, recipe.input)).accuracy <= 1
     assert all(parameter.is_cuda and parameter.isfinite().all() for parameter in net.parameters())
 
 

@@ -15,7 +15,7 @@ from models.errors import Diverged
 from models.sparse.backends import engine_named
 from models.sparse.backends.native import NativeEngine
 from training.data import Data, asking, class_names
-from training.loop import Compute, fit, validate
+from training.loop import Compute, fit
 from training.metrics import Confusion
 from training.publish import code_version
 from training.recipe import Recipe, load_recipe
@@ -24,6 +24,7 @@ from training.run import start, training_splits
 from training.runlog import read_scalars
 from training.runstate import claim, write_text
 from training.samples import Samples
+from training.validation import validate
 
 PAPER = "paper-modelnet40"
 FULL = "full"
