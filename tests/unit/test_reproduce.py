@@ -12,7 +12,7 @@ from training.optim import lr_factor
 from training.reproduce.arms import ARMS
 from training.reproduce.pages import write_pages
 from training.reproduce.search import FIRST, GRID, Choice, Group, choose, missing_of
-from training.reproduce.speed import epochs_to, first_epochs
+from training.reproduce.speed import epochs_to, first_epochs, speed
 from training.reproduce.stats import STUDENT, mean_of, paired
 from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
@@ -248,6 +248,16 @@ def test_an_epoch_that_was_stopped_counts_as_the_others() -> None:
 def with_curve(arm: str, seed: int, accuracies: list[float]) -> Record:
     trial = Trial("cifar_resnet20", None, 3, arm, 0.1, seed, curve=True)
     return replace(record(trial, 0.5), curve=[{"epoch": epoch, "val_accuracy": value / 100} for epoch, value in enumerate(accuracies, 1)])
+
+
+def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
+    """It would take the place of the picture of the longer runs."""
+    of = {"fip-all": Result("fip-all", Choice({}, [], 0.1), {0: with_curve("fip-all", 0, [70.0])})}
+    group = Group("cifar_resnet20", None, 1, ("fip-all",), seeds=1, curve=True)
+    (tmp_path / "speed").mkdir()
+    assert not any("svg" in line for line in speed("speed", group, of, tmp_path))
+    assert any("svg" in line for line in speed("speed", replace(group, epochs=3), of, tmp_path))
+    assert [path.name for path in (tmp_path / "speed").iterdir()] == ["cifar_resnet20-full.svg"]
 
 
 def test_gaps_are_paired_by_seed() -> None:

@@ -17,9 +17,11 @@ def speed(name: str, group: Group, of: dict[str, Result], out: Path) -> list[str
     curves = {label: found for label, found in curves.items() if found and all(found)}
     if not group.curve or not curves:
         return []
-    picture = f"{name}/{group.network}-{group.shots or FULL}.svg"
-    plot_curves(curves, setting(group), out / picture)
-    lines = [f"![Accuracy on held-out clouds by epoch]({picture})", ""]
+    lines = []
+    if group.epochs > 1:
+        picture = f"{name}/{group.network}-{group.shots or FULL}.svg"
+        plot_curves(curves, setting(group), out / picture)
+        lines = [f"![Accuracy on held-out clouds by epoch]({picture})", ""]
     return [*lines, *epochs_to(of), *first_epochs(of)] if name == "speed" else lines
 
 
