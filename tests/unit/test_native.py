@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from models.errors import ExtentTooLarge
-from models.sparse.backends.native import INSTRUCTION_SETS, NativeEngine
+from models.sparse.backends.native import NativeEngine
 from models.sparse.backends.native_build import CannotBuild, build, find_compiler
+from models.sparse.backends.native_choice import INSTRUCTION_SETS, best_of, low_products_pay
+from models.sparse.backends.native_library import address
 from models.sparse.backends.protocol import Epilogue
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
@@ -112,6 +114,49 @@ def test_bfloat16_products_are_exact_sums_of_rounded_factors(instruction_set: st
         for cin, cout in (*CHANNELS, (176, 336), (320, 272)):  # the last two: several shares and panels of tiles, and half a tile left over
             worst = compare(engine, cin, cout, sites.kernel_map(1, 3, 1, tied=tied), torch.bfloat16)
             assert worst < (0.01 if tied else 1e-5)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_factors_are_rounded_as_pytorch_rounds_them(instruction_set: str) -> None:
+    """Ties, subnormal and infinite values, NaN of every kind, and a rest that is no whole vector."""
+    engine = native(instruction_set)
+    bits = torch.randint(-(1 << 31), 1 << 31, (100_003,), dtype=torch.int64, generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    special = [
+        0,
+        -(1 << 31),
+        0x7F800000,
+        0x7F800001,
+        0x7FFFFFFF,
+        0x7FC00000,
+        0x00008000,
+        0x00018000,
+        0x3F808000,
+        0x3F818000,
+        0x7F7FFFFF,
+        -1,
+    ]
+    values = torch.cat([torch.tensor(special, dtype=torch.int32), bits]).view(torch.float32)
+    for count, threads in ((len(values), 1), (len(values), 2), (5, 1), (0, 1)):
+        found = torch.empty(count)
+        engine.kernels.round(address(values), count, address(found), threads)
+        torch.testing.assert_close(found, values[:count].to(torch.bfloat16).float(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_bfloat16_products_are_measured_only_where_that_decides() -> None:
+    def never() -> bool:
+        raise AssertionError("asked")
+
+    assert best_of(["amx", "avx512bf16", "avx512"], never) == "amx"
+    assert best_of(["avx512", "avx2", "portable"], never) == "avx512"
+    assert best_of(["avx512bf16"], never) == "avx512bf16"  # by name
+    assert best_of(["avx512bf16", "avx512"], lambda: False) == "avx512"
+    assert best_of(["avx512bf16", "avx512"], lambda: True) == "avx512bf16"
+
+
+def test_what_multiplies_bfloat16_is_chosen_by_measuring() -> None:
+    engine = native("avx512bf16")
+    assert low_products_pay(engine.kernels) in (True, False)
+    assert NativeEngine().instruction_set in ("amx", "avx512bf16", "avx512")
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)

@@ -11,6 +11,7 @@ import torch
 
 from models.sparse.backends.arena import ARENA
 from models.sparse.backends.native_build import CannotBuild
+from models.sparse.backends.native_choice import BF16, INSTRUCTION_SETS, best_of, low_products_pay
 from models.sparse.backends.native_library import ConvCall, GradCall, Kernels, address, map_pairs, native_library
 from models.sparse.backends.native_maps import SortedSites, native_coords, native_downsample, native_tie
 from models.sparse.backends.native_norms import NativeNorms
@@ -18,11 +19,12 @@ from models.sparse.backends.protocol import Epilogue, Packed, SiteIndexLike
 from models.sparse.backends.torch_engine import TorchEngine
 from models.sparse.kernel_map import KernelMap
 
-INSTRUCTION_SETS = ("amx", "avx512bf16", "avx512", "avx2", "portable")  # best first
-
 
 class NativeEngine:
-    """instruction_set: one of INSTRUCTION_SETS; None = the best that this processor has."""
+    """instruction_set: one of INSTRUCTION_SETS; None = the best that this processor has.
+
+    Where AVX-512's products of bfloat16 are slower than those of float32, the latter multiply factors that are rounded to bfloat16.
+    """
 
     name = "native"
 
@@ -40,14 +42,17 @@ class NativeEngine:
     def instruction_set(self) -> str:
         """The one in use. Raises: CannotBuild."""
         names = (self._wanted,) if self._wanted else INSTRUCTION_SETS
-        for name in names:
-            if self.library.fip_kernels_named(name.encode()):
-                return name
-        raise CannotBuild(f"this processor does not have {names[0]}")
+        found = [name for name in names if self.library.fip_kernels_named(name.encode())]
+        if not found:
+            raise CannotBuild(f"this processor does not have {names[0]}")
+        return best_of(found, lambda: low_products_pay(self._kernels_of(BF16)))
 
     @cached_property
     def kernels(self) -> Kernels:
-        found: Kernels = self.library.fip_kernels_named(self.instruction_set.encode()).contents
+        return self._kernels_of(self.instruction_set)
+
+    def _kernels_of(self, instruction_set: str) -> Kernels:
+        found: Kernels = self.library.fip_kernels_named(instruction_set.encode()).contents
         return found
 
     def unavailable(self) -> str | None:
@@ -117,7 +122,7 @@ class NativeEngine:
         if low:
             feats = self._rounded(feats, threads)
         elif products == torch.bfloat16:
-            feats, lines = (each.to(products).float() for each in (feats, lines))
+            feats, lines = (self._kept_float(each, threads) for each in (feats, lines))
         epilogue = epilogue or Epilogue()
         bias = None if epilogue.bias is None else checked(epilogue.bias, "bias", (cout,))
         residual = None if epilogue.residual is None else checked(epilogue.residual, "residual", (kernel_map.num_out, cout))
@@ -150,7 +155,7 @@ class NativeEngine:
         if low:
             feats, grad = self._rounded(feats, threads), self._rounded(grad, threads)
         elif products == torch.bfloat16:
-            feats, lines, grad = (each.to(products).float() for each in (feats, lines, grad))
+            feats, lines, grad = (self._kept_float(each, threads) for each in (feats, lines, grad))
         task = GradCall(map_pairs(kernel_map), address(feats), address(lines), address(grad), address(out), cin, stride, threads)
         (self.kernels.weight_grad_bf16 if low else self.kernels.weight_grad)(ctypes.byref(task))
         return out if stride == cout else out[:, :, :cout].contiguous()
@@ -173,7 +178,7 @@ class NativeEngine:
             self.kernels.pack_bf16(address(weight), taps, cin, cout, transpose, address(data), torch.get_num_threads())
             return Packed(self.name, (taps, cin, cout), data, products)
         if products == torch.bfloat16:
-            weight = weight.to(torch.bfloat16).float()
+            weight = self._kept_float(weight, torch.get_num_threads())
         data = ARENA.empty(taps * cin * columns)
         self.library.fip_pack(
             address(weight), taps, cin, cout, transpose, panel, width,
@@ -190,6 +195,12 @@ class NativeEngine:
             starts, rows = address(kernel_map.lines.starts), address(kernel_map.lines.rows)
             sum_lines(address(feats), channels, starts, rows, count, address(sums), threads)
         return sums
+
+    def _kept_float(self, factor: torch.Tensor, threads: int) -> torch.Tensor:
+        """Rounded to bfloat16, still float32: its products are the same."""
+        out = ARENA.empty(*factor.shape)
+        self.kernels.round(address(factor), factor.numel(), address(out), threads)
+        return out
 
     def _rounded(self, feats: torch.Tensor, threads: int) -> torch.Tensor:
         count, channels = feats.shape

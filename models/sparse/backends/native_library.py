@@ -67,6 +67,7 @@ class Kernels(ctypes.Structure):
         ("panel", INT32),
         ("width", INT32),
         ("conv", ctypes.CFUNCTYPE(None, ctypes.POINTER(ConvCall))),
+        ("round", ctypes.CFUNCTYPE(None, POINTER, INT, POINTER, INT32)),
         ("conv_bf16", ctypes.CFUNCTYPE(None, ctypes.POINTER(ConvCall))),
         ("packs", ctypes.CFUNCTYPE(INT32, ctypes.POINTER(ConvCall))),
         ("weight_grad", ctypes.CFUNCTYPE(None, ctypes.POINTER(GradCall))),

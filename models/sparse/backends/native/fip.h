@@ -60,6 +60,7 @@ struct fip_norm_back {
 struct fip_kernels {
     int32_t panel, width;
     void (*conv)(const struct fip_conv *);
+    void (*round)(const float *from, int64_t count, float *to, int32_t threads); /* to bfloat16, kept as float */
     void (*conv_bf16)(const struct fip_conv *); /* NULL where the instruction set has no bfloat16 products */
     int32_t (*packs)(const struct fip_conv *); /* whether conv_bf16 better packs the weight itself, as it goes; NULL where it cannot */
     void (*weight_grad)(const struct fip_grad *);

@@ -12,6 +12,7 @@ threads nor chance changes the order of a sum. */
 #define ALWAYS static inline __attribute__((always_inline))
 
 typedef float vec __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef uint32_t bits __attribute__((vector_size(4 * W), aligned(4), may_alias));
 
 #ifdef FIP_MANY_REGISTERS /* 32 vectors: 24 sums, 4 of the weight, 1 of the input */
 #define MAX_VECS 4
@@ -313,12 +314,26 @@ static void weight_grad_bf16(const struct fip_grad *q) {
 }
 #endif
 
+/* Rounded to bfloat16, to even where two are as near, but still float. NaN stays NaN. */
+ALWAYS bits nearest(bits x) {
+    bits even = (x + 0x7fff + (x >> 16 & 1)) & 0xffff0000, nan = (bits)((x & 0x7fffffff) > 0x7f800000);
+    return (nan & (x | 0x00400000)) | (~nan & even);
+}
+
+static void round_float(const float *from, int64_t count, float *to, int32_t threads) {
+    int64_t whole = count / W * W;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t i = 0; i < whole; i += W) *(bits *)(to + i) = nearest(*(const bits *)(from + i));
+    for (int64_t i = whole; i < count; i++) to[i] = ((vec)nearest((bits)splat(from[i])))[0];
+}
+
 #include "norm.h"
 
 const struct fip_kernels NAME(fip_kernels_) = {
     .panel = PANEL,
     .width = W,
     .conv = conv_float,
+    .round = round_float,
 #ifdef __AVX512BF16__
     .conv_bf16 = conv_bf16,
 #ifdef __AMX_BF16__
