@@ -268,7 +268,7 @@ static void add_chunk(const struct fip_grad *q, const struct part *part, int64_t
     int64_t channels = part->channels, columns = part->columns, steps = (count + 31) / 32 * 16;
     const uint16_t *x[LONG_CHUNK], *g[LONG_CHUNK];
     for (int64_t p = 0; p < 2 * steps; p++) {
-        x[p] = p < count ? (const uint16_t *)row_of(q, q->map.in_rows[pair + p], q->cin / 2) + part->from : zeros;
+        x[p] = p < count ? (const uint16_t *)ROW_OF(q, q->map.in_rows[pair + p], q->cin / 2) + part->from : zeros;
         g[p] = p < count ? (const uint16_t *)q->grad + q->map.out_rows[pair + p] * q->stride + part->column : zeros;
     }
     for (int64_t step = 0; step < steps; step += 16) {

@@ -16,8 +16,8 @@ typedef uint32_t bits __attribute__((vector_size(4 * W), aligned(4), may_alias))
 
 #ifdef FIP_MANY_REGISTERS /* 32 vectors: 24 sums, 4 of the weight, 1 of the input */
 #define MAX_VECS 4
-static const int ROWS[5] = {0, 12, 12, 8, 6};
-#define MAX_ROWS 12
+static const int ROWS[5] = {0, 16, 12, 8, 6};
+#define MAX_ROWS 16
 #else /* 16 vectors: 12 sums, 2 of the weight, 1 of the input */
 #define MAX_VECS 2
 static const int ROWS[5] = {0, 10, 6, 0, 0};
@@ -35,10 +35,9 @@ ALWAYS void store(float *to, vec value) { *(vec *)to = value; }
 ALWAYS vec splat(float value) { return value - (vec){0}; }
 ALWAYS int64_t at_most(int64_t value, int64_t most) { return value < most ? value : most; }
 
-/* A row of the input, or a line; rows are `width` floats apart. */
-ALWAYS const float *row_of(const struct fip_grad *q, int64_t in, int64_t width) {
-    return in < q->map.num_in ? (const float *)q->feats + in * width : (const float *)q->lines + (in - q->map.num_in) * width;
-}
+/* A row of the input, or a line; rows are `width` floats apart. q: a fip_conv or a fip_grad. */
+#define ROW_OF(q, in, width) \
+    ((in) < (q)->map.num_in ? (const float *)(q)->feats + (in) * (width) : (const float *)(q)->lines + ((in) - (q)->map.num_in) * (width))
 
 /* First place in ascending `rows` (count) whose value is not below `least`. */
 static int64_t lower_bound(const int32_t *rows, int64_t count, int64_t least) {
@@ -53,6 +52,16 @@ static int64_t lower_bound(const int32_t *rows, int64_t count, int64_t least) {
         }
     }
     return low;
+}
+
+/* The same, from a place near it, and mostly before it: a thread comes to blocks of rows in ascending order. */
+static int64_t lower_bound_near(const int32_t *rows, int64_t count, int64_t least, int64_t from) {
+    if (from > 0 && rows[from - 1] >= least) return lower_bound(rows, from, least);
+    for (int64_t step = 1; from + step <= count; step *= 2) {
+        if (rows[from + step - 1] >= least) return from + lower_bound(rows + from, step - 1, least);
+        from += step;
+    }
+    return from + lower_bound(rows + from, count - from, least);
 }
 
 /* c[r] += a[r] (cin) times b (cin, vecs x W), for `rows` rows. */
@@ -80,6 +89,31 @@ ALWAYS void tile(const int rows, const int vecs, const float *const *a, const fl
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < vecs; v++) store(c[r] + v * W, sum[r][v]);
+}
+
+/* The pairs of a tap whose weight b (cin, vecs x W) fits into registers: row after row is added to, and no tile of them is gathered. */
+ALWAYS void narrow(const int cin, const int vecs, const struct fip_conv *q, const int32_t *in_rows, const int32_t *out_rows, int64_t pairs,
+                   const float *b, int64_t column) {
+    vec weight[MAX_ROWS][MAX_VECS];
+#pragma GCC unroll 16
+    for (int k = 0; k < cin; k++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) weight[k][v] = load(b + (k * vecs + v) * W);
+    for (int64_t p = 0; p < pairs; p++) {
+        const float *a = ROW_OF(q, in_rows[p], cin);
+        float *c = q->out + out_rows[p] * q->out_stride + column;
+        vec sum[MAX_VECS];
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) sum[v] = load(c + v * W);
+#pragma GCC unroll 16
+        for (int k = 0; k < cin; k++) {
+            vec value = splat(a[k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < vecs; v++) sum[v] += value * weight[k][v];
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < vecs; v++) store(c + v * W, sum[v]);
+    }
 }
 
 /* out (rows, stride) += sum over pairs of x[p][0..rows]^T g[p][0..vecs x W]. */
@@ -124,6 +158,9 @@ ALWAYS void outer(const int rows, const int vecs, const float *const *x, const f
     FOR_ROWS_8(count, kernel, vecs, __VA_ARGS__) CASE(9, kernel, vecs, __VA_ARGS__) CASE(10, kernel, vecs, __VA_ARGS__)
 #define FOR_ROWS_12(count, kernel, vecs, ...) \
     FOR_ROWS_10(count, kernel, vecs, __VA_ARGS__) CASE(11, kernel, vecs, __VA_ARGS__) CASE(12, kernel, vecs, __VA_ARGS__)
+#define FOR_ROWS_16(count, kernel, vecs, ...)                                                                                 \
+    FOR_ROWS_12(count, kernel, vecs, __VA_ARGS__) CASE(13, kernel, vecs, __VA_ARGS__) CASE(14, kernel, vecs, __VA_ARGS__)     \
+    CASE(15, kernel, vecs, __VA_ARGS__) CASE(16, kernel, vecs, __VA_ARGS__)
 #define SWITCH(list, kernel, count, vecs, ...)          \
     switch (count) { list(count, kernel, vecs, __VA_ARGS__) }
 #if MAX_VECS == 4
@@ -132,7 +169,7 @@ ALWAYS void outer(const int rows, const int vecs, const float *const *x, const f
     case 4: SWITCH(FOR_ROWS_6, kernel, count, 4, __VA_ARGS__) break;         \
     case 3: SWITCH(FOR_ROWS_8, kernel, count, 3, __VA_ARGS__) break;         \
     case 2: SWITCH(FOR_ROWS_12, kernel, count, 2, __VA_ARGS__) break;        \
-    default: SWITCH(FOR_ROWS_12, kernel, count, 1, __VA_ARGS__)              \
+    default: SWITCH(FOR_ROWS_16, kernel, count, 1, __VA_ARGS__)              \
     }
 #else
 #define DISPATCH(kernel, vecs, count, ...)                                   \
@@ -146,6 +183,11 @@ typedef void multiply(int vecs, int rows, const float *const *a, const float *b,
 
 static void multiply_float(int vecs, int rows, const float *const *a, const float *b, float *const *c, int64_t steps) {
     DISPATCH(tile, vecs, rows, a, b, c, steps)
+}
+
+static void multiply_narrow(int vecs, const struct fip_conv *q, const int32_t *in_rows, const int32_t *out_rows, int64_t pairs,
+                            const float *b, int64_t column) {
+    DISPATCH(narrow, vecs, q->cin, q, in_rows, out_rows, pairs, b, column)
 }
 
 #ifdef __AVX512BF16__
@@ -178,41 +220,48 @@ static void rectify(const struct fip_conv *q, int64_t first, int64_t last, int64
     }
 }
 
-/* How a convolution multiplies. most: rows at once, by the number of vectors; steps: floats of an input row that are read. */
+/* How a convolution multiplies. most: rows at once, by the number of vectors; steps: floats of an input row that are read; narrow:
+whether few of them may be multiplied without tiles. */
 struct way {
     multiply *times;
     const int *most;
     int64_t steps;
+    int narrow;
 };
 
-/* All taps of one block of rows and one panel of columns. */
-static void block_of(const struct fip_conv *q, const struct way *way, int64_t first, int64_t last, int64_t panel) {
-    int64_t column = panel * PANEL, columns = q->out_stride - column < PANEL ? q->out_stride - column : PANEL, steps = way->steps;
-    int vecs = (int)(columns / W), most = way->most[vecs];
+/* A tap's pairs, in tiles of as many rows as `way` takes at once. */
+static void tiles_of(const struct fip_conv *q, const struct way *way, const int32_t *in_rows, const int32_t *out_rows, int64_t pairs,
+                     int vecs, const float *weights, int64_t column) {
+    int64_t steps = way->steps;
+    for (int64_t pair = 0; pair < pairs;) {
+        int rows = (int)at_most(pairs - pair, way->most[vecs]);
+        const float *a[MAX_ROWS];
+        float *c[MAX_ROWS];
+        for (int r = 0; r < rows; r++) {
+            int64_t from = in_rows[pair + r];
+            __asm__("" : "+r"(from)); /* one by one: in vectors, addresses take longer */
+            a[r] = ROW_OF(q, from, steps);
+            c[r] = q->out + out_rows[pair + r] * q->out_stride + column;
+        }
+        way->times(vecs, rows, a, weights, c, steps);
+        pair += rows;
+    }
+}
+
+/* All taps of one block of rows and one panel of columns. at (K): where the thread's last block ended in each. */
+static void block_of(const struct fip_conv *q, const struct way *way, int64_t first, int64_t last, int64_t panel, int64_t *at) {
+    int64_t column = panel * PANEL, columns = at_most(q->out_stride - column, PANEL), steps = way->steps;
+    int vecs = (int)(columns / W);
     const float *weights = (const float *)q->packed + column * q->map.taps * steps;
     begin(q, first, last, column, columns);
     for (int64_t tap = 0; tap < q->map.taps; tap++, weights += steps * columns) {
         int64_t start = q->map.starts[tap], count = q->map.starts[tap + 1] - start;
         const int32_t *out_rows = q->map.out_rows + start, *in_rows = q->map.in_rows + start;
-        int64_t pair = lower_bound(out_rows, count, first), end = pair + lower_bound(out_rows + pair, count - pair, last);
-        while (pair < end) {
-            int rows = end - pair < most ? (int)(end - pair) : most;
-            const float *a[MAX_ROWS];
-            float *c[MAX_ROWS];
-            for (int r = 0; r < rows; r++) {
-                int64_t from = in_rows[pair + r];
-                a[r] = from < q->map.num_in ? (const float *)q->feats + from * steps : (const float *)q->lines + (from - q->map.num_in) * steps;
-                c[r] = q->out + out_rows[pair + r] * q->out_stride + column;
-            }
-            for (int r = 0; pair + rows + r < end && r < most; r++) { /* rows of the next tile, while this one is multiplied */
-                int64_t from = in_rows[pair + rows + r];
-                const char *next = from < q->map.num_in ? (const char *)q->feats + from * steps * 4
-                                                        : (const char *)q->lines + (from - q->map.num_in) * steps * 4;
-                for (int64_t line = 0; line < 4 && line * 16 < steps; line++) __builtin_prefetch(next + 64 * line);
-            }
-            way->times(vecs, rows, a, weights, c, steps);
-            pair += rows;
-        }
+        int64_t pair = lower_bound_near(out_rows, count, first, at[tap]), end = at[tap] = lower_bound_near(out_rows, count, last, pair);
+        if (way->narrow && steps <= ROWS[vecs])
+            multiply_narrow(vecs, q, in_rows + pair, out_rows + pair, end - pair, weights, column);
+        else
+            tiles_of(q, way, in_rows + pair, out_rows + pair, end - pair, vecs, weights, column);
     }
     if (q->relu) rectify(q, first, last, column, columns);
 }
@@ -221,14 +270,19 @@ static void conv(const struct fip_conv *q, struct way way) {
     int64_t rows = q->map.num_out, size = BLOCK, panels = (q->out_stride + PANEL - 1) / PANEL;
     while (q->threads > 1 && size > SMALLEST_BLOCK && rows / size * panels < ITEMS * q->threads) size /= 2;
     int64_t blocks = (rows + size - 1) / size;
-#pragma omp parallel for schedule(dynamic) num_threads(q->threads) if (q->threads > 1)
-    for (int64_t item = 0; item < blocks * panels; item++) {
-        int64_t first = item % blocks * size, last = first + size < rows ? first + size : rows;
-        block_of(q, &way, first, last, item / blocks);
+#pragma omp parallel num_threads(q->threads) if (q->threads > 1)
+    {
+        int64_t at[q->map.taps];
+        memset(at, 0, sizeof at);
+#pragma omp for schedule(dynamic)
+        for (int64_t item = 0; item < blocks * panels; item++) {
+            int64_t first = item % blocks * size;
+            block_of(q, &way, first, at_most(first + size, rows), item / blocks, at);
+        }
     }
 }
 
-static void conv_float(const struct fip_conv *q) { conv(q, (struct way){multiply_float, ROWS, q->cin}); }
+static void conv_float(const struct fip_conv *q) { conv(q, (struct way){multiply_float, ROWS, q->cin, 1}); }
 
 #ifdef __AMX_BF16__
 #include "amx.h"
@@ -241,7 +295,7 @@ static void conv_bf16(const struct fip_conv *q) {
     int tile = tile_steps(steps);
     if (tile) return conv_by_tiles(q, steps, tile);
 #endif
-    conv(q, (struct way){multiply_bf16, ROWS, steps});
+    conv(q, (struct way){multiply_bf16, ROWS, steps, 0});
 }
 #endif
 
@@ -286,7 +340,7 @@ static void gradient_of(const struct fip_grad *q, accumulate *add, int low, int6
         struct pairs some;
         some.count = q->map.starts[tap + 1] - pair < CHUNK ? q->map.starts[tap + 1] - pair : CHUNK;
         for (int64_t p = 0; p < some.count; p++) {
-            some.x[p] = row_of(q, q->map.in_rows[pair + p], width);
+            some.x[p] = ROW_OF(q, q->map.in_rows[pair + p], width);
             some.g[p] = (const float *)q->grad + q->map.out_rows[pair + p] * grad_width;
         }
         add(&some, (int)(columns / W), from, to, column, out, q->stride);
