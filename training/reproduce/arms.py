@@ -2,6 +2,8 @@
 
 from itertools import permutations
 
+from training.recipe import parse_override
+
 Overrides = dict[str, object]
 STAGE_SETS = {"1": (1,), "12": (1, 2), "123": (1, 2, 3), "234": (2, 3, 4), "34": (3, 4), "4": (4,)}
 AXIS_MODES = ("io", "iobn")
@@ -40,3 +42,9 @@ for _order in ORDERS:
         ARMS |= {f"fip-{_mode}-{_order}": {**_IMAGE, "mode": _mode, **_axes} for _mode in AXIS_MODES}
 for _name, _stages in STAGE_SETS.items():
     ARMS[f"fip-all-stages{_name}"] = {**_IMAGE, "mode": "all", "inflate.stages": list(_stages)}
+
+
+def overrides_of(arm: str) -> Overrides:
+    """What an arm changes. What is added to its name is changed as well: `fip-all+label_smoothing=0`. Raises: KeyError, BadRecipe."""
+    name, *added = arm.split("+")
+    return ARMS[name] | dict(map(parse_override, added))

@@ -16,8 +16,11 @@ def setting(group: Group) -> str:
     epochs = counted(group.epochs, "epoch")
     if is_of_scenes(group):
         return f"{NETWORKS[group.network]} U-Net, {counted(group.shots, 'scan') if group.shots else 'all scans'}, {epochs}"
-    few = "all clouds" if group.shots is None else f"{counted(group.shots, 'cloud')} a class"
-    return f"{NETWORKS[group.network]}, {few}, {epochs}"
+    return f"{NETWORKS[group.network]}, {few_or_all(group.shots)}, {epochs}"
+
+
+def few_or_all(shots: int | None) -> str:
+    return "all clouds" if shots is None else f"{counted(shots, 'cloud')} a class"
 
 
 def is_of_scenes(group: Group) -> bool:

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from training.evaluate import counted
-from training.reproduce.gaps import bars, each_once, gaps_of, is_of_scenes, score_of, setting, verdicts
+from training.reproduce.explored import EXPLORED
+from training.reproduce.gaps import bars, each_once, few_or_all, gaps_of, is_of_scenes, score_of, setting, verdicts
 from training.reproduce.plots import plot_gaps
-from training.reproduce.search import GRID, Group, Known
+from training.reproduce.search import GRID, Exploration, Group, Known
 from training.reproduce.speed import speed
 from training.reproduce.stats import mean_of
 from training.reproduce.tables import TABLES
-from training.reproduce.texts import DATA, PAGES, QUANTISED
+from training.reproduce.texts import DATA, NETWORKS, PAGES, QUANTISED
 from training.reproduce.trial import PAPER, Record, kind_of
 from training.reproduce.view import NAMES, SHORT, Result, cost, every_record, results
 from training.runstate import write_text
@@ -39,7 +40,31 @@ def _page(name: str, groups: tuple[Group, ...], known: Known, out: Path) -> str:
         lines += [f"![Paired gaps with their 95 % intervals]({name}/gaps.svg)", ""]
     for group, of in found:
         lines += [*_section(group, of, known, compare=name != "speed"), *speed(name, group, of, out)]
+    lines += [line for each in EXPLORED.get(name, ()) for line in _explored(each, known)]
     return "\n".join([*lines, *_footer(name, groups, known)])
+
+
+def _explored(each: Exploration, known: Known) -> list[str]:
+    """What was tried, the best first."""
+    rows = []
+    for arm, lr, epochs in each.tried:
+        found = [100 * record.held_out for trial in each.trials(arm, lr, epochs) if (record := known(trial))]
+        if (mean := mean_of(found)) is not None:
+            draws = " / ".join(f"{score:.1f}" for score in found)
+            rows.append((-mean.mean, f"| `{arm}` | {lr:g} | {epochs} | {draws} | {mean.mean:.1f} |"))
+    if not rows:
+        return []
+    return [
+        f"## Tried: {NETWORKS[each.network]}, {few_or_all(each.shots)}",
+        "",
+        f"Held-out % of the train clouds, after each of {counted(each.draws, 'draw')} that are not reported. What an arm adds to its name "
+        f"it changes of the recipe `{each.base}`.",
+        "",
+        "| arm | learning rate | epochs | held-out % | mean |",
+        "|---|---|---|---|---|",
+        *(row for _, row in sorted(rows)),
+        "",
+    ]
 
 
 def _section(group: Group, of: dict[str, Result], known: Known, *, compare: bool) -> list[str]:

@@ -19,9 +19,10 @@ Known = Callable[[Trial], Record | None]
 class Group:
     """Arms of one network at one number of shots and one budget of epochs, each with `seeds` reported trials.
 
-    searches: draws that choose the learning rate, over search_epochs (None: as many as are reported). rate_of: arms that take the
-    learning rate of another. more_seeds: for arms whose gaps spread too wide to be told with `seeds`. curve, base: see Trial. part: what
-    tells it from another group of the same setting.
+    lr: that of all arms, where it is part of their recipe; None: each has its own, which is searched. searches: draws that choose the
+    learning rate, over search_epochs (None: as many as are reported). rate_of: arms that take the learning rate of another. more_seeds:
+    for arms whose gaps spread too wide to be told with `seeds`. curve, base: see Trial. part: what tells it from another group of the
+    same setting.
     """
 
     network: str
@@ -36,6 +37,7 @@ class Group:
     curve: bool = False
     base: str = PAPER
     part: str = ""
+    lr: float | None = None
 
     def seeds_of(self, arm: str) -> int:
         return self.more_seeds.get(arm, self.seeds)
@@ -52,6 +54,26 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Exploration:
+    """What was tried to find a recipe, by accuracy on held-out train clouds: arms, each with its learning rate and epochs, on `draws` of
+    clouds that are not reported.
+    """
+
+    network: str
+    shots: int | None
+    tried: tuple[tuple[str, float, int], ...]
+    draws: int
+    base: str
+
+    def trials(self, arm: str, lr: float, epochs: int) -> list[Trial]:
+        return [Trial(self.network, self.shots, epochs, arm, lr, seed, search=True, base=self.base) for seed in range(self.draws)]
+
+    def every_trial(self) -> list[Trial]:
+        """Draw by draw, so that what was tried can be compared early."""
+        return sorted((trial for one in self.tried for trial in self.trials(*one)), key=lambda trial: trial.seed)
+
+
+@dataclass(frozen=True)
 class Choice:
     """scores: held-out accuracies of every learning rate that was tried, by draw. lr: the best, None while trials are missing."""
 
@@ -62,6 +84,8 @@ class Choice:
 
 def choose(group: Group, arm: str, known: Known) -> Choice:
     """The learning rate of an arm, or what has to be trained to know it."""
+    if group.lr is not None:
+        return Choice({}, [], group.lr)
     source = group.rate_of.get(arm, arm)
 
     def scores(lr: float) -> list[float]:

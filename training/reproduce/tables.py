@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
+from training.reproduce.explored import EXPLORED, FEW
 from training.reproduce.search import GRID, Group, Known, missing_of
 from training.reproduce.trial import Trial, kind_of
 
@@ -90,6 +91,10 @@ TABLES: dict[str, tuple[Group, ...]] = {
         *(few(network, 10) for network in CIFAR),
         *(few(network, 10, seeds=3) for network in ("cifar_resnet32", "cifar_resnet44", "resnet50")),
     ),
+    "recipe": (
+        Group("resnet18", 1, 300, ("fip-all", "scratch"), seeds=10, lr=0.01, base=FEW),
+        Group("resnet18", 10, 60, ("fip-all", "scratch"), seeds=5, lr=0.01, base=FEW),
+    ),
     "segmentation": tuple(
         Group("cifar_resnet20", scans, epochs, LEARNERS, seeds=3, base=_LIDAR) for scans, epochs in SCANS.items()
     ),
@@ -103,20 +108,28 @@ def kind_of_table(name: str) -> str:
 
 def missing_of_tables(names: list[str], known: Known) -> list[Trial]:
     """What is to be done, the tables taking turns, each group by group; nothing twice."""
-    asked = [list(dict.fromkeys(trial for group in TABLES[name] for trial in missing_of(group, known))) for name in names]
+    asked = [list(dict.fromkeys((*_unexplored(name, known), *_untrained(name, known)))) for name in names]
     turns: Iterable[Trial | None] = chain.from_iterable(zip_longest(*asked))
     return list(dict.fromkeys(trial for trial in turns if trial is not None))
 
 
+def _unexplored(name: str, known: Known) -> list[Trial]:
+    return [trial for each in EXPLORED.get(name, ()) for trial in each.every_trial() if known(trial) is None]
+
+
+def _untrained(name: str, known: Known) -> list[Trial]:
+    return [trial for group in TABLES[name] for trial in missing_of(group, known)]
+
+
 def every_trial() -> list[Trial]:
     """All that any table could ask for, at every learning rate of the grid."""
-    return list(
-        dict.fromkeys(
-            trial
-            for groups in TABLES.values()
-            for group in groups
-            for arm in group.arms
-            for lr in GRID
-            for trial in (*group.tried(group.rate_of.get(arm, arm), lr), *group.reported(arm, lr))
-        )
+    groups = (group for of in TABLES.values() for group in of)
+    trained = (
+        trial
+        for group in groups
+        for arm in group.arms
+        for lr in (GRID if group.lr is None else (group.lr,))
+        for trial in (*group.tried(group.rate_of.get(arm, arm), lr), *group.reported(arm, lr))
     )
+    explored = (trial for of in EXPLORED.values() for each in of for trial in each.every_trial())
+    return list(dict.fromkeys((*trained, *explored)))

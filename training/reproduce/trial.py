@@ -19,7 +19,7 @@ from training.loop import Compute, fit
 from training.metrics import Confusion
 from training.publish import code_version
 from training.recipe import Recipe, load_recipe
-from training.reproduce.arms import ARMS
+from training.reproduce.arms import overrides_of
 from training.run import start, training_splits
 from training.runlog import read_scalars
 from training.runstate import claim, write_text
@@ -63,12 +63,12 @@ class Trial:
         shared = {"network": self.network, "data.shots": self.shots, "epochs": self.epochs, "optim.lr": self.lr, "seed": seed}
         if self.search and load_recipe(self.base).task == "segment":
             shared["data.validation"] = HELD_SCENES
-        recipe = load_recipe(self.base, shared | ARMS[self.arm])
+        recipe = load_recipe(self.base, shared | overrides_of(self.arm))
         if up == "z" or recipe.task == "segment":
             return recipe
         order = dict(zip(("repeat", "height", "width"), recipe.inflate.directions, strict=True))
         turned = {f"inflate.{role}": {"y": "z", "z": "y"}.get(axis, axis) for role, axis in order.items()}
-        return load_recipe(self.base, shared | ARMS[self.arm] | turned | {"input.up": "y"})
+        return load_recipe(self.base, shared | overrides_of(self.arm) | turned | {"input.up": "y"})
 
 
 @cache
@@ -137,7 +137,7 @@ class Inputs:
 
 
 def starts_from_images(trial: Trial) -> bool:
-    return ARMS[trial.arm]["init"] == "image"
+    return overrides_of(trial.arm)["init"] == "image"
 
 
 def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu") -> Record:
