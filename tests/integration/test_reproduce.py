@@ -18,6 +18,7 @@ import pytest
 from models.cli import run as fip
 from models.errors import BadOption
 from tests.fire import until
+from training.reproduce.arms import ARMS as ARMS_OF_TRIALS
 from training.reproduce.pages import write_pages
 from training.reproduce.records import Records
 from training.reproduce.runner import Places, run
@@ -119,6 +120,33 @@ def leave(theirs: ExitStack, other: Path) -> bool:
     until(other.exists, "the other trial is done", give_up_s=90)
     theirs.close()
     return True
+
+
+def test_a_student_learns_what_its_teacher_says(places: Places, tmp_path: Path) -> None:
+    """Of the clouds that few shots leave; and votes are scored with and without."""
+    trial = Trial("cifar_resnet20", 2, 1, "fip-all-distilled+input.votes={count: 2}", 0.1, 0)
+    elsewhere = replace(places, records=tmp_path / "trials", runs=tmp_path / "runs")
+    assert run(lambda known: [] if known(trial) else [trial], elsewhere, jobs=1).whole
+    found = Records(elsewhere.records).known(trial)
+    assert found is not None
+    assert found.unvoted is not None
+    alone = replace(trial, arm="fip-all", seed=1)
+    assert run(lambda known: [] if known(alone) else [alone], elsewhere, jobs=1).whole
+    other = Records(elsewhere.records).known(alone)
+    assert other is not None
+    assert other.unvoted is None
+    assert found.cpu_seconds > other.cpu_seconds  # an epoch of all clouds, not of two a class
+
+
+def test_a_trial_that_leaves_no_record_is_told_and_not_begun_again(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the sources changed meanwhile: its process trains another recipe by that name."""
+    monkeypatch.setitem(ARMS_OF_TRIALS, "scratch", ARMS_OF_TRIALS["scratch"] | {"label_smoothing": 0.5})
+    trial = Trial("cifar_resnet20", 4, 1, "scratch", 0.1, 99)
+    outcome = run(lambda known: [trial], replace(places, records=tmp_path / "trials", runs=tmp_path / "runs"), jobs=1)
+    assert outcome.failed == {trial.name: "no record was written"}
+    assert f"{trial.name}: no record was written" in capsys.readouterr().out
 
 
 def test_a_page_says_what_the_records_say(places: Places, tmp_path: Path) -> None:

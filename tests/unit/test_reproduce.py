@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.errors import BadRecipe
+from models.manifest import ViewSpec
 from training.optim import lr_factor
-from training.reproduce.arms import ARMS
+from training.reproduce.arms import ARMS, TEACHERS
+from training.reproduce.explored import EXPLORED
 from training.reproduce.pages import write_pages
-from training.reproduce.search import FIRST, GRID, Choice, Group, choose, missing_of
+from training.reproduce.search import FIRST, GRID, Choice, Exploration, Group, choose, missing_of
 from training.reproduce.speed import epochs_to, first_epochs, speed
 from training.reproduce.stats import STUDENT, mean_of, paired
 from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
 from training.reproduce.texts import FIRST_EPOCH, PAIRS
-from training.reproduce.trial import Record, Trial, total
+from training.reproduce.train import total
+from training.reproduce.trial import PAPER, Record, Trial, digest_of, teacher_of
 from training.reproduce.view import Result
 
 GROUP = Group("cifar_resnet20", 10, 5, ("scratch", "fip-all"), seeds=3, searches=2)
@@ -124,6 +128,55 @@ def test_what_an_arm_says_is_a_recipe() -> None:
     of_y_up = Trial("resnet18", 10, 30, "fip-io-xzy", 0.03, 0).recipe("y")
     assert (of_y_up.input.up, of_y_up.inflate.directions) == ("y", ("x", "y", "z"))  # heights of images stay along what is up
     assert recipes["fip-all-stages34"].inflate.stages == (3, 4)
+
+
+def test_what_is_added_to_an_arm_changes_its_recipe() -> None:
+    plain = Trial("resnet18", 1, 5, "fip-all", 0.1, 0).recipe()
+    added = Trial("resnet18", 1, 5, "fip-all+label_smoothing=0.3+input.views={count: 3}", 0.1, 0).recipe()
+    assert (added.label_smoothing, added.input.views) == (0.3, ViewSpec(count=3))
+    views_left_out = added.input.model_copy(update={"views": None})
+    assert plain == added.model_copy(update={"label_smoothing": plain.label_smoothing, "input": views_left_out})
+    with pytest.raises(BadRecipe, match="label_smoothing"):
+        Trial("resnet18", 1, 5, "fip-all+label_smoothink=0.3", 0.1, 0).recipe()
+
+
+def test_a_trial_is_another_one_with_another_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Trial("cifar_resnet20", 10, 5, "fip-all-distilled", 0.1, 3)
+    teacher = teacher_of(trial)
+    assert teacher is not None
+    assert teacher_of(teacher) is None
+    assert (teacher.arm, teacher.seed, teacher.shots) == ("fip-all", 3, 10)
+    before = digest_of(trial, "z")
+    assert before != trial.recipe().digest
+    monkeypatch.setitem(TEACHERS, "fip-all-distilled", ("fip-all", teacher.epochs + 1, teacher.lr))
+    digest_of.cache_clear()
+    assert digest_of(trial, "z") != before
+
+
+def test_a_rate_that_is_part_of_the_recipe_is_not_searched() -> None:
+    group = Group("resnet18", 1, 5, ("scratch", "fip-all"), seeds=2, lr=0.25)
+    order, _ = done(group, peak(0.01))
+    assert [(trial.seed, trial.arm, trial.lr, trial.search) for trial in order] == [
+        (seed, arm, 0.25, False) for seed in (0, 1) for arm in ("scratch", "fip-all")
+    ]
+
+
+def test_what_was_tried_is_told_the_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = (("scratch", 0.1, 5), ("fip-all+label_smoothing=0", 0.1, 5), ("fip-all", 0.1, 5))
+    exploration = Exploration("resnet18", 1, tried, draws=2, base=PAPER)
+    monkeypatch.setitem(EXPLORED, "speed", (exploration,))
+    wanted = {trial for trial in missing_of_tables(["speed"], lambda trial: None) if trial.shots == 1}
+    assert wanted == set(exploration.every_trial())
+    assert all(trial.search for trial in wanted)
+    assert wanted <= set(every_trial())
+    scores = {"scratch": 0.5, "fip-all+label_smoothing=0": 0.75}
+    known = {trial: record(trial, scores[trial.arm] + trial.seed / 10) for trial in wanted if trial.arm in scores}
+    (page,) = write_pages(["speed"], known.get, tmp_path)
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert rows == [
+        "| `fip-all+label_smoothing=0` | 0.1 | 5 | 75.0 / 85.0 | 80.0 |",
+        "| `scratch` | 0.1 | 5 | 50.0 / 60.0 | 55.0 |",
+    ]
 
 
 def test_tables_ask_for_nothing_twice_and_know_their_trials() -> None:

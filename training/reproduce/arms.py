@@ -36,6 +36,8 @@ ARMS: dict[str, Overrides] = {
     "scratch-cyclic": {**_SCRATCH, **_CYCLIC},
     "fip-all-cyclic": {**_IMAGE, "mode": "all", **_CYCLIC},
 }
+TEACHERS = {"fip-all-distilled": ("fip-all", 200, 0.03)}  # arm -> that of its teacher, with epochs and learning rate
+ARMS["fip-all-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}
 for _order in ORDERS:
     _axes: Overrides = dict(zip(("inflate.repeat", "inflate.height", "inflate.width"), _order, strict=True))
     if _order != DEFAULT_ORDER:

@@ -27,7 +27,8 @@ from training.datasets.kinds import SCENE_KINDS
 from training.image_weights import load_image_weights
 from training.reproduce.records import Records
 from training.reproduce.search import Known
-from training.reproduce.trial import Inputs, Record, Trial, Up, train_trial, write_record
+from training.reproduce.train import train_trial
+from training.reproduce.trial import Inputs, Record, Trial, Up, write_record
 from training.runstate import Busy, held
 
 MODELNET = "modelnet40"
@@ -98,7 +99,8 @@ def run(missing: Callable[[Known], list[Trial]], places: Places, jobs: int, unti
     if not _todo(missing, records, outcome):
         outcome.whole = not outcome.untrained
         return outcome
-    for recipe in {trial.recipe(places.up).input: trial.recipe(places.up) for trial in missing(records.known)}.values():
+    asked = [trial.recipe(places.up) for trial in missing(records.known) if not trial.search]
+    for recipe in {each.input: each for each in asked}.values():
         inputs.test_samples(recipe).close()
     workers = [_Worker(places) for _ in range(jobs)]
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the workers save
@@ -145,18 +147,21 @@ def _train(
                 elsewhere.add(trial.name)
                 continue
             done += 1
-            if said:
-                outcome.failed[trial.name] = said
+            found = records.known(trial)
+            if said or found is None:
+                outcome.failed[trial.name] = said or "no record was written"
             left = (time.monotonic() - began) / done * max(0, len(todo) - 1)
-            click.echo(f"{trial.name}: {said or _told(records.known(trial))}; {len(todo)} more known of, about {left / 3600:.1f} h")
+            click.echo(f"{trial.name}: {_told(found) if found else outcome.failed[trial.name]}; {_ahead(len(todo), left)}")
         if until is not None and time.monotonic() >= until:
             click.echo("the time is over; what runs is saved")
             return
 
 
-def _told(record: Record | None) -> str:
-    if record is None:
-        return "no record was written"
+def _ahead(trials: int, seconds: float) -> str:
+    return f"{trials} more known of, about {seconds / 3600:.1f} h"
+
+
+def _told(record: Record) -> str:
     test = "" if record.test is None else f", test {record.test:.2%}"
     return f"{'diverged, ' * record.diverged}held-out {record.held_out:.2%}{test}, {record.seconds:.0f} s"
 
