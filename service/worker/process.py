@@ -31,7 +31,7 @@ from models.sparse.backends import choose
 from models.sparse.backends.arena import ARENA
 from models.voxelize import Voxels
 from service.memory import EVERY_S, give_back
-from service.worker.memory_errors import is_out_of_memory
+from models.memory_errors import is_out_of_memory
 from service.worker.messages import Array, Head, PeerGone, receive, send
 from service.worker.warm_up import warm_up
 

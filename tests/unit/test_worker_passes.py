@@ -12,7 +12,7 @@ import torch
 
 from models.sparse.backends.tuning import bucket
 from models.voxelize import Voxels
-from service.worker.memory_errors import is_out_of_memory
+from models.memory_errors import is_out_of_memory
 from service.worker.messages import PeerGone, receive, send
 from service.worker.process import FATAL_EXIT, Worker, _what_went_wrong
 from service.worker.warm_up import POINTS, sheet, sizes
