@@ -1,5 +1,6 @@
 """Batches on their way to a device: the next one is made, copied and has its kernel maps built while the last one computes."""
 
+import functools
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -109,7 +110,7 @@ class Used:
 def _made(
     batches: Iterator[Tensors], device: torch.device, make: Callable[[Tensors], Item], used: Used
 ) -> Iterator[tuple[Item, torch.cuda.Event]]:
-    copying = torch.cuda.Stream(device)
+    copying = _copying(device)
     for number, tensors in enumerate(batches):
         if number >= AT_ONCE and not used.one_is_done():
             return
@@ -118,6 +119,12 @@ def _made(
             arrived = copying.record_event()
         yield item, arrived
         del item
+
+
+@functools.cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: memory that a batch had on one stream is not given to the batches of another."""
+    return torch.cuda.Stream(device)
 
 
 def _emptied(queue: Queue[tuple[Item | None, BaseException | None]]) -> None:

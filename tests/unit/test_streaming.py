@@ -5,7 +5,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -70,8 +70,11 @@ def test_on_a_cpu_batches_are_handed_on() -> None:
 class Stream:
     """A stream of a device that is done with a batch when it is told so."""
 
-    def __init__(self, _: object = None) -> None:
+    made: ClassVar[list[object]] = []  # of which devices
+
+    def __init__(self, device: object = None) -> None:
         self.done: list[threading.Event] = []
+        self.made.append(device)
 
     def wait_event(self, event: "Done") -> None:
         pass
@@ -99,12 +102,32 @@ class Made:
         self.number = number
 
 
-def test_two_batches_are_on_a_device_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that computes and the next, which is there before that is asked for; none is let go of before the device is done with it."""
+class Cuda:
+    """A device."""
+
+    type = "cuda"
+
+
+@pytest.fixture
+def computing(monkeypatch: pytest.MonkeyPatch) -> Stream:
+    """The stream that a device computes on."""
     computing = Stream()
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: computing)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    return computing
+
+
+def test_all_epochs_share_a_stream(computing: Stream) -> None:
+    """Each of its own would keep the memory of its batches for itself."""
+    device = Cuda()
+    for _ in range(3):
+        assert [batch.number for batch in on_device(iter([[Number(7)]]), device, lambda tensors: Made(tensors[0]))] == [7]  # type: ignore
+    assert Stream.made.count(device) == 1
+
+
+def test_two_batches_are_on_a_device_at_once(computing: Stream) -> None:
+    """The one that computes and the next, which is there before that is asked for; none is let go of before the device is done with it."""
     alive: weakref.WeakSet[Made] = weakref.WeakSet()
     made: list[list[int]] = []  # with each batch, which ones there are
 
@@ -115,8 +138,8 @@ def test_two_batches_are_on_a_device_at_once(monkeypatch: pytest.MonkeyPatch) ->
         return batch
 
     batches = ([Number(number)] for number in range(6))
-    found, device = [], SimpleNamespace(type="cuda")
-    with closing(on_device(batches, device, make)) as arriving:  # type: ignore[arg-type, type-var]
+    found = []
+    with closing(on_device(batches, Cuda(), make)) as arriving:  # type: ignore[arg-type, type-var]
         for number, batch in enumerate(arriving):
             found.append(batch.number)
             until(lambda next_one=number + 1: len(made) >= min(next_one, 6))  # type: ignore[misc]

@@ -184,7 +184,7 @@ def test_the_stand_in_numbers_taps_as_they_say() -> None:
     table = HashTable(torch.zeros(60, dtype=torch.int64), torch.zeros(60, dtype=torch.int32))
     table.insert_coords(cube)
     three, one = torch.full((3,), 3, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
-    found = table.lookup_coords(torch.zeros(1, 4, dtype=torch.int32), three, one, 27)[0] - 1
+    found = table.lookup_coords(torch.zeros(1 + torchsparse_cuda.THREADS, 4, dtype=torch.int32)[:1], three, one, 27)[0] - 1
     assert [cube[row, :3].tolist() for row in found] == [torchsparse_cuda.offset(tap, [3, 3, 3]) for tap in range(27)]
 
 
