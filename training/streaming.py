@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch
 
+from models.sparse.backends.turns import waited_for
+
 Item = TypeVar("Item")
 Tensors = list[torch.Tensor]
 AT_ONCE = 2  # batches on a device: the one that computes and the next
@@ -114,9 +116,10 @@ def _made(
     for number, tensors in enumerate(batches):
         if number >= AT_ONCE and not used.one_is_done():
             return
-        with torch.cuda.stream(copying):
+        with waited_for(), torch.cuda.stream(copying):  # no kernel is measured beside it
             item = make([tensor.to(device, non_blocking=True) for tensor in tensors])
             arrived = copying.record_event()
+            arrived.synchronize()
         yield item, arrived
         del item
 

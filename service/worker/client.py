@@ -72,12 +72,12 @@ class Worker:
         """Wait until it is there; where its nets will run. Raises: WorkerLost."""
         try:
             self._lifeline.settimeout(START_S)
-            said, _ = receive(self._lifeline)
-            self.pid = int(str(said["pid"]))
+            self.pid = int(str(receive(self._lifeline)[0]["pid"]))
+            place = Place.told(receive(self._lifeline)[0])
             self._lifeline.settimeout(None)
-            return Place.told(said)
         except (PeerGone, OSError) as error:
             raise WorkerLost(str(error) or "it did not start") from error
+        return place
 
     def wait_for_end(self) -> str:
         """Return when the process is no more, with its last words."""

@@ -20,6 +20,7 @@ from service.settings import Settings
 
 TRY_S = 45.0  # a driver that says nothing for so long will not; a worker may take a little longer to say that it is there
 MOST_SAID = 1 << 12  # bytes, which a pipe takes at once
+MOST_OPEN = 1 << 12  # descriptors that a worker has, of which there are a handful
 SMALL_VOXELS = 16_384  # what a pass of several requests may have on a CPU; larger clouds have small ones pass beside them
 BYTES_A_VOXEL = 8 << 10  # of a pass: 5.7 KiB of the nets that were counted, ResNet34 as a U-Net (tests/unit/test_place.py), and room
 SHARES = 4  # two passes may run side by side, and PyTorch keeps the memory of some that are over
@@ -80,6 +81,8 @@ def _in_a_child() -> Place:
     if child == 0:
         try:
             end_with(worker)
+            os.closerange(3, writing)  # whoever hangs in a driver should not keep the channels of a worker open
+            os.closerange(writing + 1, MOST_OPEN)
             found = _tried(AUTO)
         except Exception as error:
             found = Place(CPU, wrong=str(error)[: MOST_SAID // 4])

@@ -34,7 +34,7 @@ from models.sparse.backends.turns import waited_for
 from models.voxelize import Voxels
 from service.memory import EVERY_S, give_back
 from service.worker.messages import Array, Head, PeerGone, receive, send
-from service.worker.place import place_of
+from service.worker.place import SMALL_VOXELS, place_of
 from service.worker.warm_up import warm_up
 
 FATAL_EXIT = 70
@@ -62,14 +62,15 @@ def work(
     """Until the service closes its ends. setup: threads, memory_bytes, device, batch_voxels, tile_voxels."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # compilers are waited for
     torch.set_num_threads(int(str(setup["threads"])))
+    send(lifeline, {"pid": os.getpid()})  # first, so that it can be killed where a driver hangs
     place = place_of(str(setup["device"]))  # before anything asks for a device, and before the limit, which no driver would fit into
     if setup["memory_bytes"] is not None and place.device == CPU:
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.setswitchinterval(SWITCH_S)
-    send(lifeline, {"pid": os.getpid(), **asdict(place)})
+    send(lifeline, asdict(place))
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
-    worker = Worker(lifeline, place.device, max(int(str(setup[name] or 0)) for name in ("batch_voxels", "tile_voxels")))
+    worker = Worker(lifeline, place.device, max(int(str(setup[name] or SMALL_VOXELS)) for name in ("batch_voxels", "tile_voxels")))
     threading.Thread(target=worker.serve_control, args=(control,), daemon=True).start()
     threading.Thread(target=worker.serve_express, args=(express,), daemon=True).start()
     with suppress(PeerGone):
