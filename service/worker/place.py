@@ -19,7 +19,7 @@ from models.orphan import end_with
 from service.settings import Settings
 
 TRY_S = 45.0  # a driver that says nothing for so long will not; a worker may take a little longer to say that it is there
-MOST_SAID = 1 << 12  # bytes, which a pipe takes at once
+MOST_SAID = 1 << 12  # bytes, which a pipe takes at once; an eighth of them letters, each of which JSON may spell in six
 MOST_OPEN = 1 << 12  # descriptors that a worker has, of which there are a handful
 SMALL_VOXELS = 16_384  # what a pass of several requests may have on a CPU; larger clouds have small ones pass beside them
 BYTES_A_VOXEL = 8 << 10  # of a pass: 5.7 KiB of the nets that were counted, ResNet34 as a U-Net (tests/unit/test_place.py), and room
@@ -70,7 +70,7 @@ def _tried(wanted: str) -> Place:
     device = "cuda" if known == AUTO else known
     wrong = why_it_does_not_compute(device)
     if wrong is not None:
-        return Place(CPU if known == AUTO else device, wrong=wrong[: MOST_SAID // 4])
+        return Place(CPU if known == AUTO else device, wrong=wrong[: MOST_SAID // 8])
     return Place(device, torch.cuda.get_device_properties(device).total_memory)
 
 
@@ -85,7 +85,7 @@ def _in_a_child() -> Place:
             os.closerange(writing + 1, MOST_OPEN)
             found = _tried(AUTO)
         except Exception as error:
-            found = Place(CPU, wrong=str(error)[: MOST_SAID // 4])
+            found = Place(CPU, wrong=str(error)[: MOST_SAID // 8])
         try:
             os.write(writing, json.dumps(asdict(found)).encode())
         finally:

@@ -187,6 +187,18 @@ def test_who_is_waited_for_measures_nothing(cache: Path) -> None:
         assert tuner.best("conv 27 64 64", some) == "quick"
 
 
+def test_ways_that_are_built_are_tried_wherever_nobody_waits(cache: Path) -> None:
+    """Those of a library of others: one that ends its process does so in the one that tries it, and not in a warm-up."""
+    ways = Ways()
+    tuner = Tuner("A GPU 3.9", ways.time_ms, built=True)
+    with waited_for():
+        assert tuner.best("conv 27 64 64", ways.all) == "slow"
+        assert ways.measured == 0
+    with untuned():
+        assert tuner.best("conv 27 64 64", ways.all) == "quick"
+        assert ways.measured == 6
+
+
 def test_nothing_is_measured_beside_a_pass_that_somebody_waits_for(cache: Path) -> None:
     """Two passes are under way; the measurement waits for both, and who comes meanwhile waits for the measurement."""
     seen: list[str] = []
@@ -226,6 +238,7 @@ def test_nothing_is_measured_beside_a_pass_that_somebody_waits_for(cache: Path) 
     assert seen[:3] == ["pass", "pass", "measured"]
     assert sorted(seen) == ["late pass", *["measured"] * 6, "pass", "pass"]
     assert not TURNS.untuned
+    assert not TURNS.waited_for
 
 
 def test_threads_measure_one_after_the_other(cache: Path) -> None:

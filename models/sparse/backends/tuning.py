@@ -29,8 +29,9 @@ class Tuner:
     same kind of file; the later one stays.
     """
 
-    def __init__(self, name: str, time_ms: Callable[[Way], float]) -> None:
-        self._name, self._time_ms = file_name(name), time_ms
+    def __init__(self, name: str, time_ms: Callable[[Way], float], *, built: bool = False) -> None:
+        """built: the ways need no compiler."""
+        self._name, self._time_ms, self._built = file_name(name), time_ms, built
         self._known: dict[str, str] | None = None
         self._short = set[str]()  # of those, what was found while there was no memory for all ways: for this process, and not kept
         self._stand_ins: dict[str, str] = {}  # ways that work, for who measures nothing
@@ -44,7 +45,7 @@ class Tuner:
         if self._known is None:
             self._known = self._read()
         if self._known.get(key) not in ways:
-            if TURNS.untuned:
+            if TURNS.waited_for or (TURNS.untuned and not self._built):
                 return self._stand_in(key, ways)
             with _choosing:
                 if self._known.get(key) not in ways:  # nobody has in the meantime

@@ -18,13 +18,18 @@ class Turns:
         self._thread = threading.local()
 
     @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for what this thread does."""
+        return bool(getattr(self._thread, "waited_for", False))
+
+    @property
     def untuned(self) -> bool:
-        """Whether this thread takes what is known, and measures nothing."""
+        """Whether this thread compiles no more than it needs."""
         return bool(getattr(self._thread, "untuned", False))
 
     @contextmanager
-    def take_what_is_known(self) -> Iterator[None]:
-        """For this thread."""
+    def sparing(self) -> Iterator[None]:
+        """This thread compiles no more than it needs."""
         before, self._thread.untuned = self.untuned, True
         try:
             yield
@@ -37,9 +42,11 @@ class Turns:
         with self._changed:
             self._changed.wait_for(lambda: not self._measured)
             self._passes += 1
+        self._thread.waited_for = True
         try:
             yield
         finally:
+            self._thread.waited_for = False
             with self._changed:
                 self._passes -= 1
                 self._changed.notify_all()
@@ -65,14 +72,14 @@ TURNS = Turns()  # of the devices of this process
 @contextmanager
 def untuned() -> Iterator[None]:
     """While it lasts, this thread runs a kernel in the way that is known to be the quickest, else in the first one that works: that is
-    compiled alone, where tuning compiles all.
+    compiled alone, where tuning compiles all. Ways that are built already are tuned.
     """
-    with TURNS.take_what_is_known():
+    with TURNS.sparing():
         yield
 
 
 @contextmanager
 def waited_for() -> Iterator[None]:
-    """Around a pass that somebody waits for, to where the device is done with it. Not within another one."""
-    with TURNS.passing(), untuned():
+    """Around a pass that somebody waits for, to where the device is done with it. It measures nothing. Not within another one."""
+    with TURNS.passing():
         yield
