@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 
+from service.scheduler import Scheduler
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.worker import device as module
@@ -64,8 +65,11 @@ def value(of: Device, name: str, **labels: str) -> float:
 
 def test_the_next_one_is_given_the_device_of_the_first(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "found", [Place("cuda", 80 * GIB)] * 2)
+    scheduler = Scheduler(device._settings, device._telemetry, device)
+    assert scheduler._budget == 16_384  # nobody knows yet
     first = device.wait()
-    assert device.batch_voxels == 1_000_000
+    scheduler.begin()
+    assert scheduler._budget == device.batch_voxels == 1_000_000
     first.kill()
     until(lambda: len(Worker.all) == 2 and device.up, "the next one")
     assert [worker.asked for worker in Worker.all] == ["auto", "cuda"]

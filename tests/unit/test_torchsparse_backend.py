@@ -138,6 +138,15 @@ def test_sums_of_each_part_have_to_be_addressed(functions: CudaFunctions, monkey
     assert functions.called["sorted"] + functions.called["unsorted"] + functions.called["gradient"] == 0
 
 
+def test_more_sites_than_its_lookup_can_number_are_found_otherwise(engine: TorchsparseEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It numbers rows times taps in 32 bits."""
+    coords = random_sites()
+    monkeypatch.setattr("models.sparse.backends.torchsparse_backend.LARGEST_PLACE", 31 * len(coords))
+    index = engine.index(coords)
+    assert not isinstance(index, HashedSites)
+    same_map(engine.kernel_map(index, coords, 3, 1), REFERENCE.kernel_map(REFERENCE.index(coords), coords, 3, 1))
+
+
 def test_a_map_is_laid_out_once(engine: TorchsparseEngine, functions: CudaFunctions) -> None:
     kernel_map = SiteCache(random_sites(), engine).kernel_map(1, 3, 1)
     feats, weight = torch.randn(kernel_map.num_in, 4), torch.randn(27, 4, 4)
