@@ -40,7 +40,7 @@ def parse_device(text: str) -> str:
     name = known_device(text)
     if name != AUTO:
         return name
-    reason = _why_it_does_not_compute("cuda")
+    reason = why_it_does_not_compute("cuda")
     if reason is None:
         return "cuda"
     LOG.warning("there is a CUDA device, but nets run on the CPU: %s", reason)
@@ -48,7 +48,7 @@ def parse_device(text: str) -> str:
 
 
 @functools.cache
-def _why_it_does_not_compute(device: str) -> str | None:
+def why_it_does_not_compute(device: str) -> str | None:
     """What a device says that is there and of no use: this torch has no kernels for it, or others have taken its memory."""
     try:
         torch.ones(2, device=device).add(1).tolist()

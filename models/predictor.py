@@ -43,7 +43,7 @@ class Predictor(Processor):
         """
         super().__init__(manifest, reach_of(net) if isinstance(net, UNet3d) else None)
         self.device = torch.device(device)
-        self.engine = engine_for(self.device, engine)
+        self.engine = engine_for(self.device, engine, (precision,))
         self.precision = precision
         if precision == "tf32" and self.device.type != "cuda":
             raise BadOption(

@@ -94,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
             await to_thread.run_sync(ring.load)
             await to_thread.run_sync(context.jobs.rows.open)
             await to_thread.run_sync(context.pool.load)
+            scheduler.begin()
             context.lifecycle.phase = "ready"
             async with jobs_run(context), create_task_group() as background:
                 background.start_soon(_every, EVERY_S, give_back)

@@ -2,7 +2,7 @@
 
 Models take turns by what their passes have cost. Within a model small clouds go before large ones, but none is passed for ever: a
 cloud's place is the time it arrived plus a few times what its own pass takes. Requests of one model share a pass as long as their
-voxels stay within a budget; nothing is padded.
+voxels stay within a budget, unless they are large; nothing is padded.
 """
 
 from bisect import insort
@@ -48,8 +48,9 @@ class _Line(Generic[Job]):
 class Line(Generic[Job]):
     """All who wait."""
 
-    def __init__(self, batch_voxels: int) -> None:
-        self._budget = batch_voxels
+    def __init__(self, batch_voxels: int, small_voxels: int | None = None) -> None:
+        """small_voxels: what a cloud has at most that shares its pass, or goes beside a longer one; None: as many as a pass of several."""
+        self._budget, self._small_voxels = batch_voxels, min(batch_voxels, small_voxels or batch_voxels)
         self._lines: dict[str, _Line[Job]] = {}  # who was asked for last comes last
         self._count = 0
         self._clock = 0.0  # the turn of the model that ran last
@@ -94,12 +95,12 @@ class Line(Generic[Job]):
             job = entry[2]
             if express and not self._small(job):
                 continue
-            if batch and total + job.voxels > min(most, job.most_voxels):
+            if batch and (job.voxels > self._small_voxels or total + job.voxels > min(most, job.most_voxels)):
                 continue
             batch.append(job)
             line.jobs.remove(entry)
             total, most = total + job.voxels, min(most, job.most_voxels)
-            if total >= most:
+            if total >= most or self.is_long(batch):
                 break
         return batch
 
@@ -136,8 +137,12 @@ class Line(Generic[Job]):
         """The line they were in; it may have been forgotten since."""
         return self._lines.setdefault(batch[0].model, _Line(self._budget, self._clock))
 
+    def is_long(self, batch: Sequence[Job]) -> bool:
+        """Whether others may pass beside it: it is a large cloud, and need not be alone."""
+        return batch[0].voxels > self._small_voxels and batch[0].most_voxels > 0
+
     def _small(self, job: Job) -> bool:
-        return job.voxels <= self._budget and job.most_voxels > 0
+        return job.voxels <= self._small_voxels and job.most_voxels > 0
 
     def _next(self, express: bool = False) -> _Line[Job] | None:
         lines = (line for line in self._lines.values() if any(not express or self._small(job) for *_, job in line.jobs))

@@ -116,7 +116,7 @@ class Residents:
         how = self._settings
         self._peak_bytes = max(self._peak_bytes, self._device.bytes + need)
         self._count += 1
-        source = Source(f"{entry} {digest} {self._count}", folder, digest, how.device, how.engine, how.precision)
+        source = Source(f"{entry} {digest} {self._count}", folder, digest, how.engine, how.precision)
         net = self._device.load(source)
         loaded = Loaded(entry, digest, Processor(manifest, net.reach), source.key, net.engine, net.bytes)
         weakref.finalize(loaded.processor, self._device.release, source.key)  # when the last request is through with it

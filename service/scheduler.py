@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.telemetry import Telemetry, Timings
 from service.worker.client import Lane, WorkerLost
 from service.worker.device import Device
+from service.worker.place import SMALL_VOXELS
 
 LOG = logging.getLogger("fip.service")
 DEATHS_ALONE = 2  # workers that a request may take down by itself
@@ -54,15 +55,21 @@ class Scheduler:
     """The line in front of the device. All public methods belong to the event loop."""
 
     def __init__(self, settings: Settings, telemetry: Telemetry, device: Device) -> None:
-        self._telemetry, self._device = telemetry, device
-        self._budget, self._delay_s = settings.batch_voxels, settings.batch_delay_seconds
-        self._line: Line[Job] = Line(settings.batch_voxels)
+        self._settings, self._telemetry, self._device = settings, telemetry, device
+        self._delay_s = settings.batch_delay_seconds
+        self._line: Line[Job]
+        self.begin()
         self._arrived = asyncio.Event()
         self._coming = 0
         self._under_way: dict[Lane, float] = {}  # when the passes should be over
         self._mixed: set[Lane] = set()  # those that were not alone on the device all the time
         self._runs: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fip-device")
+
+    def begin(self) -> None:
+        """Once it is known where nets run, and before anybody waits: how much they are given at once hangs on it."""
+        self._budget = self._device.batch_voxels
+        self._line = Line(self._budget, None if self._settings.batch_voxels else SMALL_VOXELS)
 
     @property
     def seconds_left(self) -> float:
@@ -134,7 +141,7 @@ class Scheduler:
                 return
         await self._company()
         if batch := [job for job in self._line.take() if not job.answer.done()]:  # who has just left has not yet been taken out
-            if batch[0].voxels > self._budget and batch[0].most_voxels:  # unless it has to be alone
+            if self._line.is_long(batch):
                 await self._long_pass(batch)
             else:
                 await self._pass(batch)

@@ -128,7 +128,14 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=1, description="requests with a file at the same time, before others get 429")] = 64
     max_waiting_bytes: Annotated[int, Field(ge=1, description="bytes of their files; one file alone may have more")] = 4096 * MIB
     max_waiting_points: Annotated[int, Field(ge=1, description="points of their clouds; one cloud alone may have more")] = 100_000_000
-    batch_voxels: Annotated[int, Field(ge=1, description="voxels of a forward pass of several requests; one alone may have more")] = 16_384
+    batch_voxels: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="voxels of a forward pass of several requests; one alone may have more. None: 16384 on a CPU; on a GPU up to "
+            "FIP_TILE_VOXELS, as many as have 8 KiB each in a quarter of its memory beside that of the models",
+        ),
+    ] = None
     batch_delay_seconds: Annotated[
         Seconds, Field(description="how long a free device waits for requests that are being read, to take them along")
     ] = 0.002

@@ -48,6 +48,10 @@ class Telemetry:
         self.rejected = Counter("fip_rejected", "Requests refused, by the code of the problem", ("reason",), registry=self.registry)
         self.cancelled = Counter("fip_cancelled", "Requests whose client left, by stage", ("stage",), registry=self.registry)
         self.worker_up = Gauge("fip_worker_up", "1 while there is a worker process with its nets loaded", registry=self.registry)
+        self.device_info = Gauge("fip_device_info", "1 for where nets run", ("device",), registry=self.registry)
+        self.device_failures = Counter(
+            "fip_device_failures", "Workers that did not start because the device does not compute", registry=self.registry
+        )
         self.worker_restarts = Counter("fip_worker_restarts", "Worker processes that died and were replaced", registry=self.registry)
         self.model_info = Gauge("fip_model_info", "1 for every model loaded", ("name", "version", "digest", "task"), registry=self.registry)
         self.load_failures = Counter(

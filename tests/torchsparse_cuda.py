@@ -9,6 +9,7 @@ from collections import Counter
 import torch
 
 BLOCK = 128
+THREADS = 256  # of a block of its hash table: those of the last one read coordinates, whether there are any or not
 
 
 class HashTable:
@@ -28,6 +29,8 @@ class HashTable:
     def lookup_coords(self, coords: torch.Tensor, kernel_size: torch.Tensor, stride: torch.Tensor, taps: int) -> torch.Tensor:
         for tensor in (coords, kernel_size, stride):
             _plain(tensor, torch.int32)
+        behind = coords.untyped_storage().nbytes() - coords.itemsize * (coords.storage_offset() + coords.numel())
+        assert behind >= 4 * coords.itemsize * THREADS // taps, "the real one reads past the end"
         found = torch.zeros(-(-len(coords) // BLOCK) * BLOCK, taps, dtype=torch.int32)
         for row, (*xyz, b) in enumerate(coords.tolist()):
             for tap in range(taps):

@@ -26,7 +26,7 @@ from models.sparse.norm import TooFewSites
 from training.batches import MicroBatch, TrainBatch, plan_epoch, train_batches
 from training.data import Data, absent_classes, checking, groups_of, learning, unit
 from training.distributed import ALONE, World, parallel
-from training.engine import engine_of_run
+from training.engine import engine_of_run, precisions_of
 from training.finetune import FreezePolicy
 from training.interrupt import StopRequest, stop_request
 from training.losses import batch_loss
@@ -138,7 +138,7 @@ def fit(
         )
     if _finished(recipe, position):
         return position
-    engine = engine_of_run(run_dir, position.engine, compute.engine, device, world)
+    engine = engine_of_run(run_dir, position.engine, compute.engine, device, world, precisions_of(recipe))
     position.engine = engine.name
     if compute.cache:
         with world.first_goes_first():

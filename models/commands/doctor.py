@@ -5,13 +5,14 @@ import importlib.metadata
 import json
 import os
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from models.commands.options import registry_option
 
 if TYPE_CHECKING:
+    from models.manifest import Precision
     from models.registry import Catalogue, Entry
 
 Facts = dict[str, str | int | float | bool]
@@ -74,7 +75,8 @@ def _device() -> tuple[str, str]:
 
 
 def engine_facts() -> tuple[list[Facts], str]:
-    """One entry an engine: whether it was chosen, why, and what its probe found (see models.sparse.backends.probe).
+    """One entry an engine: whether it was chosen, why, and what its probe found (see models.sparse.backends.probe), in the precision of
+    FIP_PRECISION.
 
     And the name of an engine to check models on: the chosen one; where FIP_ENGINE names one that is not to be had, so that none
     is chosen, the one that would be without it.
@@ -85,16 +87,16 @@ def engine_facts() -> tuple[list[Facts], str]:
     from models.sparse.backends import ENGINES, choose, engine_for
     from models.sparse.backends.probe import probe_engine
 
-    device = torch.device(_device()[0])
-    choice = choose(device)
+    device, precisions = torch.device(_device()[0]), (_precision(),)
+    choice = choose(device, precisions)
     in_use, refused = "", ""
     try:
-        in_use = engine_for(device).name
+        in_use = engine_for(device, None, precisions).name
     except BadOption as error:
         refused = f"FIP_ENGINE asks for it: {error.detail}"
     facts: list[Facts] = []
     for name, engine in ENGINES.items():
-        report = choice.reports.get(name) or probe_engine(engine, device)
+        report = choice.reports.get(name) or probe_engine(engine, device, precisions)
         entry: Facts = {"name": name, "chosen": name == in_use, "works": report.works, "reason": report.reason}
         if name == in_use:
             asked = "FIP_ENGINE says so" if report.works else f"FIP_ENGINE says so, but: {report.reason}"
@@ -102,6 +104,14 @@ def engine_facts() -> tuple[list[Facts], str]:
         entry |= {key: value for key, value in dataclasses.asdict(report).items() if value not in (None, "") and key not in entry}
         facts.append(entry | (product_facts() if name == "torch" and device.type == "cpu" else {}))
     return _with_refusal(facts, os.environ.get("FIP_ENGINE", ""), refused), in_use or choice.name
+
+
+def _precision() -> "Precision":
+    """What nets multiply in unless a command is told otherwise."""
+    from models.manifest import Precision
+
+    said = os.environ.get("FIP_PRECISION")
+    return next((known for known in get_args(Precision) if known == said), "fp32")
 
 
 def product_facts() -> Facts:

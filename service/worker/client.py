@@ -20,6 +20,7 @@ from models.voxelize import Voxels
 from service.errors import OutOfMemory, WorkerFailed
 from service.worker.messages import Array, Head, PeerGone, receive, send
 from service.worker.nursery import Nursery
+from service.worker.place import Place
 
 START_S = 60.0  # a process that says nothing for so long will not
 Lane = Literal["usual", "long", "express"]
@@ -38,7 +39,6 @@ class Source:
     key: str
     folder: Path
     digest: str
-    device: str
     engine: str
     precision: str
 
@@ -68,14 +68,16 @@ class Worker:
         self._express.settimeout(forward_seconds)
         self._control.settimeout(LOAD_S if setup["device"] == "cpu" else LOAD_ON_DEVICE_S)
 
-    def begin(self) -> None:
-        """Wait until it is there. Raises: WorkerLost."""
+    def begin(self) -> Place:
+        """Wait until it is there; where its nets will run. Raises: WorkerLost."""
         try:
             self._lifeline.settimeout(START_S)
             self.pid = int(str(receive(self._lifeline)[0]["pid"]))
+            place = Place.told(receive(self._lifeline)[0])
             self._lifeline.settimeout(None)
         except (PeerGone, OSError) as error:
             raise WorkerLost(str(error) or "it did not start") from error
+        return place
 
     def wait_for_end(self) -> str:
         """Return when the process is no more, with its last words."""
@@ -87,7 +89,7 @@ class Worker:
 
     def load(self, source: Source) -> Net:
         """Raises: WorkerLost, BadCheckpoint, BadOption (engine), OutOfMemory."""
-        head = {"do": "load", "model": source.key, "folder": str(source.folder), "digest": source.digest, "device": source.device}
+        head = {"do": "load", "model": source.key, "folder": str(source.folder), "digest": source.digest}
         with self._managing:
             found, _ = self._ask(self._control, {**head, "engine": source.engine, "precision": source.precision}, [])
         reach = found["reach"]

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from models.device import known_device
+from models.device import CPU, known_device
 from models.errors import FipError
 from models.voxelize import Voxels
 from service.errors import NotReady, WorkerFailed
@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 from service.worker.client import Lane, Net, Source, Worker, WorkerLost
 from service.worker.nursery import nursery
+from service.worker.place import Place, voxels_of_a_batch
 
 LOG = logging.getLogger("fip.service")
 PATIENCE_S = 60.0  # how long what needs a worker waits for one
@@ -44,6 +45,7 @@ class Device:
         self._changed = threading.Condition()
         self._worker: Worker | None = None
         self._starting: Worker | None = None
+        self._place: Place | None = None  # of the first worker, and so of all
         self._watch: threading.Thread | None = None
         self._ending = threading.Event()
         self._sources: dict[str, Source] = {}
@@ -55,6 +57,11 @@ class Device:
     def up(self) -> bool:
         """Whether there is a worker with all nets."""
         return self._worker is not None
+
+    @property
+    def batch_voxels(self) -> int:
+        """What a pass of several requests may have, by the place where nets run; before there was a worker, as on a CPU."""
+        return voxels_of_a_batch(self._settings, self._place or Place(CPU))
 
     def wait(self) -> Worker:
         """The worker, started by the first who asks; while there is none, the next one. Raises: NotReady."""
@@ -156,14 +163,15 @@ class Device:
         """The life of the watching thread: one worker after the other."""
         deaths = 0  # in a row, of workers that were young
         while not self._ending.is_set():
-            started = time.monotonic()
+            started, lived_s = time.monotonic(), 0.0  # one that did not start has not lived
             try:
                 self._one_life()
+                lived_s = time.monotonic() - started
             except WorkerLost as error:
                 LOG.error("no worker", extra={"fields": {"error": str(error)}})
             except Exception:
                 LOG.exception("no worker")
-            deaths = deaths + 1 if time.monotonic() - started < YOUNG_S else 0
+            deaths = deaths + 1 if lived_s < YOUNG_S else 0
             if deaths >= PATIENT_DEATHS:
                 self._ending.wait(min(FIRST_PAUSE_S * 2 ** min(deaths - PATIENT_DEATHS, 10), LONGEST_PAUSE_S))
 
@@ -185,7 +193,7 @@ class Device:
         setup: dict[str, object] = {
             "threads": how.threads,
             "memory_bytes": how.worker_memory_bytes,
-            "device": known_device(how.device),  # it is the worker that tries it out: here that would cost memory on it, for nothing
+            "device": known_device(how.device) if self._place is None else self._place.device,  # it is the worker that tries it out
             "engine": how.engine,
             "batch_voxels": how.batch_voxels,
             "tile_voxels": how.tile_voxels,
@@ -196,7 +204,7 @@ class Device:
         try:
             if self._ending.is_set():
                 raise WorkerLost("the service ends")
-            worker.begin()
+            self._settle(worker.begin())
             self._load_all(worker)
         except BaseException:
             worker.kill()
@@ -207,6 +215,20 @@ class Device:
                 self._starting = None
         LOG.info("worker ready", extra={"fields": {"pid": worker.pid, "seconds": round(time.monotonic() - started, 3)}})
         return worker
+
+    def _settle(self, place: Place) -> None:
+        """Where the first worker computes, all others do: what began on a GPU would be an outage on a CPU that nobody is told of.
+
+        Raises: WorkerLost (the device does not compute; the service is not ready until it does).
+        """
+        if place.wrong and place.device != CPU:
+            self._telemetry.device_failures.inc()
+            raise WorkerLost(f"{place.device} does not compute: {place.wrong}")
+        if self._place is None:
+            self._place = place
+            self._telemetry.device_info.labels(place.device).set(1)
+            facts = {"device": place.device, "batch_voxels": self.batch_voxels, "why": place.wrong}
+            LOG.log(logging.WARNING if place.wrong else logging.INFO, "nets run here", extra={"fields": facts})
 
     def _load_all(self, worker: Worker) -> None:
         """Raises: WorkerLost."""

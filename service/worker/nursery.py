@@ -99,8 +99,10 @@ def main(fd: int) -> None:
     import torch
 
     torch.set_num_threads(1)
+    from models.orphan import end_with
     from service.worker.process import prepare, work
 
+    keeper = os.getpid()
     gc.collect()
     gc.freeze()  # what was imported stays: a full collection, which loading a model can bring on, would stop passes for a tenth of a second
     orders = socket.socket(fileno=fd)
@@ -112,6 +114,7 @@ def main(fd: int) -> None:
         prepare(setup)
         if os.fork() == 0:
             try:
+                end_with(keeper)  # which ends with the service
                 orders.close()
                 work(setup, *(socket.socket(fileno=each) for each in fds))
             finally:  # whatever it was: no thread keeps the process

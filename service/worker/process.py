@@ -2,7 +2,6 @@
 third; an end when the service closes its side.
 """
 
-import ctypes
 import gc
 import os
 import re
@@ -16,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -23,20 +23,21 @@ import numpy as np
 import torch
 
 from models.artefact import MANIFEST, read_manifest
-from models.device import CPU, parse_device
+from models.device import CPU
 from models.errors import BadCheckpoint, FipError
 from models.manifest import NetworkSpec, Precision
+from models.memory_errors import is_out_of_memory
 from models.predictor import Predictor
 from models.sparse.backends import choose
 from models.sparse.backends.arena import ARENA
+from models.sparse.backends.turns import waited_for
 from models.voxelize import Voxels
 from service.memory import EVERY_S, give_back
-from service.worker.memory_errors import is_out_of_memory
 from service.worker.messages import Array, Head, PeerGone, receive, send
+from service.worker.place import SMALL_VOXELS, place_of
 from service.worker.warm_up import warm_up
 
 FATAL_EXIT = 70
-PR_SET_PDEATHSIG = 1
 SWITCH_S = 0.0002  # how long a pass waits for a model that is being loaded, whenever it comes back from a convolution; Python's 5 ms add up
 IDLE_S = 30.0  # after so long without work, memory that was kept for the next pass goes back to the system
 FATAL = re.compile(
@@ -60,17 +61,16 @@ def work(
 ) -> None:
     """Until the service closes its ends. setup: threads, memory_bytes, device, batch_voxels, tile_voxels."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # compilers are waited for
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphan, even of one that is stuck: the nursery ends with the service
     torch.set_num_threads(int(str(setup["threads"])))
-    if setup["memory_bytes"] is not None and parse_device(str(setup["device"])) == CPU:
-        # not beside a GPU, whose driver reserves more addresses than there is memory
+    send(lifeline, {"pid": os.getpid()})  # first, so that it can be killed where a driver hangs
+    place = place_of(str(setup["device"]))  # before anything asks for a device, and before the limit, which no driver would fit into
+    if setup["memory_bytes"] is not None and place.device == CPU:
         limit = int(str(setup["memory_bytes"]))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.setswitchinterval(SWITCH_S)
-    send(lifeline, {"pid": os.getpid()})
+    send(lifeline, asdict(place))
     threading.excepthook = lambda _: os._exit(FATAL_EXIT)  # a worker without one of its threads is none
-    worker = Worker(lifeline, max(int(str(setup[name])) for name in ("batch_voxels", "tile_voxels")))
+    worker = Worker(lifeline, place.device, max(int(str(setup[name] or SMALL_VOXELS)) for name in ("batch_voxels", "tile_voxels")))
     threading.Thread(target=worker.serve_control, args=(control,), daemon=True).start()
     threading.Thread(target=worker.serve_express, args=(express,), daemon=True).start()
     with suppress(PeerGone):
@@ -80,9 +80,9 @@ def work(
 class Worker:
     """The nets. Passes share them, and nothing else."""
 
-    def __init__(self, lifeline: socket.socket, largest: int) -> None:
+    def __init__(self, lifeline: socket.socket, device: str, largest: int) -> None:
         """largest: voxels of a pass, of many clouds or of one."""
-        self._lifeline, self._largest = lifeline, largest
+        self._lifeline, self._device, self._largest = lifeline, device, largest
         self._nets: dict[str, Predictor] = {}
         self._warm = set[NetworkSpec]()  # whose next weights need no large passes, which would crowd out those of requests
 
@@ -119,7 +119,8 @@ class Worker:
         net = self._nets.get(str(head["model"]))
         if net is None:
             raise BadCheckpoint("the model could not be loaded again after its worker died", where=str(head["model"]))
-        return {}, [net.forward(batch).cpu().numpy()]
+        with waited_for():
+            return {}, [net.forward(batch).cpu().numpy()]
 
     def _manage(self, head: Head, _: list[Array]) -> Answer:
         key = str(head["model"])
@@ -129,7 +130,7 @@ class Worker:
         folder = Path(str(head["folder"]))
         if read_manifest(folder)[1] != head["digest"]:
             raise BadCheckpoint("the manifest was replaced while the model was loaded", where=MANIFEST)
-        net = Predictor.load(folder, parse_device(str(head["device"])), str(head["engine"]), cast(Precision, head["precision"]))
+        net = Predictor.load(folder, self._device, str(head["engine"]), cast(Precision, head["precision"]))
         known = net.manifest.network in self._warm
         warm_up(net, 0 if known else self._largest)
         self._warm.add(net.manifest.network)

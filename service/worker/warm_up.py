@@ -8,10 +8,10 @@ import math
 import numpy as np
 import torch
 
+from models.memory_errors import is_out_of_memory
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.voxelize import Voxels
-from service.worker.memory_errors import is_out_of_memory
 
 POINTS = 256  # enough to have every layer packed and run once; other models wait for it
 GROWTH = 8  # from one size to the next; what is measured at two sizes holds between them

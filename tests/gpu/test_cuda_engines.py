@@ -11,9 +11,9 @@ import torch
 from models.errors import BadOption
 from models.manifest import NetworkSpec
 from models.rounding import rounding
-from models.sparse.backends import PREFERRED, choose, engine_for, engine_named
+from models.sparse.backends import PREFERRED, choose, engine_for, engine_named, triton_engine
 from models.sparse.backends.protocol import Epilogue
-from models.sparse.backends.triton_engine import TritonEngine, _tuner
+from models.sparse.backends.triton_engine import CONV, GRAD, Tiling, TritonEngine, _tuner
 from models.sparse.nn import SparseBatchNorm, prepare_inference
 from models.sparse.tensor import SiteCache, sparse_tensor
 from models.zoo import build
@@ -188,6 +188,28 @@ def test_what_runs_quickest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [kept] = (tmp_path / "tuned").iterdir()
     assert "conv 27 64 64" in kept.read_text()
     _tuner.cache_clear()
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.float16])
+@pytest.mark.parametrize("tiling", [*CONV, *GRAD], ids=str)
+def test_every_tiling_is_right(tiling: Tiling, products: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever is the quickest: the probe looks at one."""
+    engine = engine_here("triton")
+    monkeypatch.setattr(triton_engine, "CONV" if tiling in CONV else "GRAD", (tiling,))
+    monkeypatch.setattr(triton_engine, "_tuner", lambda _: Only())
+    ours, theirs = both_maps(engine, (3, 1, False, ""))
+    for what, run in three_ways(theirs, 128, 136).items():
+        if (tiling in GRAD) == (what == "weight gradient"):
+            error = relative_error(run(engine, ours, CUDA, products), run(REFERENCE, theirs, torch.device("cpu"), torch.float64))
+            assert error < (EXACT if products == torch.float32 else HALF), what
+
+
+class Only:
+    """A choice of one, of which nothing is kept."""
+
+    def best(self, _: str, ways: dict[str, object]) -> str:
+        [name] = ways
+        return name
 
 
 def test_the_choice_is_right_and_says_why() -> None:

@@ -213,3 +213,27 @@ def test_models_that_somebody_waits_for_are_not_forgotten_nor_what_was_asked_of_
         line.add(job)
     taken = [line.take() for _ in waiting]
     assert sorted(job.arrived_s for batch in taken for job in batch) == [job.arrived_s for job in waiting]
+
+
+def test_where_passes_may_be_large_a_large_cloud_shares_none() -> None:
+    """On a GPU: small ones fill a pass of many times their size, do not wait in one with a scan, and go beside it."""
+    line: Line[Job] = Line(BUDGET, BUDGET // 10)
+    many, scan, next_scan = [Job(90) for _ in range(11)], Job(300, arrived_s=0.1), Job(300, arrived_s=0.2)
+    for job in (*many, scan, next_scan):
+        line.add(job)
+    batch = line.take()
+    assert batch == many
+    assert not line.is_long(batch)
+    batch = line.take()
+    assert batch == [scan]
+    assert line.is_long(batch)
+    line.add(small := Job(90, arrived_s=9.0))
+    assert line.take(express=True) == [small]
+    assert line.take(express=True) == []
+    assert line.take() == [next_scan]
+
+
+def test_a_large_cloud_that_has_to_be_alone_has_nobody_beside_it() -> None:
+    line: Line[Job] = Line(BUDGET, BUDGET // 10)
+    line.add(Job(300, most_voxels=0))
+    assert not line.is_long(line.take())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from models.device import _why_it_does_not_compute, available_devices, known_device, parse_device
+from models.device import available_devices, known_device, parse_device, why_it_does_not_compute
 from models.errors import BadOption
 
 
@@ -14,9 +14,9 @@ from models.errors import BadOption
 def two_devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    _why_it_does_not_compute.cache_clear()
+    why_it_does_not_compute.cache_clear()
     yield
-    _why_it_does_not_compute.cache_clear()
+    why_it_does_not_compute.cache_clear()
 
 
 def test_the_cpu_is_always_there() -> None:

@@ -2,8 +2,10 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from models.manifest import NetworkSpec
 from models.sparse.tensor import Geometry, SiteCache, sparse_tensor
 from models.zoo import build
 from training.streaming import ahead, on_device
+
+GIVE_UP_S = 60.0
 
 
 def threads() -> int:
@@ -61,6 +65,113 @@ def test_on_a_cpu_batches_are_handed_on() -> None:
     found = list(on_device(iter(batches), torch.device("cpu"), lambda tensors: tensors))
     assert all(torch.equal(a, b) for one, other in zip(found, batches, strict=True) for a, b in zip(one, other, strict=True))
     assert threads() == 0
+
+
+class Stream:
+    """A stream of a device, which is done with what it is asked for at once, or, while it is `busy`, when it is told so."""
+
+    busy = False
+
+    made: ClassVar[list[object]] = []  # of which devices
+
+    def __init__(self, device: object = None) -> None:
+        self.done: list[threading.Event] = []
+        self.made.append(device)
+
+    def wait_event(self, event: "Done") -> None:
+        pass
+
+    def record_event(self) -> "Done":
+        self.done.append(threading.Event())
+        if not self.busy:
+            self.done[-1].set()
+        return Done(self.done[-1])
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Done:
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def synchronize(self) -> None:
+        assert self._event.wait(GIVE_UP_S)
+
+
+class Made:
+    """A batch on the device, with its maps."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Cuda:
+    """A device."""
+
+    type = "cuda"
+
+
+@pytest.fixture
+def computing(monkeypatch: pytest.MonkeyPatch) -> Stream:
+    """The stream that a device computes on."""
+    computing = Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: computing)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    return computing
+
+
+def test_all_epochs_share_a_stream(computing: Stream) -> None:
+    """Each of its own would keep the memory of its batches for itself."""
+    device = Cuda()
+    for _ in range(3):
+        assert [batch.number for batch in on_device(iter([[Number(7)]]), device, lambda tensors: Made(tensors[0]))] == [7]  # type: ignore[arg-type, list-item, type-var]
+    assert Stream.made.count(device) == 1
+
+
+def test_two_batches_are_on_a_device_at_once(computing: Stream) -> None:
+    """The one that computes and the next, which is there before that is asked for; none is let go of before the device is done with it."""
+    computing.busy = True
+    alive: weakref.WeakSet[Made] = weakref.WeakSet()
+    made: list[list[int]] = []  # with each batch, which ones there are
+
+    def make(tensors: list[int]) -> Made:
+        batch = Made(tensors[0])
+        alive.add(batch)
+        made.append(sorted(each.number for each in alive))
+        return batch
+
+    batches = ([Number(number)] for number in range(6))
+    found = []
+    with closing(on_device(batches, Cuda(), make)) as arriving:  # type: ignore[arg-type, type-var]
+        for number, batch in enumerate(arriving):
+            found.append(batch.number)
+            until(lambda next_one=number + 1: len(made) >= min(next_one, 6))  # type: ignore[misc]
+            if number == 3:
+                time.sleep(0.05)
+                assert 2 in {each.number for each in alive}  # the device is not done with it
+            if number:
+                computing.done[number - 1].set()  # the device is through with the batch before
+            until(lambda next_one=number + 2: len(made) >= min(next_one, 6))  # type: ignore[misc]
+    assert found == list(range(6))
+    assert made == [[0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
+    assert threads() == 0
+
+
+class Number(int):
+    """What goes to a device."""
+
+    def to(self, _: object, non_blocking: bool) -> "Number":
+        assert non_blocking
+        return self
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + GIVE_UP_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_what_a_net_made_of_one_batch_is_built_for_the_next() -> None:

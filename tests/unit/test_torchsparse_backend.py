@@ -138,6 +138,15 @@ def test_sums_of_each_part_have_to_be_addressed(functions: CudaFunctions, monkey
     assert functions.called["sorted"] + functions.called["unsorted"] + functions.called["gradient"] == 0
 
 
+def test_more_sites_than_its_lookup_can_number_are_found_otherwise(engine: TorchsparseEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It numbers rows times taps in 32 bits."""
+    coords = random_sites()
+    monkeypatch.setattr("models.sparse.backends.torchsparse_backend.LARGEST_PLACE", 31 * len(coords))
+    index = engine.index(coords)
+    assert not isinstance(index, HashedSites)
+    same_map(engine.kernel_map(index, coords, 3, 1), REFERENCE.kernel_map(REFERENCE.index(coords), coords, 3, 1))
+
+
 def test_a_map_is_laid_out_once(engine: TorchsparseEngine, functions: CudaFunctions) -> None:
     kernel_map = SiteCache(random_sites(), engine).kernel_map(1, 3, 1)
     feats, weight = torch.randn(kernel_map.num_in, 4), torch.randn(27, 4, 4)
@@ -184,7 +193,7 @@ def test_the_stand_in_numbers_taps_as_they_say() -> None:
     table = HashTable(torch.zeros(60, dtype=torch.int64), torch.zeros(60, dtype=torch.int32))
     table.insert_coords(cube)
     three, one = torch.full((3,), 3, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
-    found = table.lookup_coords(torch.zeros(1, 4, dtype=torch.int32), three, one, 27)[0] - 1
+    found = table.lookup_coords(torch.zeros(1 + torchsparse_cuda.THREADS, 4, dtype=torch.int32)[:1], three, one, 27)[0] - 1
     assert [cube[row, :3].tolist() for row in found] == [torchsparse_cuda.offset(tap, [3, 3, 3]) for tap in range(27)]
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from models.memory_errors import is_out_of_memory
 from models.sparse.backends.tuning import bucket
 from models.voxelize import Voxels
-from service.worker.memory_errors import is_out_of_memory
 from service.worker.messages import PeerGone, receive, send
 from service.worker.process import FATAL_EXIT, Worker, _what_went_wrong
 from service.worker.warm_up import POINTS, sheet, sizes
@@ -41,7 +41,7 @@ def test_a_short_pass_is_answered_in_the_middle_of_a_layer_of_a_long_one() -> No
         for end in (end for pair in pairs for end in pair):
             end.settimeout(GIVE_UP_S)
             open_ends.callback(end.close)
-        worker = Worker(lifeline, 0)
+        worker = Worker(lifeline, "cpu", 0)
         worker._nets.update({"long": long, "short": short})  # type: ignore[dict-item]
 
         def passes() -> None:

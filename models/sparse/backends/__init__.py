@@ -12,7 +12,7 @@ import torch
 
 from models.errors import BadOption, nearest
 from models.sparse.backends.native import native_engine
-from models.sparse.backends.probe import EngineReport, fastest, first_right, probe_engines
+from models.sparse.backends.probe import FULL, EngineReport, Precisions, fastest, first_right, judged, probe_engines
 from models.sparse.backends.protocol import Engine
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.backends.torch_engine import TorchEngine
@@ -51,25 +51,25 @@ def engine_named(name: str) -> Engine:
     return ENGINES[name]
 
 
-def engine_for(device: torch.device | str, name: str | None = None) -> Engine:
+def engine_for(device: torch.device | str, name: str | None = None, precisions: Precisions = FULL) -> Engine:
     """The engine of this name; without one that of FIP_ENGINE; where neither says more than `auto`, the one chosen for the device.
 
-    Raises: BadOption.
+    precisions: what the factors of its products will be rounded to. Raises: BadOption.
     """
     wanted = name or os.environ.get("FIP_ENGINE") or AUTO
-    return engine_named(choose(device).name if wanted == AUTO else wanted)
+    return engine_named(choose(device, precisions).name if wanted == AUTO else wanted)
 
 
-def choose(device: torch.device | str) -> Choice:
+def choose(device: torch.device | str, precisions: Precisions = FULL) -> Choice:
     """Probe the engines, each device's once a process: a few tenths of a second, and some seconds where kernels are compiled first."""
     place = torch.device(device)
     if place.type == "cuda" and place.index is None and torch.cuda.is_available():
         place = torch.device("cuda", torch.cuda.current_device())
-    return _chosen(place)
+    return _chosen(place, judged(place, precisions))
 
 
 @functools.cache
-def _chosen(device: torch.device) -> Choice:
+def _chosen(device: torch.device, precisions: Precisions) -> Choice:
     preferred = PREFERRED.get(device.type, ("torch",))
-    reports = probe_engines({name: ENGINES[name] for name in preferred}, device)
+    reports = probe_engines({name: ENGINES[name] for name in preferred}, device, precisions)
     return Choice(*(fastest if device.type == "cpu" else first_right)(reports, preferred), reports)

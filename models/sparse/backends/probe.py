@@ -1,7 +1,8 @@
 """What each engine does on this machine: does it run, is it right, how fast is it. The choice of an engine rests on this.
 
 Right means: every tap meets its offset (an impulse through each of the 27), and forward, both gradients and the tied filter agree
-with the reference engine in float64; on CUDA, where each dtype has kernels of its own, in every precision.
+with the reference engine in float64; on CUDA, where each precision has kernels of its own, in those that are to be used. There each kernel
+is run in the first way that works, and not measured against others: compiling them all takes minutes.
 """
 
 import time
@@ -10,17 +11,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from models.device import AMPERE
 from models.manifest import Precision
 from models.rounding import AUTOCAST, rounding
 from models.sparse.backends.apart import why_not
 from models.sparse.backends.protocol import Engine
 from models.sparse.backends.reference import ReferenceEngine
+from models.sparse.backends.turns import untuned
 from models.sparse.kernel_map import KernelMap, kernel_offsets
 from models.sparse.tying import tied_filter
 
+Precisions = tuple[Precision, ...]
+
 LARGEST_ERRORS: dict[Precision, float] = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "bf16": 4e-2}  # relative to the largest value
-PRECISIONS: dict[str, tuple[Precision, ...]] = {"cpu": ("fp32",), "cuda": ("fp32", "tf32", "fp16", "bf16")}
+FULL: Precisions = ("fp32",)
 RAGGED = (3, 19)  # channels that fill no block
 FOREIGN = ("torchsparse",)  # native code that is not ours
 SIDE, CHANNELS, ROUNDS = 24, 64, 7
@@ -29,9 +32,10 @@ MARGIN = 1.5  # times faster than the engine that is preferred; less may be nois
 
 @dataclass(frozen=True)
 class EngineReport:
-    """forward_ms: one 3×3×3 convolution, 64 to 64 channels, of the probe's surface; the quickest of a few, maps not counted.
+    """forward_ms: one 3×3×3 convolution, 64 to 64 channels, of the probe's surface, in fp32; the quickest of a few, maps not counted.
 
-    max_rel_error: largest difference from float64 over the largest value, forward, gradients and tied filter, in fp32. taps_right: of 27.
+    max_rel_error: largest difference from float64 over the largest value, forward, gradients and tied filter, in the first precision
+    that it was judged by. taps_right: of 27.
     """
 
     name: str
@@ -43,53 +47,62 @@ class EngineReport:
     taps_right: int | None = None
 
 
-def probe_engines(engines: Mapping[str, Engine], device: torch.device) -> dict[str, EngineReport]:
-    """Look at each engine on a small surface. One that fails says how in its report.
+def judged(device: torch.device, precisions: Precisions) -> Precisions:
+    """What an engine is judged by: on CUDA the precisions in use. On a CPU float32, whatever is: there it is mostly a choice by time."""
+    return precisions if device.type == "cuda" else FULL
+
+
+def probe_engines(engines: Mapping[str, Engine], device: torch.device, precisions: Precisions = FULL) -> dict[str, EngineReport]:
+    """Look at each engine on a small surface. One that fails says how in its report. precisions: those that it is to be used in.
 
     They are timed in turns, and the quickest run of each counts, so that a machine busy with something else favours none.
     """
-    reports = {name: _checked(engine, device) for name, engine in engines.items()}
-    runs = {name: _forward(engines[name], device) for name, report in reports.items() if report.works}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(ROUNDS + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                times[name].append((time.perf_counter() - start) * 1e3)
+    with untuned():
+        reports = {name: _checked(engine, device, judged(device, precisions)) for name, engine in engines.items()}
+        runs = {name: _forward(engines[name], device) for name, report in reports.items() if report.works}
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(ROUNDS + 1):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                if turn:
+                    times[name].append((time.perf_counter() - start) * 1e3)
     return {name: replace(report, forward_ms=min(times[name])) if name in times else report for name, report in reports.items()}
 
 
-def probe_engine(engine: Engine, device: torch.device) -> EngineReport:
+def probe_engine(engine: Engine, device: torch.device, precisions: Precisions = FULL) -> EngineReport:
     """The report of one."""
-    return probe_engines({engine.name: engine}, device)[engine.name]
+    return probe_engines({engine.name: engine}, device, precisions)[engine.name]
 
 
-def _checked(engine: Engine, device: torch.device) -> EngineReport:
+def _checked(engine: Engine, device: torch.device, precisions: Precisions) -> EngineReport:
     """A report without a time."""
     if engine.name in FOREIGN and device.type == "cuda" and engine.runs(device, torch.float32):
-        reason = why_not(engine.name, device, f"{engine.detail()} torch-{torch.__version__} {torch.cuda.get_device_name(device)}")
+        versions = f"{engine.detail()} torch-{torch.__version__} {torch.cuda.get_device_name(device)} {' '.join(precisions)}"
+        reason = why_not(engine.name, device, versions, precisions)
         if reason is not None:
             return EngineReport(engine.name, False, reason, engine.detail())
-    return checked(engine, device)
+    return checked(engine, device, precisions)
 
 
-def checked(engine: Engine, device: torch.device) -> EngineReport:
+def checked(engine: Engine, device: torch.device, precisions: Precisions) -> EngineReport:
     """A report without a time, from this process."""
     if not engine.runs(device, torch.float32):
         return EngineReport(engine.name, False, engine.unavailable() or f"does not run on {device.type}")
     detail = ""
     try:
-        detail = engine.detail()
-        taps = _taps_right(engine, device)
-        errors = {precision: _largest_error(engine, device, precision) for precision in _precisions(device)}
+        with untuned():
+            detail = engine.detail()
+            taps = _taps_right(engine, device)
+            errors = {precision: _largest_error(engine, device, precision) for precision in precisions}
     except Exception as failure:  # a library or a compiler of kernels has errors of its own
         return EngineReport(engine.name, False, f"failed on the probe: {failure}", detail)
     wrong = [f"{taps} of 27 taps"] if taps < 27 else []
     for precision, error in errors.items():
         if not error <= LARGEST_ERRORS[precision]:  # nor NaN
             wrong.append(f"error {error:.2g} in {precision}, at most {LARGEST_ERRORS[precision]:g} is allowed")
-    return EngineReport(engine.name, not wrong, f"wrong here: {', '.join(wrong)}" if wrong else "right", detail, None, errors["fp32"], taps)
+    reason = f"wrong here: {', '.join(wrong)}" if wrong else "right"
+    return EngineReport(engine.name, not wrong, reason, detail, None, errors[precisions[0]], taps)
 
 
 def fastest(reports: Mapping[str, EngineReport], preferred: tuple[str, ...]) -> tuple[str, str]:
@@ -130,14 +143,6 @@ def _surface(device: torch.device) -> torch.Tensor:
 def _map(engine: Engine, coords: torch.Tensor, tied: str = "") -> KernelMap:
     whole = engine.kernel_map(engine.index(coords), coords, 3, 1)
     return engine.tie(whole, tied) if tied else whole
-
-
-def _precisions(device: torch.device) -> tuple[Precision, ...]:
-    """Those that the device has."""
-    found = PRECISIONS.get(device.type, ("fp32",))
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE:
-        return tuple(precision for precision in found if precision not in ("tf32", "bf16"))
-    return found
 
 
 def _taps_right(engine: Engine, device: torch.device) -> int:

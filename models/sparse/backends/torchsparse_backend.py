@@ -23,11 +23,12 @@ from models.sparse.backends.norms import TORCH_NORMS
 from models.sparse.backends.protocol import Epilogue, Packed, SiteIndexLike
 from models.sparse.backends.reference import finish
 from models.sparse.backends.torch_engine import TorchEngine, with_lines
-from models.sparse.backends.torchsparse_dataflows import MOST_TAPS, Dataflow, GatherScatter, ImplicitGemm, addressable
+from models.sparse.backends.torchsparse_dataflows import LARGEST_PLACE, MOST_TAPS, Dataflow, GatherScatter, ImplicitGemm, addressable
 from models.sparse.backends.triton_engine import TritonEngine
 from models.sparse.kernel_map import KernelMap, kernel_offsets
 
 SERIES = "2.1."
+SPARE_ROWS = 256  # threads of a block of its hash table, one for each row and tap
 REST = TritonEngine()  # for products that are not for torchsparse; where it cannot be had, it hands them on to the torch engine
 
 
@@ -123,7 +124,7 @@ class TorchsparseEngine(TorchEngine):
 
     def index(self, coords: torch.Tensor) -> SiteIndexLike:
         make = None if isinstance(self._parts, str) else self._parts.tables.get(coords.device.type)
-        if make is None or coords.dtype != torch.int32 or not len(coords) or not _on_its_stream(coords):
+        if make is None or coords.dtype != torch.int32 or not 0 < len(coords) < LARGEST_PLACE // MOST_TAPS or not _on_its_stream(coords):
             return super().index(coords)
         with torch.cuda.device_of(coords):
             return HashedSites(coords, make)
@@ -199,8 +200,10 @@ class TorchsparseEngine(TorchEngine):
 
 
 def _batch_last(coords: torch.Tensor) -> torch.Tensor:
-    """(S, 4) [b, x, y, z] -> [x, y, z, b]."""
-    return coords[:, [1, 2, 3, 0]].contiguous()
+    """(S, 4) [b, x, y, z] -> [x, y, z, b]. Behind it are rows that its lookup may read, and makes nothing of: its last block is not cut."""
+    rows = coords.new_zeros(len(coords) + SPARE_ROWS, 4)
+    rows[: len(coords)] = coords[:, [1, 2, 3, 0]]
+    return rows[: len(coords)]
 
 
 def _on_its_stream(tensor: torch.Tensor) -> bool:

@@ -228,4 +228,5 @@ def _chosen(key: str, run: Callable[[int], object], ways: list[int], device: tor
 
 @functools.cache
 def _tuner(device: torch.device) -> Tuner:
-    return Tuner(f"{torch.cuda.get_device_name(device)} torchsparse-{version('torchsparse')} torch-{torch.__version__}", cuda_time_ms)
+    name = f"{torch.cuda.get_device_name(device)} torchsparse-{version('torchsparse')} torch-{torch.__version__}"
+    return Tuner(name, cuda_time_ms, built=True)

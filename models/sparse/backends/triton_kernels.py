@@ -40,17 +40,19 @@ def conv_kernel(
     n = tl.program_id(1) * block_out + tl.arange(0, block_out)
     inside, in_columns = m < num_out, n < cout
     sums = tl.zeros((block_rows, block_out), dtype=tl.float32)
-    for tap in range(taps):
-        source = tl.load(sources + tap * num_out + m, mask=inside, other=-1)
+    for _ in range(taps):
+        source = tl.load(sources + m, mask=inside, other=-1)
         there = source >= 0
         if tl.max(source, axis=0) >= 0:
             start = source.to(tl.int64) * cin
             for first in range(0, cin, block_in):
                 k = first + tl.arange(0, block_in)
                 left = tl.load(rows + start[:, None] + k[None, :], mask=there[:, None] & (k < cin)[None, :], other=0.0)
-                where = weight + tap * tap_stride + k[:, None] * in_stride + n[None, :] * out_stride
+                where = weight + k[:, None] * in_stride + n[None, :] * out_stride
                 right = tl.load(where, mask=(k < cin)[:, None] & in_columns[None, :], other=0.0)
                 sums = tl.dot(left, right, sums, input_precision=precision)
+        sources += num_out  # pointers have 64 bits: the tables of 80 million rows have more than 2³¹ elements
+        weight += tap_stride
     row = tl.load(order + m, mask=inside, other=0).to(tl.int64)
     place = row[:, None] * cout + n[None, :]
     kept = inside[:, None] & in_columns[None, :]

@@ -11,13 +11,15 @@ from pathlib import Path
 import torch
 
 from models.cache import cache_dir, file_name
+from models.memory_errors import is_out_of_memory
+from models.sparse.backends.turns import TURNS
 
 ROUNDS = 3
 RUNS = 5  # between two looks at the device's clock
 HEAD_START = 2_000_000  # cycles of a device, about a millisecond, in which all of them are queued: Python's own time is not measured
 
 Way = Callable[[], object]
-_measuring = threading.Lock()  # two that measure at once would measure each other
+_choosing = threading.Lock()  # two that measure at once would measure each other
 
 
 class Tuner:
@@ -27,41 +29,55 @@ class Tuner:
     same kind of file; the later one stays.
     """
 
-    def __init__(self, name: str, time_ms: Callable[[Way], float]) -> None:
-        self._name, self._time_ms = file_name(name), time_ms
+    def __init__(self, name: str, time_ms: Callable[[Way], float], *, built: bool = False) -> None:
+        """built: the ways need no compiler."""
+        self._name, self._time_ms, self._built = file_name(name), time_ms, built
         self._known: dict[str, str] | None = None
+        self._short = set[str]()  # of those, what was found while there was no memory for all ways: for this process, and not kept
+        self._stand_ins: dict[str, str] = {}  # ways that work, for who measures nothing
 
     def best(self, key: str, ways: Mapping[str, Way]) -> str:
-        """The name of the quickest way; one that fails is out of the question.
+        """The name of the quickest way. One that fails is out of the question; one that runs out of memory, until the process ends.
 
-        Raises: what the last one does where all fail; and at once, with nothing kept, where it is the device that fails or is full.
+        Where nothing is measured (see models.sparse.backends.turns) and nothing known, the first way that works. Raises: where all ways
+        fail, what one of them does, want of memory before anything else; at once, with nothing kept, where it is the device that fails.
         """
         if self._known is None:
             self._known = self._read()
         if self._known.get(key) not in ways:
-            with _measuring:
+            if TURNS.waited_for or (TURNS.untuned and not self._built):
+                return self._stand_in(key, ways)
+            with _choosing:
                 if self._known.get(key) not in ways:  # nobody has in the meantime
-                    self._known[key] = self._measured(ways)
+                    self._known[key] = self._measured(key, ways)
                     self._write()
         return self._known[key]
 
-    def _measured(self, ways: Mapping[str, Way]) -> str:
+    def _stand_in(self, key: str, ways: Mapping[str, Way]) -> str:
+        if self._stand_ins.get(key) not in ways:
+            self._stand_ins[key] = _first_that_works(ways)
+        return self._stand_ins[key]
+
+    def _measured(self, key: str, ways: Mapping[str, Way]) -> str:
         if len(ways) == 1:
             return next(iter(ways))
         times: dict[str, float] = {}
-        failure: Exception | None = None
+        failures: list[Exception] = []
         for name, way in ways.items():
             try:
                 way()  # compiled
-                times[name] = min(self._time_ms(way) for _ in range(ROUNDS))
-            except (torch.OutOfMemoryError, torch.AcceleratorError):  # says nothing of this way
-                raise
-            except Exception as error:  # too much shared memory, a shape that the compiler does not take: each names it otherwise
-                failure = error
+                times[name] = min(self._alone_ms(way) for _ in range(ROUNDS))
+            except Exception as error:
+                failures.append(_of_the_way(error))
         if not times:
-            assert failure is not None
-            raise failure
+            raise _told(failures)
+        if any(is_out_of_memory(failure) for failure in failures):
+            self._short.add(key)
         return min(times, key=lambda name: times[name])
+
+    def _alone_ms(self, way: Way) -> float:
+        with TURNS.alone():
+            return self._time_ms(way)
 
     def _path(self) -> Path:
         """Raises: RuntimeError (no home)."""
@@ -75,13 +91,43 @@ class Tuner:
         return {}
 
     def _write(self) -> None:
+        kept = {key: name for key, name in (self._known or {}).items() if key not in self._short}
         with suppress(OSError, RuntimeError):
             path = self._path()
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(dir=path.parent)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({**self._read(), **(self._known or {})}, file, indent=1, sort_keys=True)
+                json.dump({**self._read(), **kept}, file, indent=1, sort_keys=True)
             Path(part).replace(path)
+
+
+def _first_that_works(ways: Mapping[str, Way]) -> str:
+    if len(ways) == 1:
+        return next(iter(ways))
+    failures: list[Exception] = []
+    for name, way in ways.items():
+        try:
+            way()
+        except Exception as error:
+            failures.append(_of_the_way(error))
+        else:
+            return name
+    raise _told(failures)
+
+
+def _of_the_way(error: Exception) -> Exception:
+    """What was raised, without its traceback, which holds what was computed with. Raises: it, where it says nothing of the way.
+
+    Too much shared memory, a shape that the compiler does not take: each library names it otherwise.
+    """
+    if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+        raise error
+    return error.with_traceback(None)
+
+
+def _told(failures: list[Exception]) -> Exception:
+    """Of all that was raised: whoever is told that there was no memory can ask for less."""
+    return next((failure for failure in failures if is_out_of_memory(failure)), failures[-1])
 
 
 def cuda_time_ms(run: Way) -> float:
