@@ -12,6 +12,7 @@ from models.cli import exit_code
 from models.commands.predict_folder import Unexpected
 from service import problems
 from service.jobs import records
+from training.runstate import Busy
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| (`[^|]+) \| (\d*) ?\| (\d*) ?\|$", re.MULTILINE)
@@ -42,6 +43,7 @@ def test_every_code_stands_in_the_readme_with_its_status_and_exit_code() -> None
     for codes, status, code in ROW.findall((ROOT / "README.md").read_text()):
         stated |= dict.fromkeys(re.findall(r"`([a-z_]+)`", codes), (status, code))
     expected: dict[str, tuple[str, str]] = {}
+    assert {Busy, Unexpected, records.JobFailure} <= tree(errors.FipError)  # those outside of errors.py are there, as they are imported
     for kind in tree(errors.FipError) - FAMILIES - {Unexpected}:  # of one file in a folder's journal: no answer, no exit code
         status = "" if issubclass(kind, errors.TrainingError) else str(int(problems.status_of(kind)))
         code = "" if is_of_service_alone(kind) else str(USAGE if kind is errors.BadOption else exit_code(kind("x")))

@@ -8,7 +8,8 @@ from torch import nn
 
 from models.manifest import NetworkSpec
 from models.resnet3d import ResNet3d
-from models.sparse.backends.native import INSTRUCTION_SETS, NativeEngine
+from models.sparse.backends.native import NativeEngine
+from models.sparse.backends.native_choice import INSTRUCTION_SETS
 from models.sparse.backends.norms import TORCH_NORMS, Norms
 from models.sparse.norm import batch_norm_act
 from models.sparse.tensor import sparse_tensor
