@@ -130,11 +130,12 @@ def test_a_student_learns_what_its_teacher_says(places: Places, tmp_path: Path) 
     found = Records(elsewhere.records).known(trial)
     assert found is not None
     assert found.unvoted is not None
+    assert found.teacher is not None
     alone = replace(trial, arm="fip-all", seed=1)
     assert run(lambda known: [] if known(alone) else [alone], elsewhere, jobs=1).whole
     other = Records(elsewhere.records).known(alone)
     assert other is not None
-    assert other.unvoted is None
+    assert other.unvoted is other.teacher is None
     assert found.cpu_seconds > other.cpu_seconds  # an epoch of all clouds, not of two a class
 
 

@@ -179,6 +179,19 @@ def test_what_was_tried_is_told_the_best_first(tmp_path: Path, monkeypatch: pyte
     ]
 
 
+def test_what_votes_and_teachers_bring_is_told(tmp_path: Path) -> None:
+    group = Group("cifar_resnet20", 1, 5, ("scratch", "fip-all"), seeds=3, lr=0.1)
+    _, found = done(group, peak(0.1))
+    taught = {name: replace(one, unvoted=one.held_out - 0.02, teacher=0.5) if "fip-all" in name else one for name, one in found.items()}
+    (page,) = write_pages(["fewshot"], lambda trial: taught.get(trial.name), tmp_path, {"fewshot": (group,)})
+    arm = "FIP-ALL: image weights, everything trained"
+    assert f"With votes over without: {arm} +2.00 ± 0.00 over 87.90 ± 0.10 (3 pairs)." in page.read_text()
+    assert f"Over its teacher: {arm} +39.90 ± 0.25 over 50.00 ± 0.00 (3 pairs)." in page.read_text()
+    (page,) = write_pages(["fewshot"], lambda trial: found.get(trial.name), tmp_path, {"fewshot": (group,)})
+    assert "votes" not in page.read_text()
+    assert "teacher" not in page.read_text()
+
+
 def test_tables_ask_for_nothing_twice_and_know_their_trials() -> None:
     known: dict[str, Record] = {}
     first = missing_of_tables(list(TABLES), lambda trial: known.get(trial.name))
@@ -204,6 +217,9 @@ def test_the_cyclic_rate_has_fallen_to_nothing_after_the_first_epoch() -> None:
         ("axes", {"resnet18"}, {10}),
         ("stages", {"resnet18"}, {10}),
         ("segmentation", {"cifar_resnet20"}, {1, 5, None}),
+        ("recipe", {"resnet18"}, {1, 10}),
+        ("full", {"resnet18", "cifar_resnet20"}, {None}),
+        ("distill", {"cifar_resnet20"}, {10}),
         ("backbones", {"resnet18", "resnet50", *(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56))}, {10}),
     ],
 )
@@ -222,11 +238,11 @@ def test_what_the_tables_hold(table: str, networks: set[str], shots: set[int | N
 
 
 def test_every_control_is_compared_somewhere() -> None:
-    """An arm that no pair of its group subtracts, or subtracts from, tells nothing."""
+    """An arm that no pair of its group subtracts, or subtracts from, tells nothing, unless it has a teacher."""
     for table, groups in TABLES.items():
         for group in groups:
             pairs = [pair[:2] for pair in (*PAIRS, *FIRST_EPOCH) if set(pair[:2]) <= set(group.arms)]
-            assert {arm for pair in pairs for arm in pair} == set(group.arms), (table, group)
+            assert {arm for pair in pairs for arm in pair} == set(group.arms) - TEACHERS.keys(), (table, group)
 
 
 def shown(tmp_path: Path, group: Group, score: Callable[[Trial], float]) -> str:

@@ -2,7 +2,7 @@
 
 from training.reproduce.search import Exploration
 
-FEW = "few-modelnet40"
+FEW, ALL = "few-modelnet40", "full-modelnet40"
 _ALONE = "+input.votes=null"  # votes add to every one, and cost eight times as much to score
 
 

@@ -1,6 +1,6 @@
 """A Markdown page and its plots for every table, made of the records alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from training.evaluate import counted
@@ -9,7 +9,7 @@ from training.reproduce.gaps import bars, each_once, few_or_all, gaps_of, is_of_
 from training.reproduce.plots import plot_gaps
 from training.reproduce.search import GRID, Exploration, Group, Known
 from training.reproduce.speed import speed
-from training.reproduce.stats import mean_of
+from training.reproduce.stats import mean_of, paired
 from training.reproduce.tables import TABLES
 from training.reproduce.texts import DATA, NETWORKS, PAGES, QUANTISED
 from training.reproduce.trial import PAPER, Record, kind_of
@@ -87,7 +87,24 @@ def _section(group: Group, of: dict[str, Result], known: Known, *, compare: bool
         ]
         lines += [f"| {each.what} | {each.value.interval} | {each.value.count} |" + f" {each.published} |" * paper for each in gaps]
         lines.append("")
-    return [*lines, *_elsewhere(group, of, known), *_classes(of), *_grids(group, of)]
+    return [
+        *lines,
+        *_beside(of, "With votes over without", lambda record: record.unvoted),
+        *_beside(of, "Over its teacher", lambda record: record.teacher),
+        *_elsewhere(group, of, known),
+        *_classes(of),
+        *_grids(group, of),
+    ]
+
+
+def _beside(of: dict[str, Result], what: str, other: Callable[[Record], float | None]) -> list[str]:
+    """What the test score of each arm has over another one of the same trial."""
+    told = []
+    for arm, result in of.items():
+        found = {seed: 100 * score for seed, record in result.records.items() if (score := other(record)) is not None}
+        if (gain := paired(result.tests, found)) is not None:
+            told.append(f"{NAMES.get(arm, arm)} {gain.interval} over {mean_of(list(found.values()))} ({counted(gain.count, 'pair')})")
+    return [f"{what}: {'; '.join(told)}.", ""] if told else []
 
 
 def _classes(of: dict[str, Result]) -> list[str]:

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from training.reproduce.gaps import gaps_of, is_of_scenes, setting
+from training.reproduce.gaps import gaps_of, setting
 from training.reproduce.plots import Point, plot_costs
 from training.reproduce.search import Group, Known
 from training.reproduce.stats import paired
 from training.reproduce.tables import TABLES
 from training.reproduce.texts import PAGES, UNTRAINED
+from training.reproduce.trial import PAPER
 from training.reproduce.view import SHORT, Result, cost, every_record, gap, results
 from training.runstate import write_text
 
@@ -36,7 +37,7 @@ Found = list[tuple[Group, dict[str, Result]]]
 
 def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...]] = TABLES) -> Path:
     """The page and its plot."""
-    every = [group for of in tables.values() for group in of if not is_of_scenes(group)]
+    every = [group for of in tables.values() for group in of if group.base == PAPER]
     found = _settings(every, known)
     records = every_record(tuple(every), known)
     hours = sum(map(cost, records)) / 3600

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
-from training.reproduce.explored import EXPLORED, FEW
+from training.reproduce.explored import ALL, EXPLORED, FEW
 from training.reproduce.search import GRID, Group, Known, missing_of
 from training.reproduce.trial import Trial, kind_of
 
@@ -95,6 +95,11 @@ TABLES: dict[str, tuple[Group, ...]] = {
         Group("resnet18", 1, 300, ("fip-all", "scratch"), seeds=10, lr=0.01, base=FEW),
         Group("resnet18", 10, 60, ("fip-all", "scratch"), seeds=5, lr=0.01, base=FEW),
     ),
+    "full": (
+        Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=2, base=ALL),
+        Group("resnet18", None, 40, PLAINEST, seeds=1, search_epochs=2, base=ALL),
+    ),
+    "distill": (Group("cifar_resnet20", 10, 20, ("fip-all-distilled",), seeds=3, lr=0.03, base=ALL),),
     "segmentation": tuple(
         Group("cifar_resnet20", scans, epochs, LEARNERS, seeds=3, base=_LIDAR) for scans, epochs in SCANS.items()
     ),

@@ -56,6 +56,14 @@ class Scores:
     classes: dict[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a trial learns from. teacher: the test score of who speaks of some of it."""
+
+    clouds: Data
+    teacher: float | None = None
+
+
 def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu") -> Record:
     """Train and score; what was saved of it in `run_dir` before is gone on with. A run that diverges is recorded as such.
 
@@ -68,10 +76,10 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu"
     watched = splits.validation if trial.curve else splits.validation.take(np.arange(0))
     claim(run_dir, inputs.of(trial))
     guess = 1 / len(class_names(inputs.train, recipe)) if recipe.task == "classify" else 0.0
-    scores, diverged, name = Scores(guess, None if trial.search else guess), False, None
+    lesson, scores, diverged, name = Lesson(splits.train), Scores(guess, None if trial.search else guess), False, None
     try:
-        clouds = _taught(trial, begun, inputs, run_dir, device)
-        name = fit(net, policy, recipe, clouds, watched, run_dir, Compute(brief=True)).engine
+        lesson = _taught(trial, begun, inputs, run_dir, device)
+        name = fit(net, policy, recipe, lesson.clouds, watched, run_dir, Compute(brief=True)).engine
         scores = _scored(net, trial, begun, inputs, name, device)
     except Diverged:
         diverged = True
@@ -98,21 +106,24 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu"
         diverged=diverged,
         classes=scores.classes,
         unvoted=scores.unvoted,
+        teacher=lesson.teacher,
     )
 
 
-def _taught(trial: Trial, begun: Beginning, inputs: Inputs, run_dir: Path, device: str) -> Data:
-    """What the trial learns from: its labelled clouds, and with a teacher, which is trained first, those without labels too."""
+def _taught(trial: Trial, begun: Beginning, inputs: Inputs, run_dir: Path, device: str) -> Lesson:
+    """The labelled clouds, and with a teacher, which is trained first, those without labels too."""
     teacher = teacher_of(trial)
     if teacher is None or begun.recipe.distill is None:
-        return begun.splits.train
+        return Lesson(begun.splits.train)
     own = Beginning.of(teacher, inputs)
-    fit(own.start.net.to(device), own.start.policy, own.recipe, own.splits.train, own.splits.validation.take(np.arange(0)),
-        run_dir / "teacher", Compute(brief=True))  # fmt: skip
+    net, unwatched = own.start.net.to(device), own.splits.validation.take(np.arange(0))
+    name = fit(net, own.start.policy, own.recipe, own.splits.train, unwatched, run_dir / "teacher", Compute(brief=True)).engine
+    score = _scored(net, teacher, own, inputs, name, device).test
     made = Made("teacher", own.recipe, own.start, own.splits.train, own.splits.validation, inputs.kind)
-    speaks = Predictor(own.start.net, describe(made), device)
     others = without_labels(begun.recipe, cast(Clouds, inputs.train))
-    return taught(speaks, cast(Clouds, begun.splits.train), others, begun.recipe.distill, run_dir, own.recipe.digest)
+    labelled = cast(Clouds, begun.splits.train)
+    speaks = Predictor(net, describe(made), device, name)
+    return Lesson(taught(speaks, labelled, others, begun.recipe.distill, run_dir, own.recipe.digest), score)
 
 
 def total(epochs: list[dict[str, float]], what: str) -> float:

@@ -91,7 +91,7 @@ class Record:
     inputs: digests of recipe, 2D weights and data; weights: the file of the 2D ones. diverged: the loss became infinite; accuracies
     are then those of a guess. seconds, cpu_seconds: of all training steps, by the clock and of the process, over all stops.
     curve: of every epoch the loss, its seconds and, where that was asked for, the held-out score. classes: IoU on the test scenes.
-    unvoted: the test score of clouds as they are, where a recipe asks for votes.
+    unvoted: the test score of clouds as they are, where a recipe asks for votes; teacher: that of who taught it.
     """
 
     trial: str
@@ -112,6 +112,7 @@ class Record:
     diverged: bool = False
     classes: dict[str, float] | None = None
     unvoted: float | None = None
+    teacher: float | None = None
 
 
 @dataclass(frozen=True)
