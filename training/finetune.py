@@ -44,6 +44,10 @@ class FreezePolicy:
         """What an optimiser gets."""
         return [parameter for name, parameter in net.named_parameters() if name in self.trained]
 
+    def of_stages(self, net: nn.Module) -> list[nn.Parameter]:
+        """Those of them that are in the residual stages."""
+        return [parameter for name, parameter in net.named_parameters() if name in self.trained and name.startswith(STAGE_PREFIX)]
+
 
 def freeze_policy(net: nn.Module, mode: Mode) -> FreezePolicy:
     """The policy of a mode for a net whose stages are called `layer…`."""

@@ -125,7 +125,7 @@ def fit(
     policy.apply(net)
     world = compute.world
     device = next(net.parameters()).device
-    optimiser = sgd(policy.parameters(net), recipe.optim)
+    optimiser = sgd(policy.parameters(net), recipe.optim, policy.of_stages(net))
     learn, check = learning(train, recipe), checking(validation, recipe)
     steps = len(_plan(learn, recipe, 0, world))
     if not steps:

@@ -14,12 +14,16 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class OptimSpec(Frozen):
-    """SGD. Source: Image2Point's public configurations (ModelNet: 0.1, 0.9, 1e-4, no Nesterov)."""
+    """SGD. Source: Image2Point's public configurations (ModelNet: 0.1, 0.9, 1e-4, no Nesterov).
+
+    stages: factor on the learning rate of the residual stages; below 1 what came from images moves less than stem and head.
+    """
 
     lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     nesterov: bool = False
+    stages: Annotated[Positive, Field(exclude_if=lambda factor: factor == 1)] = 1.0
 
     @model_validator(mode="after")
     def nesterov_needs_momentum(self) -> "OptimSpec":
@@ -47,11 +51,17 @@ class ScheduleSpec(Frozen):
         return self
 
 
-def sgd(parameters: Iterable[nn.Parameter], spec: OptimSpec) -> torch.optim.SGD:
-    """SGD over exactly the given parameters. On a CPU in one pass over each, in a third of the time; elsewhere as PyTorch chooses."""
+def sgd(parameters: Iterable[nn.Parameter], spec: OptimSpec, stages: Iterable[nn.Parameter] = ()) -> torch.optim.SGD:
+    """SGD over exactly the given parameters, those of the `stages` among them, which have a learning rate of their own where the spec says
+    so. On a CPU in one pass over each, in a third of the time; elsewhere as PyTorch chooses.
+    """
     moved = list(parameters)
     fused = True if all(each.device.type == "cpu" for each in moved) else None
-    return torch.optim.SGD(moved, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov, fused=fused)
+    groups: list[dict[str, object]] = [{"params": moved}]
+    if spec.stages != 1 and (slower := list(stages)):
+        inside = set(map(id, slower))
+        groups = [{"params": [each for each in moved if id(each) not in inside]}, {"params": slower, "lr": spec.lr * spec.stages}]
+    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, nesterov=spec.nesterov, fused=fused)
 
 
 def resume_sgd(optimiser: torch.optim.SGD, state: dict[str, object]) -> None:

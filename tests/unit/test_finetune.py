@@ -80,3 +80,23 @@ def _outputs(nets: list[torch.nn.Module], mode: str, cloud: SparseTensor) -> lis
         freeze_policy(net, mode).set_train(net)
         found.append(net(cloud).detach())
     return found
+
+
+@pytest.mark.parametrize("mode", ["io", "iobn", "all"])
+def test_stages_may_move_less(mode: str) -> None:
+    """By their factor, at every point of the schedule; stem and head by the whole rate."""
+    torch.manual_seed(0)
+    net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=4))
+    policy = freeze_policy(net, mode)
+    policy.apply(net)
+    optimiser = sgd(policy.parameters(net), OptimSpec(lr=0.5, momentum=0, weight_decay=0, stages=0.125), policy.of_stages(net))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 / (1 + step))
+    for rate in (0.5, 0.25):
+        before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step()
+        schedule.step()
+        for name, parameter in net.named_parameters():
+            wanted = rate * (0.125 if name.startswith("layer") else 1) * (name in policy.trained)
+            torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, wanted), rtol=0, atol=1e-6)

@@ -28,6 +28,8 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
                         "input.features=[{name: one}]",
                         "input.features=[{name: near}, {name: far}, {name: count}, {name: z}]",
                         "inflate.tied=true",
+                        "optim.stages=0.1",
+                        "optim.stages=0.3",
                     ),
                     lr=0.01,
                     epochs=100,
