@@ -34,6 +34,8 @@ from training.source import Source, validation_of
 
 BEFORE = {  # digests of the recipes that there were before there were scenes, and of one with what was added until then
     "bundled-modelnet40": "67f31757131dd7616f4d338d675f89f2f6978a279645b85fbfcc3ceafcf968b7",
+    "few-modelnet40": "0133383694a656cae6acc964d5fb5fc5a95eacfa343433f311bfd6f573418d63",
+    "full-modelnet40": "7c9215225856f7bb69649d7eca979b0f58256c32e515efb3addfffa4bfa0a20d",
     "finetune-cifar20": "25a6a53f70511f233ff6c4af94a60505670239c270e2ed936b47c849f180e26c",
     "finetune-resnet18": "fdaf86b31fa0f1f3fcea7217398ef9c808689c663f14ab98859fea22fa65220c",
     "paper-modelnet40": "60fa8d3420ce4054b5c61de9d0971fd169e2605915ca54f00770a653f60b5d51",
