@@ -32,7 +32,7 @@ from training.run import training_splits
 from training.scene_sources import open_scenes
 from training.source import Source, validation_of
 
-BEFORE = {  # digests of the recipes that there were before there were scenes, and of one with what was added until then
+BEFORE = {  # digests of the recipes of clouds: who changes one makes another of it, and says so here
     "bundled-modelnet40": "67f31757131dd7616f4d338d675f89f2f6978a279645b85fbfcc3ceafcf968b7",
     "few-modelnet40": "0133383694a656cae6acc964d5fb5fc5a95eacfa343433f311bfd6f573418d63",
     "full-modelnet40": "7c9215225856f7bb69649d7eca979b0f58256c32e515efb3addfffa4bfa0a20d",
