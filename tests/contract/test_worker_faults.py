@@ -89,7 +89,7 @@ def test_the_nursery_may_die_too(app: FastAPI, client: httpx.Client, ball: Ball)
     assert keeper is not None
     kill(keeper.pid)
     kill(worker_pid(app))
-    until(lambda: metric(client, "fip_worker_restarts_total") == 1 and ready(client) == 200, "another worker of another nursery", 15)
+    until(lambda: metric(client, "fip_worker_restarts_total") == 1 and ready(client) == 200, "another worker of another nursery", 60)
     assert client.post("/v1/classify", content=ball(100)).status_code == 200
 
 
