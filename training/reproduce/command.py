@@ -16,6 +16,7 @@ from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
 from training.reproduce.texts import PAGES
 from training.reproduce.trial import PAPER, Record, Trial, kind_of
+from training.reproduce.view import every_exploration, every_record
 
 MOST_SIGMA = 3.0
 
@@ -31,7 +32,8 @@ def tables(names: list[str], places: Places | None, out: Path, jobs: int = 1, bu
         until = None if budget is None else time.monotonic() + budget
         outcome = run(lambda known: [trial for trial in missing_of_tables(names, known) if only in trial.name], places, jobs, until)
     known = Records(out / "trials").known
-    for page in (*write_pages(names, known, out), write_summary(known, out)):
+    told = names if len(names) == 1 else [name for name in names if every_record(TABLES[name], known) or every_exploration(name, known)]
+    for page in (*write_pages(told, known, out), write_summary(known, out)):
         click.echo(page)
     if outcome.untrained:
         click.echo(f"{outcome.untrained} trials were left out: the 2D weights of their networks are not in the folder of --weights")

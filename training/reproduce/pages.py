@@ -12,8 +12,8 @@ from training.reproduce.speed import speed
 from training.reproduce.stats import mean_of, paired
 from training.reproduce.tables import TABLES
 from training.reproduce.texts import DATA, NETWORKS, PAGES, QUANTISED
-from training.reproduce.trial import PAPER, Record, kind_of
-from training.reproduce.view import NAMES, SHORT, Result, cost, every_record, results
+from training.reproduce.trial import Record, kind_of
+from training.reproduce.view import NAMES, SHORT, Result, cost, every_exploration, every_record, results
 from training.runstate import write_text
 
 OURS = "efa65ed7ed33"  # the train clouds that the records of this repository are of
@@ -172,7 +172,7 @@ def _grid(result: Result) -> str:
 
 
 def _footer(name: str, groups: tuple[Group, ...], known: Known) -> list[str]:
-    records = every_record(groups, known)
+    records = [*every_record(groups, known), *every_exploration(name, known)]
     hours = sum(map(cost, records)) / 3600
     if not records:
         return [f"Nothing is trained yet: `fip reproduce {name} --data MODELNET40_HDF5 --weights FOLDER_OF_2D_WEIGHTS`.", ""]
@@ -184,7 +184,7 @@ def _footer(name: str, groups: tuple[Group, ...], known: Known) -> list[str]:
     return [
         "## How",
         "",
-        *(_how_of_scenes(groups, one) if is_of_scenes(groups[0]) else _how_of_clouds(one)),
+        *(_how_of_scenes(groups, one) if is_of_scenes(groups[0]) else _how_of_clouds(groups, one)),
         "",
         f"2D weights: {', '.join(weights) or 'none'}." + f" {QUANTISED}" * any("_pq_" in each for each in weights),
         "",
@@ -195,15 +195,22 @@ def _footer(name: str, groups: tuple[Group, ...], known: Known) -> list[str]:
     ]
 
 
-def _how_of_clouds(one: Record) -> list[str]:
+def _how_of_clouds(groups: tuple[Group, ...], one: Record) -> list[str]:
     data = f"train sha256 {str(one.inputs['train'])[:12]}…, test {str(one.inputs['test'])[:12]}…"
     data += ", z up, 12 bits an axis" * str(one.inputs["train"]).startswith(OURS)
+    rates = (
+        "Learning rates were chosen on held-out *train* clouds, a tenth of them, of draws that are not reported, from a grid that goes on "
+        "where the best rate lies at its end; the last epoch was then scored on the test clouds. The search for a rate costs five to "
+        "twelve trainings more."
+        if groups[0].lr is None
+        else "All of the recipe, its learning rate too, was chosen on held-out *train* clouds, a tenth of them, of draws that are not "
+        "reported; the last epoch was then scored on the test clouds."
+    )
     return [
-        f"Recipe `{PAPER}` with what each arm changes (training/reproduce/arms.py), products in bfloat16. Learning rates were chosen on "
-        "held-out *train* clouds, a tenth of them, of draws that are not reported, from a grid that goes on where the best rate lies at "
-        "its end; the last epoch was then scored on the test clouds. Pairs share draw, held-out clouds and seed. Minutes are those of "
-        "training steps alone, of one thread beside another, by several versions of the code: a rough guide. The search for a rate costs "
-        "five to twelve trainings more. Frozen image filters take less time than random 3D ones, because the engine sees that they repeat.",
+        f"Recipe `{groups[0].base}` with what each arm changes (training/reproduce/arms.py), products in bfloat16. {rates} Pairs share "
+        "draw, held-out clouds and seed. Minutes are those of training steps alone, of one thread beside another, by several versions of "
+        "the code, on several processors: a rough guide. Frozen image filters take less time than random 3D ones, because the engine "
+        "sees that they repeat.",
         "",
         f"ModelNet40 with 1,024 points a cloud in the unit sphere ({data}); the paper had 2,048. With the publishers' files, whose y is "
         "up, say `--up y`, and `--out` for records of your own. The paper's figures are those of its submission to ICLR 2022.",

@@ -107,8 +107,8 @@ def _modes(found: Found) -> list[str]:
         return ["No setting has three trials of a mode yet."]
     return [
         "Over scratch: the mean of the gaps of the seeds that both have (how many), and half of its 95 % interval; bold where that "
-        "excludes zero. Minutes of training steps, one thread, by several versions of the code: a rough guide, to which the search "
-        "for a rate adds five to twelve trainings.",
+        "excludes zero. Minutes of training steps, one thread, by several versions of the code, on several processors: a rough guide, to "
+        "which the search for a rate adds five to twelve trainings.",
         "",
         "| labels and network | mode | learning rate | test % | seeds | over scratch | minutes |",
         "|---|---|---|---|---|---|---|",

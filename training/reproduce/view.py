@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
+from training.reproduce.explored import EXPLORED
 from training.reproduce.search import Choice, Group, Known, choose
 from training.reproduce.stats import Mean, mean_of, paired
 from training.reproduce.trial import Record
@@ -95,3 +96,8 @@ def every_record(groups: tuple[Group, ...], known: Known) -> list[Record]:
                 tried = (known(trial) for trial in group.tried(group.rate_of.get(arm, arm), lr))
                 records |= {record.trial: record for record in tried if record}
     return list(records.values())
+
+
+def every_exploration(name: str, known: Known) -> list[Record]:
+    """Of what was tried on the way to the recipe of a table."""
+    return [record for each in EXPLORED.get(name, ()) for trial in each.every_trial() if (record := known(trial))]
