@@ -3,6 +3,7 @@
 from training.reproduce.search import Exploration
 
 FEW, ALL = "few-modelnet40", "full-modelnet40"
+_SOLID = "input.views=null+input.features=[{name: x}, {name: y}, {name: z}]"  # bodies, as the paper has them
 _ALONE = "+input.votes=null"  # votes add to every one, and cost eight times as much to score
 
 
@@ -38,6 +39,16 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
                 *_one_by_one("fip-all", (), lr=0.03, epochs=100),
                 *_one_by_one("fip-iobn", (), lr=0.1, epochs=100),
                 *_one_by_one("scratch", (), lr=0.01, epochs=100),
+            ),
+            draws=2,
+            base=FEW,
+        ),
+        Exploration(
+            "cifar_resnet20",
+            1,
+            (
+                *_one_by_one("fip-all", (_SOLID, "input.voxel_size=0.035", "optim.stages=0.1"), lr=0.03, epochs=300),
+                *_one_by_one("scratch", (_SOLID,), lr=0.03, epochs=300),
             ),
             draws=2,
             base=FEW,
