@@ -6,13 +6,13 @@ a stop while writing leaves none. Reads are positional: forked workers share one
 
 import array as packed
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from models.durable import sync
+from models.durable import locked, sync
 from models.errors import BadRunDir
 
 DTYPES = ("<f4", "<f8", "|u1", "<i4", "<i8")
@@ -82,6 +82,19 @@ def write_pack(path: Path, tuples: Iterable[Sequence[Array | None]]) -> None:
         part.replace(_index_of(path))
     except OSError as error:
         raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error
+
+
+def made_pack(path: Path, tuples: Callable[[], Iterable[Sequence[Array | None]]]) -> Pack:
+    """The pack that is there, or one of these tuples: of processes that want it at once the first makes it. Raises: BadRunDir."""
+    if not has_pack(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_suffix(".lock")):
+                if not has_pack(path):
+                    write_pack(path, tuples())
+        except OSError as error:
+            raise BadRunDir(f"cannot be written: {error}", where=str(path)) from error
+    return Pack(path)
 
 
 def has_pack(path: Path) -> bool:

@@ -23,7 +23,7 @@ from training.datasets import Clouds, Scenes
 from training.datasets.file_scenes import naming
 from training.datasets.scenes import Scene
 from training.metrics import scored_targets
-from training.pack import Array, Pack, has_pack, write_pack
+from training.pack import Array, Pack, made_pack
 from training.progress import progress
 from training.votes import vote
 
@@ -219,9 +219,7 @@ def inverse_frequency(counts: npt.NDArray[np.integer], power: float = 1.0) -> np
 
 
 def _packed(path: Path, columns: "_Columns", count: int, what: str) -> Pack:
-    if not has_pack(path):
-        write_pack(path, (columns(row) for row in progress(range(count), what, count)))
-    return Pack(path)
+    return made_pack(path, lambda: (columns(row) for row in progress(range(count), what, count)))
 
 
 class _Columns(Protocol):

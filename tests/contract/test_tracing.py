@@ -88,7 +88,9 @@ def test_a_request_is_one_span_and_its_stages_lie_within(
     # the spans tell the times that the answer tells; encode is still going on when the answer is written
     for child in children[:-1]:
         milliseconds = (child.end_time_unix_nano - child.start_time_unix_nano) / 1e6
-        assert milliseconds == pytest.approx(answer["timings_ms"][child.name], abs=20.0)  # the clock is read twice, and a machine is shared
+        assert milliseconds == pytest.approx(
+            answer["timings_ms"][child.name], rel=0.5, abs=5.0
+        )  # the clock is read twice, and a machine is shared
     [line] = request_lines(caplog)
     assert (line["trace_id"], line["status"]) == (TRACE, 200)
 

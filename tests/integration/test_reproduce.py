@@ -124,7 +124,7 @@ def leave(theirs: ExitStack, other: Path) -> bool:
 
 def test_a_student_learns_what_its_teacher_says(places: Places, tmp_path: Path) -> None:
     """Of the clouds that few shots leave; and votes are scored with and without."""
-    trial = Trial("cifar_resnet20", 2, 1, "fip-all-distilled+input.votes={count: 2}", 0.1, 0)
+    trial = Trial("cifar_resnet20", 2, 1, "fip-all-distilled+votes", 0.1, 0)
     elsewhere = replace(places, records=tmp_path / "trials", runs=tmp_path / "runs")
     assert run(lambda known: [] if known(trial) else [trial], elsewhere, jobs=1).whole
     found = Records(elsewhere.records).known(trial)

@@ -9,7 +9,10 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from models.errors import ExtentTooLarge
 from models.sparse.backends.native import NativeEngine
 from models.sparse.backends.native_build import CannotBuild, build, find_compiler
 from models.sparse.backends.native_choice import INSTRUCTION_SETS, best_of, low_products_pay
-from models.sparse.backends.native_library import address
+from models.sparse.backends.native_library import Kernels, address
 from models.sparse.backends.protocol import Epilogue
 from models.sparse.backends.reference import ReferenceEngine
 from models.sparse.kernel_map import KernelMap
@@ -26,7 +29,7 @@ from models.sparse.nn import SparseConv3d
 from models.sparse.tensor import SiteCache, sparse_tensor
 from tests.unit.test_native_norms import compare_norms
 
-CHANNELS = [(1, 1), (3, 64), (64, 64), (17, 33), (100, 65), (5, 130), (16, 16), (96, 48)]
+CHANNELS = [(1, 1), (6, 40), (3, 64), (64, 64), (17, 33), (100, 65), (5, 130), (16, 16), (96, 48)]
 KERNELS = [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (3, 2)]
 REFERENCE = ReferenceEngine()
 OUT_OF_BOUNDS = "read a row that is not there"
@@ -154,9 +157,12 @@ def test_bfloat16_products_are_measured_only_where_that_decides() -> None:
 
 
 def test_what_multiplies_bfloat16_is_chosen_by_measuring() -> None:
-    engine = native("avx512bf16")
-    assert low_products_pay(engine.kernels) in (True, False)
-    assert NativeEngine().instruction_set in ("amx", "avx512bf16", "avx512")
+    """By kernels of which one takes its time, and by real ones."""
+    quick, slow = (lambda task: None), (lambda task: time.sleep(0.001))
+    assert low_products_pay(cast("Kernels", SimpleNamespace(conv=slow, conv_bf16=quick)))
+    assert not low_products_pay(cast("Kernels", SimpleNamespace(conv=quick, conv_bf16=slow)))
+    assert not low_products_pay(cast("Kernels", SimpleNamespace(conv=slow, conv_bf16=slow)))  # as fast is not faster
+    low_products_pay(native("avx512bf16").kernels)
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)

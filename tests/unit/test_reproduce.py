@@ -1,6 +1,7 @@
 """What is compared and how: the search of learning rates, paired gaps, names of trials, arms."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.errors import BadRecipe
 from models.manifest import ViewSpec
 from training.optim import lr_factor
-from training.reproduce.arms import ARMS, TEACHERS
+from training.reproduce.arms import ARMS, CHANGES, TEACHERS
 from training.reproduce.explored import EXPLORED
 from training.reproduce.pages import write_pages
 from training.reproduce.search import FIRST, GRID, Choice, Exploration, Group, choose, missing_of
@@ -21,8 +21,8 @@ from training.reproduce.summary import write_summary
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
 from training.reproduce.texts import FIRST_EPOCH, PAIRS
 from training.reproduce.train import total
-from training.reproduce.trial import PAPER, Record, Trial, digest_of, teacher_of
-from training.reproduce.view import Result
+from training.reproduce.trial import Record, Trial, digest_of, teacher_of
+from training.reproduce.view import Result, results
 
 GROUP = Group("cifar_resnet20", 10, 5, ("scratch", "fip-all"), seeds=3, searches=2)
 
@@ -132,12 +132,42 @@ def test_what_an_arm_says_is_a_recipe() -> None:
 
 def test_what_is_added_to_an_arm_changes_its_recipe() -> None:
     plain = Trial("resnet18", 1, 5, "fip-all", 0.1, 0).recipe()
-    added = Trial("resnet18", 1, 5, "fip-all+label_smoothing=0.3+input.views={count: 3}", 0.1, 0).recipe()
-    assert (added.label_smoothing, added.input.views) == (0.3, ViewSpec(count=3))
+    added = Trial("resnet18", 1, 5, "fip-all+unsmoothed+views8+unsmoothed", 0.1, 0).recipe()
+    assert (added.label_smoothing, added.input.views) == (0, ViewSpec(count=8))
     views_left_out = added.input.model_copy(update={"views": None})
     assert plain == added.model_copy(update={"label_smoothing": plain.label_smoothing, "input": views_left_out})
-    with pytest.raises(BadRecipe, match="label_smoothing"):
-        Trial("resnet18", 1, 5, "fip-all+label_smoothink=0.3", 0.1, 0).recipe()
+    few = Trial("resnet18", 1, 5, "fip-all-few", 0.1, 0).recipe()
+    changed = {name: Trial("resnet18", 1, 5, f"fip-all-few+{name}", 0.1, 0).recipe().digest for name in CHANGES}
+    assert few.digest not in changed.values()
+    assert len(set(changed.values())) == len(changed)
+
+
+def test_every_trial_has_a_recipe_for_files_with_y_up() -> None:
+    for trial in every_trial():
+        assert trial.recipe("y").input.up == "y" or trial.recipe().task == "segment"
+    few = Trial("resnet18", 1, 5, "fip-all-few", 0.1, 0).recipe("y").input
+    assert few.views == ViewSpec(count=4, depth="z")
+    assert [feature.name for feature in few.features] == ["one", "near", "far", "y"]  # heights
+
+
+def test_names_of_trials_are_names_of_files_everywhere() -> None:
+    assert all(re.fullmatch(r"[a-z0-9_.+/-]+", trial.name) for trial in every_trial())
+
+
+def test_times_of_another_processor_are_not_mixed_in(tmp_path: Path) -> None:
+    group = Group("cifar_resnet20", 1, 5, ("scratch", "fip-all"), seeds=3, lr=0.1)
+    _, found = done(group, peak(0.1))
+    timed = {
+        name: replace(one, engine="slow", cpu_seconds=6000.0) if name.endswith("fip-all-5e-lr0.1-seed2") else replace(one, engine="quick")
+        for name, one in found.items()
+    }
+    of = results(group, lambda trial: timed.get(trial.name))
+    assert [of[arm].minutes for arm in group.arms] == [1.0, 1.0]
+    (page,) = write_pages(["fewshot"], lambda trial: timed.get(trial.name), tmp_path, {"fewshot": (group,)})
+    assert "100.0 |" not in page.read_text()
+    slow = {name: replace(one, engine="slow") if "fip-all" in name else replace(one, engine="quick") for name, one in found.items()}
+    del slow[next(name for name in slow if "fip-all" in name)]
+    assert results(group, lambda trial: slow.get(trial.name))["fip-all"].minutes is None
 
 
 def test_a_trial_is_another_one_with_another_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,20 +192,22 @@ def test_a_rate_that_is_part_of_the_recipe_is_not_searched() -> None:
 
 
 def test_what_was_tried_is_told_the_best_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = (("scratch", 0.1, 5), ("fip-all+label_smoothing=0", 0.1, 5), ("fip-all", 0.1, 5))
-    exploration = Exploration("resnet18", 1, tried, draws=2, base=PAPER)
+    """What was tried on more draws before what was tried on fewer."""
+    tried = (("scratch", 0.1, 5), ("fip-all+unsmoothed", 0.1, 5), ("fip-all", 0.1, 5), ("fip-io", 0.1, 5))
+    exploration = Exploration("resnet18", 1, tried, draws=2)
     monkeypatch.setitem(EXPLORED, "speed", (exploration,))
     wanted = {trial for trial in missing_of_tables(["speed"], lambda trial: None) if trial.shots == 1}
     assert wanted == set(exploration.every_trial())
     assert all(trial.search for trial in wanted)
     assert wanted <= set(every_trial())
-    scores = {"scratch": 0.5, "fip-all+label_smoothing=0": 0.75}
+    scores = {"scratch": 0.5, "fip-all+unsmoothed": 0.75, "fip-io": 0.9}
     known = {trial: record(trial, scores[trial.arm] + trial.seed / 10) for trial in wanted if trial.arm in scores}
+    del known[next(trial for trial in known if trial.arm == "fip-io" and trial.seed == 1)]
     (page,) = write_pages(["speed"], known.get, tmp_path)
-    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
-    assert rows == [
-        "| `fip-all+label_smoothing=0` | 0.1 | 5 | 75.0 / 85.0 | 80.0 |",
-        "| `scratch` | 0.1 | 5 | 50.0 / 60.0 | 55.0 |",
+    assert [line for line in page.read_text().splitlines() if " | 0.1 | 5 | " in line] == [
+        "| fip-all+unsmoothed | 0.1 | 5 | 75.0 / 85.0 | 80.0 |",
+        "| scratch | 0.1 | 5 | 50.0 / 60.0 | 55.0 |",
+        "| fip-io | 0.1 | 5 | 90.0 | 90.0 |",
     ]
 
 

@@ -2,8 +2,6 @@
 
 from itertools import permutations
 
-from training.recipe import parse_override
-
 Overrides = dict[str, object]
 STAGE_SETS = {"1": (1,), "12": (1, 2), "123": (1, 2, 3), "234": (2, 3, 4), "34": (3, 4), "4": (4,)}
 AXIS_MODES = ("io", "iobn")
@@ -36,6 +34,36 @@ ARMS: dict[str, Overrides] = {
     "scratch-cyclic": {**_SCRATCH, **_CYCLIC},
     "fip-all-cyclic": {**_IMAGE, "mode": "all", **_CYCLIC},
 }
+FEW: Overrides = {  # what the search of a recipe for few clouds begins with
+    "input.features": [{"name": name} for name in ("one", "near", "far", "z")],
+    "input.views": {"count": 4},
+    "augment.scale": [0.8, 1.25],
+    "augment.p_scale": 1.0,
+    "augment.translate": 0.1,
+    "augment.p_translate": 1.0,
+    "augment.drop": 0.3,
+    "augment.rotate_deg": 15,
+    "augment.warp": 0.5,
+    "optim.weight_decay": 5.0e-4,
+    "optim.nesterov": True,
+    "schedule.warmup_epochs": 1,
+    "label_smoothing": 0.1,
+}
+ARMS |= {f"{arm}-few": {**ARMS[arm], **FEW} for arm in ("fip-all", "fip-iobn", "scratch")}
+CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `fip-all-few+views8`
+    "unwarped": {"augment.warp": 0},
+    "unturned": {"augment.rotate_deg": 0},
+    "unsmoothed": {"label_smoothing": 0},
+    "views8": {"input.views": {"count": 8}},
+    "fine": {"input.voxel_size": 0.035},
+    "outlines": {"input.features": [{"name": "one"}]},
+    "counts": {"input.features": [{"name": name} for name in ("near", "far", "count", "z")]},
+    "solid": {"input.views": None, "input.features": [{"name": name} for name in "xyz"]},  # bodies, as the paper has them
+    "tied": {"inflate.tied": True},
+    "stages.1": {"optim.stages": 0.1},
+    "stages.3": {"optim.stages": 0.3},
+    "votes": {"input.votes": {"count": 8}},
+}
 TEACHERS = {"fip-all-distilled": ("fip-all", 200, 0.03)}  # arm -> that of its teacher, with epochs and learning rate
 ARMS["fip-all-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}
 for _order in ORDERS:
@@ -47,6 +75,9 @@ for _name, _stages in STAGE_SETS.items():
 
 
 def overrides_of(arm: str) -> Overrides:
-    """What an arm changes. What is added to its name is changed as well: `fip-all+label_smoothing=0`. Raises: KeyError, BadRecipe."""
+    """What an arm changes, with what is added to its name. Raises: KeyError."""
     name, *added = arm.split("+")
-    return ARMS[name] | dict(map(parse_override, added))
+    found = dict(ARMS[name])
+    for change in added:
+        found |= CHANGES[change]
+    return found

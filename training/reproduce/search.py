@@ -63,7 +63,7 @@ class Exploration:
     shots: int | None
     tried: tuple[tuple[str, float, int], ...]
     draws: int
-    base: str
+    base: str = PAPER
 
     def trials(self, arm: str, lr: float, epochs: int) -> list[Trial]:
         return [Trial(self.network, self.shots, epochs, arm, lr, seed, search=True, base=self.base) for seed in range(self.draws)]

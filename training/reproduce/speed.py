@@ -8,7 +8,7 @@ from training.reproduce.search import Group
 from training.reproduce.stats import paired
 from training.reproduce.texts import FIRST_EPOCH
 from training.reproduce.trial import FULL, Record
-from training.reproduce.view import NAMES, Result
+from training.reproduce.view import NAMES, Result, in_minutes
 
 
 def speed(name: str, group: Group, of: dict[str, Result], out: Path) -> list[str]:
@@ -54,12 +54,12 @@ def epochs_to(of: dict[str, Result], targets: tuple[float, ...] = (75.0, 80.0, 8
         cells = []
         for target in targets:
             reached = [next((epoch for epoch, value in enumerate(curve, 1) if value >= target), None) for curve in curves]
-            cells.append(_reached(reached, result.minutes / len(curves[0])))
+            cells.append(_reached(reached, result.minutes and result.minutes / len(curves[0])))
         lines.append(f"| {NAMES.get(arm, arm)} | {first:.1f} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
-def _reached(epochs: list[int | None], minutes: float) -> str:
+def _reached(epochs: list[int | None], minutes: float | None) -> str:
     """The middle one of the runs' epochs, and its minutes."""
     known = sorted(epoch for epoch in epochs if epoch is not None)
     if not known:
@@ -67,4 +67,4 @@ def _reached(epochs: list[int | None], minutes: float) -> str:
     if len(known) < len(epochs):
         return f"reached by {len(known)} of {len(epochs)}"
     middle = known[len(known) // 2]
-    return f"{middle} ({middle * minutes:.1f})"
+    return f"{middle} ({in_minutes(minutes and middle * minutes)})"

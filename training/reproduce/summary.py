@@ -10,7 +10,7 @@ from training.reproduce.stats import paired
 from training.reproduce.tables import TABLES
 from training.reproduce.texts import PAGES, UNTRAINED
 from training.reproduce.trial import PAPER
-from training.reproduce.view import SHORT, Result, cost, every_record, gap, results
+from training.reproduce.view import SHORT, Result, cost, every_record, gap, in_minutes, results
 from training.runstate import write_text
 
 FEWEST = 3  # trials of an arm, for a statement
@@ -102,13 +102,13 @@ def _modes(found: Found) -> list[str]:
             value = paired(result.tests, of["scratch"].tests) if "scratch" in of and result.arm != "scratch" else None
             over = "–" if value is None else f"{f'**{value.interval}**' if value.decided else value.interval} ({value.count})"
             row = [setting(group), SHORT[result.arm], f"{result.choice.lr:g}", str(result.test), str(len(result.tests)), over]
-            rows.append(f"| {' | '.join(row)} | {result.minutes:.1f} |")
+            rows.append(f"| {' | '.join(row)} | {in_minutes(result.minutes)} |")
     if not rows:
         return ["No setting has three trials of a mode yet."]
     return [
         "Over scratch: the mean of the gaps of the seeds that both have (how many), and half of its 95 % interval; bold where that "
-        "excludes zero. Minutes of training steps, one thread, by several versions of the code, on several processors: a rough guide, to "
-        "which the search for a rate adds five to twelve trainings.",
+        "excludes zero. Minutes of training steps, one thread, by several versions of the code, on the kind of processor that computed "
+        "most of a setting: a rough guide, to which the search for a rate adds five to twelve trainings.",
         "",
         "| labels and network | mode | learning rate | test % | seeds | over scratch | minutes |",
         "|---|---|---|---|---|---|---|",
@@ -138,9 +138,10 @@ def _frozen(known: dict[str, Result]) -> str:
     loss = gap(known, "fip-iobn", "fip-all")
     if loss is None:
         return ""
-    one, share = next(iter(known["fip-iobn"].records.values())), known["fip-iobn"].minutes / known["fip-all"].minutes
+    one, frozen, whole = next(iter(known["fip-iobn"].records.values())), known["fip-iobn"].minutes, known["fip-all"].minutes
+    time = f"about {frozen / whole:.1f} of its time and " if frozen and whole else ""
     return (
-        f". FIP-IO+BN over FIP-ALL {loss.interval} ({loss.count} pairs), for about {share:.1f} of its time and "
+        f". FIP-IO+BN over FIP-ALL {loss.interval} ({loss.count} pairs), for {time}"
         f"{100 * one.trained / one.parameters:.1f} % of its trained parameters"
     )
 
@@ -157,7 +158,7 @@ def _points(group: Group, of: dict[str, Result]) -> list[Point]:
     return [
         Point(setting(group), SHORT[result.arm], result.minutes, result.test.mean, result.test.std)
         for result in _chosen(of)
-        if result.test is not None
+        if result.test is not None and result.minutes is not None
     ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
-from training.reproduce.explored import ALL, EXPLORED, FEW
+from training.reproduce.explored import EXPLORED
 from training.reproduce.search import GRID, Group, Known, missing_of
 from training.reproduce.trial import Trial, kind_of
 
@@ -24,6 +24,7 @@ AXES = {  # the arm of every order -> the arm whose learning rate it takes
 STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
 CYCLIC = ("scratch-cyclic", "fip-all-cyclic")
 SCHEDULES = ("scratch", "fip-all", *CYCLIC)
+FEW, ALL = "few-modelnet40", "full-modelnet40"  # recipes of our own
 BUDGET = {1: 100, 5: 40, 10: 30}  # epochs by the number of shots: 200, 280 and 390 steps
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
 SEARCHES = {"resnet18": 2, "cifar_resnet20": 2}  # draws that choose a learning rate; one for the other nets
@@ -96,8 +97,8 @@ TABLES: dict[str, tuple[Group, ...]] = {
         Group("resnet18", 10, 60, ("fip-all", "scratch"), seeds=5, lr=0.01, base=FEW),
     ),
     "full": (
-        Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=2, base=ALL),
-        Group("resnet18", None, 40, PLAINEST, seeds=1, search_epochs=2, base=ALL),
+        Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=5, base=ALL),
+        Group("resnet18", None, 40, PLAINEST, seeds=1, search_epochs=5, base=ALL),
     ),
     "distill": (Group("cifar_resnet20", 10, 20, ("fip-all-distilled",), seeds=3, lr=0.03, base=ALL),),
     "segmentation": tuple(

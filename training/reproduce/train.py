@@ -3,7 +3,7 @@
 import math
 import platform
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -58,17 +58,18 @@ class Scores:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a trial learns from. teacher: the test score of who speaks of some of it."""
+    """What a trial learns from. teacher: the test score of who speaks of some of it; epochs: what that one's training logged."""
 
     clouds: Data
     teacher: float | None = None
+    epochs: list[dict[str, float]] = field(default_factory=list)
 
 
 def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu") -> Record:
     """Train and score; what was saved of it in `run_dir` before is gone on with. A run that diverges is recorded as such.
 
     Products are in bfloat16 where the recipe trains so, in scoring as in training. Raises: what `fit` raises, KeyboardInterrupt
-    among it, once it is saved.
+    among it, once it is saved; Diverged of a teacher.
     """
     begun = Beginning.of(trial, inputs)
     recipe, splits, policy = begun.recipe, begun.splits, begun.start.policy
@@ -76,9 +77,9 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu"
     watched = splits.validation if trial.curve else splits.validation.take(np.arange(0))
     claim(run_dir, inputs.of(trial))
     guess = 1 / len(class_names(inputs.train, recipe)) if recipe.task == "classify" else 0.0
-    lesson, scores, diverged, name = Lesson(splits.train), Scores(guess, None if trial.search else guess), False, None
+    scores, diverged, name = Scores(guess, None if trial.search else guess), False, None
+    lesson = _taught(trial, begun, inputs, run_dir, device)
     try:
-        lesson = _taught(trial, begun, inputs, run_dir, device)
         name = fit(net, policy, recipe, lesson.clouds, watched, run_dir, Compute(brief=True)).engine
         scores = _scored(net, trial, begun, inputs, name, device)
     except Diverged:
@@ -97,8 +98,8 @@ def train_trial(trial: Trial, inputs: Inputs, run_dir: Path, device: str = "cpu"
         test_clouds=0 if scores.test is None else len(inputs.test),
         parameters=sum(p.numel() for p in net.parameters()),
         trained=sum(p.numel() for name, p in net.named_parameters() if name in policy.trained),
-        seconds=total(epochs, "seconds"),
-        cpu_seconds=total(epochs, "cpu_seconds"),
+        seconds=total(epochs, "seconds") + total(lesson.epochs, "seconds"),
+        cpu_seconds=total(epochs, "cpu_seconds") + total(lesson.epochs, "cpu_seconds"),
         curve=[
             {key: round(row[key], 4) for key in ("epoch", "loss", "val_accuracy", "val_miou", "cpu_seconds") if key in row}
             for row in epochs
@@ -123,7 +124,8 @@ def _taught(trial: Trial, begun: Beginning, inputs: Inputs, run_dir: Path, devic
     others = without_labels(begun.recipe, cast(Clouds, inputs.train))
     labelled = cast(Clouds, begun.splits.train)
     speaks = Predictor(net, describe(made), device, name)
-    return Lesson(taught(speaks, labelled, others, begun.recipe.distill, run_dir, own.recipe.digest), score)
+    clouds = taught(speaks, labelled, others, begun.recipe.distill, run_dir, own.recipe.digest)
+    return Lesson(clouds, score, read_scalars(run_dir / "teacher"))
 
 
 def total(epochs: list[dict[str, float]], what: str) -> float:

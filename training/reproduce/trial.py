@@ -18,6 +18,7 @@ FULL = "full"
 SEARCH_STREAM = 1000
 HELD_SCENES = 0.5  # of the training scenes, where they choose a learning rate: most are of one street
 Up = Literal["y", "z"]
+TURNED = {"y": "z", "z": "y"}  # axes of files with the other one up
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,11 @@ class Trial:
         if up == "z" or recipe.task == "segment":
             return recipe
         order = dict(zip(("repeat", "height", "width"), recipe.inflate.directions, strict=True))
-        turned = {f"inflate.{role}": {"y": "z", "z": "y"}.get(axis, axis) for role, axis in order.items()}
+        turned: dict[str, object] = {f"inflate.{role}": TURNED.get(axis, axis) for role, axis in order.items()}
+        if recipe.input.views is not None:
+            features = [feature.model_dump() for feature in recipe.input.features]
+            turned["input.views"] = {"count": recipe.input.views.count, "depth": TURNED[recipe.input.views.depth]}
+            turned["input.features"] = [each | {"name": TURNED.get(each["name"], each["name"])} for each in features]
         return load_recipe(self.base, shared | overrides_of(self.arm) | turned | {"input.up": "y"})
 
 
@@ -67,11 +72,11 @@ def digest_of(trial: Trial, up: Up) -> str:
 
 def teacher_of(trial: Trial) -> Trial | None:
     """Who speaks of the clouds without labels: another arm, trained on the same labelled ones."""
-    name = trial.arm.partition("+")[0]
+    name, *added = trial.arm.split("+")
     if name not in TEACHERS:
         return None
     arm, epochs, lr = TEACHERS[name]
-    return replace(trial, arm=arm, epochs=epochs, lr=lr)
+    return replace(trial, arm="+".join([arm, *added]), epochs=epochs, lr=lr)
 
 
 def setting_name(network: str, shots: int | None, base: str = PAPER) -> str:
@@ -89,8 +94,9 @@ class Record:
     """What one trial found. Scores are shares, accuracies of clouds or mIoU of points; test None where it was not looked at.
 
     inputs: digests of recipe, 2D weights and data; weights: the file of the 2D ones. diverged: the loss became infinite; accuracies
-    are then those of a guess. seconds, cpu_seconds: of all training steps, by the clock and of the process, over all stops.
-    curve: of every epoch the loss, its seconds and, where that was asked for, the held-out score. classes: IoU on the test scenes.
+    are then those of a guess. seconds, cpu_seconds: of all training steps, by the clock and of the process, over all stops, those of a
+    teacher among them. curve: of every epoch the loss, its seconds and, where that was asked for, the held-out score. classes: IoU on
+    the test scenes.
     unvoted: the test score of clouds as they are, where a recipe asks for votes; teacher: that of who taught it.
     """
 

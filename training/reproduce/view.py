@@ -1,6 +1,7 @@
 """Records as pages see them: what each arm of a group reached, in %."""
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
 from training.reproduce.explored import EXPLORED
@@ -24,6 +25,7 @@ NAMES = {  # arm -> what it is, in words
     "fip-io-mean": "FIP-IO, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
     "fip-all-tied": "FIP-ALL, filters stay 2D (tied)",
     "scratch-tied": "scratch, filters are 2D (tied)",
+    "fip-all-distilled": "FIP-ALL, taught about the clouds without labels",
     "scratch-cyclic": "scratch, cyclic learning rate",
     "fip-all-cyclic": "FIP-ALL, cyclic learning rate",
 }
@@ -46,11 +48,12 @@ NAMES |= {f"fip-all-stages{name}": f"{stages_in_words(name)} from image weights,
 
 @dataclass(frozen=True)
 class Result:
-    """choice: of the learning rate; records by seed."""
+    """choice: of the learning rate; records by seed; engine: what times are of, those of another processor say nothing beside them."""
 
     arm: str
     choice: Choice
     records: dict[int, Record]
+    engine: str = ""
 
     @property
     def tests(self) -> dict[int, float]:
@@ -62,9 +65,12 @@ class Result:
         return mean_of(list(self.tests.values()))
 
     @property
-    def minutes(self) -> float:
-        """Of one trial's training steps, on average: the time of a processor's thread, on a GPU by the clock."""
-        return sum(cost(record) for record in self.records.values()) / 60 / max(len(self.records), 1)
+    def minutes(self) -> float | None:
+        """Of one trial's training steps, on average: the time of a processor's thread, on a GPU by the clock. None where no trial was
+        computed on the engine.
+        """
+        costs = [cost(record) for record in self.records.values() if record.engine == self.engine]
+        return sum(costs) / 60 / len(costs) if costs else None
 
 
 def cost(record: Record) -> float:
@@ -78,7 +84,12 @@ def results(group: Group, known: Known) -> dict[str, Result]:
         choice = choose(group, arm, known)
         trials = group.reported(arm, choice.lr) if choice.lr else []
         found[arm] = Result(arm, choice, {trial.seed: record for trial in trials if (record := known(trial))})
-    return found
+    engines = Counter(record.engine for result in found.values() for record in result.records.values())
+    return {arm: replace(result, engine=max(engines, key=lambda name: (engines[name], name), default="")) for arm, result in found.items()}
+
+
+def in_minutes(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def gap(found: dict[str, Result], first: str, second: str) -> Mean | None:

@@ -57,8 +57,9 @@ class Turns:
         with self._changed:
             self._changed.wait_for(lambda: not self._measured)
             self._measured = True
-            self._changed.wait_for(lambda: not self._passes)
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._passes)
             yield
         finally:
             with self._changed:

@@ -59,15 +59,12 @@ struct laid {
     int64_t count;
 };
 
-ALWAYS const float *input(const struct fip_conv *q, int64_t in, int64_t steps) {
-    return in < q->map.num_in ? (const float *)q->feats + in * steps : (const float *)q->lines + (in - q->map.num_in) * steps;
-}
-
 /* From `pair`, of those before `end`. */
 static void lay(const struct fip_conv *q, int64_t steps, int tile, int64_t pair, int64_t end, int64_t column, struct laid *some) {
     const int32_t *in_rows = q->map.in_rows + pair, *out_rows = q->map.out_rows + pair;
     for (int64_t p = 0; p < some->count; p++) {
-        const float *from = input(q, in_rows[p], steps), *next = input(q, in_rows[pair + p + AHEAD < end ? p + AHEAD : p], steps);
+        int64_t ahead = pair + p + AHEAD < end ? p + AHEAD : p;
+        const float *from = ROW_OF(q, in_rows[p], steps), *next = ROW_OF(q, in_rows[ahead], steps);
         for (int64_t line = 0; line < 256 && line < steps; line += 16) __builtin_prefetch(next + line, 0, 2);
         float *to = some->left + p / TILE_ROWS * TILE_ROWS * steps + p % TILE_ROWS * tile;
         some->out[p] = q->out + out_rows[p] * q->out_stride + column;

@@ -37,7 +37,8 @@ ALWAYS int64_t at_most(int64_t value, int64_t most) { return value < most ? valu
 
 /* A row of the input, or a line; rows are `width` floats apart. q: a fip_conv or a fip_grad. */
 #define ROW_OF(q, in, width) \
-    ((in) < (q)->map.num_in ? (const float *)(q)->feats + (in) * (width) : (const float *)(q)->lines + ((in) - (q)->map.num_in) * (width))
+    ((in) < (q)->map.num_in ? (const float *)(q)->feats + (int64_t)(in) * (width) \
+                            : (const float *)(q)->lines + ((int64_t)(in) - (q)->map.num_in) * (width))
 
 /* First place in ascending `rows` (count) whose value is not below `least`. */
 static int64_t lower_bound(const int32_t *rows, int64_t count, int64_t least) {
