@@ -153,7 +153,8 @@ def _row(group: Group, result: Result) -> str:
     diverged = sum(record.diverged for record in result.records.values())
     reached = f"{result.test}{f' ({diverged} diverged)' if diverged else ''}"
     share = f"{one.trained:,} ({100 * one.trained / one.parameters:.1f} %)"
-    return f"| {name} | {_rate(result)} | {len(result.records)} of {group.seeds_of(result.arm)} | {reached} | {share} | {in_minutes(result.minutes)} |"
+    seeds, minutes = f"{len(result.records)} of {group.seeds_of(result.arm)}", in_minutes(result.minutes)
+    return f"| {name} | {_rate(result)} | {seeds} | {reached} | {share} | {minutes} |"
 
 
 def _rate(result: Result) -> str:
