@@ -24,7 +24,7 @@ AXES = {  # the arm of every order -> the arm whose learning rate it takes
 STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
 CYCLIC = ("scratch-cyclic", "fip-all-cyclic")
 SCHEDULES = ("scratch", "fip-all", *CYCLIC)
-FEW, ALL = "few-modelnet40", "full-modelnet40"  # recipes of our own
+OF_FEW, OF_ALL = "few-modelnet40", "full-modelnet40"  # recipes of our own
 BUDGET = {1: 100, 5: 40, 10: 30}  # epochs by the number of shots: 200, 280 and 390 steps
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
 SEARCHES = {"resnet18": 2, "cifar_resnet20": 2}  # draws that choose a learning rate; one for the other nets
@@ -93,14 +93,14 @@ TABLES: dict[str, tuple[Group, ...]] = {
         *(few(network, 10, seeds=3) for network in ("cifar_resnet32", "cifar_resnet44", "resnet50")),
     ),
     "recipe": (
-        Group("resnet18", 1, 300, ("fip-all", "scratch"), seeds=10, lr=0.01, base=FEW),
-        Group("resnet18", 10, 60, ("fip-all", "scratch"), seeds=5, lr=0.01, base=FEW),
+        Group("resnet18", 1, 300, ("fip-all", "scratch"), seeds=10, lr=0.01, base=OF_FEW),
+        Group("resnet18", 10, 60, ("fip-all", "scratch"), seeds=5, lr=0.01, base=OF_FEW),
     ),
     "full": (
-        Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=5, base=ALL),
-        Group("resnet18", None, 40, PLAINEST, seeds=1, search_epochs=5, base=ALL),
+        Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=5, base=OF_ALL),
+        Group("resnet18", None, 40, PLAINEST, seeds=1, search_epochs=5, base=OF_ALL),
     ),
-    "distill": (Group("cifar_resnet20", 10, 20, ("fip-all-distilled",), seeds=3, lr=0.03, base=ALL),),
+    "distill": (Group("cifar_resnet20", 10, 20, ("fip-all-distilled",), seeds=3, lr=0.03, base=OF_ALL),),
     "segmentation": tuple(
         Group("cifar_resnet20", scans, epochs, LEARNERS, seeds=3, base=_LIDAR) for scans, epochs in SCANS.items()
     ),

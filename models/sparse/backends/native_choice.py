@@ -1,7 +1,7 @@
 """Which instruction set the native engine takes where the processor has several.
 
-AVX-512 has products of bfloat16 that may be slower than those of float32: twice as slow on an Intel Xeon without tiles (80 against
-150 GFLOP/s a core), faster on AMD's. Sums of float32 products of rounded factors are as exact, so the faster of the two is taken.
+AVX-512 has products of bfloat16 that may be slower than those of float32, as on Intel Xeons without tiles, or faster, as on AMD's.
+Sums of float32 products of rounded factors are as exact, so the faster of the two is taken.
 """
 
 import ctypes
