@@ -6,8 +6,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 GIVE_UP_S = 30.0
@@ -54,3 +56,14 @@ def until(condition: Callable[[], bool], what: str, give_up_s: float = GIVE_UP_S
 def waiting(client: httpx.Client, requests: int) -> None:
     """Until so many wait for the device or hold it."""
     until(lambda: metric(client, "fip_queue_requests") == requests, f"{requests} requests in line")
+
+
+def request_lines(caplog: pytest.LogCaptureFixture, many: int = 1) -> list[dict[str, Any]]:
+    """The fields of so many requests' lines in the log: the last one comes after the answer has been sent."""
+
+    def logged() -> list[dict[str, Any]]:
+        records = list(caplog.records)  # another thread goes on writing
+        return [record.__dict__["fields"] for record in records if (record.name, record.getMessage()) == ("fip.service", "request")]
+
+    until(lambda: len(logged()) >= many, f"{many} lines of requests in the log")
+    return logged()

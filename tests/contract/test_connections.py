@@ -21,6 +21,7 @@ from service.connections import AT_ONCE, FILES, Connections, listen, room_for
 from service.settings import Settings
 from tests.contract.conftest import Serve
 from tests.contract.test_slow_clients import answer, comes_true, connected, ends, metric, slow_clients
+from tests.fire import request_lines
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MOST = 8
@@ -160,7 +161,7 @@ def test_what_is_not_http_is_answered_400(connect: Callable[[], socket.socket], 
     connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100))  # the beginning of TLS
     status, code, response = answer(connection)
     assert (status, code) == (400, "bad_request")
-    [line] = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "request"]
+    [line] = request_lines(caplog)
     assert (line["status"], line["code"], line["path"]) == (400, "bad_request", None)
     assert line["request_id"] == response.headers["X-Request-ID"]
 

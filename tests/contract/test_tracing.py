@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.settings import Settings
 from tests.collector import Collector, collecting, only_ours, plain
-from tests.fire import PROMPT_S, paused, waiting
+from tests.fire import PROMPT_S, paused, request_lines, waiting
 
 FIP = Path(sys.executable).parent / "fip"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -45,10 +45,6 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 def traced(collector: Collector, tiny_settings: Settings, serve: Callable[..., Any]) -> Iterator[httpx.Client]:
     with serve(create_app(tiny_settings)) as client:
         yield client
-
-
-def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    return [record.__dict__["fields"] for record in caplog.records if (record.name, record.getMessage()) == ("fip.service", "request")]
 
 
 def server_span(collector: Collector, trace: str) -> Any:
@@ -142,7 +138,7 @@ def test_refused_at_the_door_is_a_span_too(
     server = server_span(collector, TRACE)
     said = plain(server.attributes)
     assert (server.name, said["http.response.status_code"], said["fip.code"]) == ("POST /v1/classify", 429, "overloaded")
-    [line] = [line for line in request_lines(caplog) if line["status"] == 429]
+    [line] = [line for line in request_lines(caplog, many=2) if line["status"] == 429]
     assert (line["trace_id"], line["code"], line["path"]) == (TRACE, "overloaded", "/v1/classify")
 
 
@@ -160,7 +156,7 @@ def test_without_a_collector_the_log_still_names_the_callers_trace(
     with serve(app) as client:
         client.post("/v1/classify", content=ball(100), headers=FROM_CALLER).raise_for_status()
         client.post("/v1/classify", content=ball(100), headers={"traceparent": "00-nonsense"}).raise_for_status()
-    assert [line.get("trace_id") for line in request_lines(caplog)] == [TRACE, None]
+    assert [line.get("trace_id") for line in request_lines(caplog, many=2)] == [TRACE, None]
 
 
 def test_a_hanging_collector_delays_neither_answers_nor_the_end(
