@@ -52,7 +52,7 @@ _RESNET18_10 = replace(few("resnet18", 10, EVERY_MODE, seeds=8), more_seeds=_WID
 _MORE = dict.fromkeys(EVERY_MODE, 8) | _WIDE  # what is known of an arm counts wherever it is compared
 _RESNET18_1 = few("resnet18", 1, EVERY_MODE)
 _LONGER = {  # epochs, seeds, and epochs of the search where a whole one would cost more than what it is for
-    "cifar_resnet20": ((100, 5, None), (300, 5, 100)),
+    "cifar_resnet20": ((100, 5, None), (300, 3, 100)),
 }
 
 SCANS = {1: 220, 5: 73, None: 20}  # epochs by how many scans: 220 steps of two, or of the one that there is
@@ -80,17 +80,18 @@ TABLES: dict[str, tuple[Group, ...]] = {
         replace(full("cifar_resnet20", CYCLIC, epochs=1), seeds=5, more_seeds={}, part="the first epoch alone"),
         replace(full("resnet18", CYCLIC, epochs=1), seeds=3, part="the first epoch alone"),
     ),
-    "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=5, searches=2, rate_of=AXES, more_seeds=_MORE),),
+    "axes": (Group("resnet18", 10, BUDGET[10], tuple(AXES), seeds=4, searches=2, rate_of=AXES, more_seeds=_MORE),),
     "stages": (
         Group(
-            "resnet18", 10, BUDGET[10], ("scratch", "fip-all", *STAGES), seeds=5, searches=2, rate_of=dict.fromkeys(STAGES, "fip-all"),
+            "resnet18", 10, BUDGET[10], ("scratch", "fip-all", *STAGES), seeds=3, searches=2, rate_of=dict.fromkeys(STAGES, "fip-all"),
             more_seeds=_MORE,
         ),
     ),
     "backbones": (
         replace(_RESNET18_10, arms=LEARNERS),
         *(few(network, 10) for network in CIFAR),
-        *(few(network, 10, seeds=3) for network in ("cifar_resnet32", "cifar_resnet44", "resnet50")),
+        *(few(network, 10, seeds=3) for network in ("cifar_resnet32", "cifar_resnet44")),
+        few("resnet50", 10, seeds=3, search_epochs=10),
     ),
     "recipe": (
         Group("resnet18", 1, 300, ("fip-all", "scratch"), seeds=10, lr=0.01, base=OF_FEW),
