@@ -44,7 +44,7 @@ class Upload:
         self.spool = spool
         self.size = 0  # bytes of the body
         self._content_type = request.headers.get("content-type", "")
-        self._file_name = file_name(request.headers.get("x-filename", ""))
+        self._file_name = file_name(_decoded(request.headers.get("x-filename", "")))
         boundary = boundary_of(self._content_type) if form else None
         self._part = MultipartFile(boundary, spool.write) if boundary is not None else None
         self._rest: list[bytes] = []
@@ -247,6 +247,14 @@ class Uploads:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await to_thread.run_sync(work, limiter=self._threads)
+
+
+def _decoded(header: str) -> str:
+    """A header's text, in whose bytes clients write UTF-8, although HTTP reads Latin-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return header
 
 
 def _too_large(limit: int) -> BodyTooLarge:

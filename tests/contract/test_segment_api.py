@@ -248,7 +248,21 @@ def test_format_wins_over_accept(segment_client: httpx.Client, scan: bytes) -> N
 
 def test_strange_file_names_over_http(segment_client: httpx.Client, scan: bytes) -> None:
     form = segment_client.post("/v1/segment", params={"format": "raw"}, files={"file": ('ein "Straßen"-scan;.bin', scan)})
-    assert re.fullmatch(r'attachment; filename="[A-Za-z0-9._-]+\.raw"', form.headers["Content-Disposition"])
+    named = r"attachment; filename=\"[A-Za-z0-9._-]+\.raw\"; filename\*=UTF-8''[A-Za-z0-9._%-]+\.raw"
+    assert re.fullmatch(named, form.headers["Content-Disposition"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "safe", "whole"),
+    [
+        ("Straße am Fluß.bin".encode(), "Stra_e_am_Flu_.raw", "Stra%C3%9Fe%20am%20Flu%C3%9F.raw"),
+        ("Straße.bin".encode("latin-1"), "Stra_e.raw", "Stra%C3%9Fe.raw"),
+        ("点云.bin".encode(), "_.raw", "%E7%82%B9%E4%BA%91.raw"),
+    ],
+)
+def test_a_name_in_any_letters_comes_back(segment_client: httpx.Client, scan: bytes, sent: bytes, safe: str, whole: str) -> None:
+    answer = segment_client.post("/v1/segment", params={"format": "raw"}, content=scan, headers={b"X-Filename": sent})
+    assert answer.headers["Content-Disposition"] == f"attachment; filename=\"{safe}\"; filename*=UTF-8''{whole}"
 
 
 def test_a_large_answer_arrives_whole(segment_client: httpx.Client, streets: Answers) -> None:

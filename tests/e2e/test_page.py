@@ -111,6 +111,14 @@ def saved(page: Page, button: str) -> tuple[str, bytes]:
     return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
 
 
+def test_a_download_is_called_as_its_file_in_any_letters(page: Page, tmp_path: Path) -> None:
+    street = tmp_path / "Straße 点云.bin"
+    street.write_bytes(STREET.read_bytes())
+    sent(page, street)
+    page.select_option("#format", "label")
+    assert saved(page, "#download")[0] == "Straße 点云.label"
+
+
 def test_downloads_are_the_answers_of_the_service(page: Page, address: str) -> None:
     sent(page, STREET)
     formats = page.eval_on_selector_all("#format option", "all => all.map(each => each.value)")

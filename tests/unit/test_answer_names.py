@@ -1,6 +1,7 @@
 """What answers are called: files, extensions, media types, columns."""
 
 import re
+from urllib.parse import unquote
 
 import pytest
 
@@ -8,7 +9,7 @@ from models.answers import ANSWERS, SAME
 from models.answers.names import answer_name
 from models.io import FORMATS
 from models.io.names import numbered
-from service.segmentation import safe_name
+from service.segmentation import disposition
 
 
 def test_names_that_are_taken_are_numbered():
@@ -67,8 +68,16 @@ def test_no_answer_is_called_as_its_file(fmt):
         assert name in (f"a{extension}", f"a.labelled{ending}") or fmt == SAME
 
 
-@pytest.mark.parametrize("name", ['a"b; x=\r\nSet-Cookie: y.bin', "straße am Fluß.bin", "..", "x" * 300 + ".bin", "../../etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ['a"b; x=\r\nSet-Cookie: y.bin', "straße am Fluß.bin", "..", "x" * 300 + ".bin", "../../etc/passwd", "\ud800\x9b"]
+)
 def test_file_names_are_harmless_in_a_header(name: str) -> None:
-    safe = safe_name(answer_name(name, "label"))
-    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", safe)
-    assert safe.endswith(".label")
+    header = disposition(answer_name(name, "label"))
+    found = re.fullmatch(
+        r"attachment; filename=\"([A-Za-z0-9_-][A-Za-z0-9._-]{0,99})\"(?:; filename\*=UTF-8''([A-Za-z0-9._~%-]+))?", header
+    )
+    assert found
+    for said in (found[1], unquote(found[2] or found[1])):
+        assert said.endswith(".label")
+        assert not re.search(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]|^\.', said)
+    assert (found[2] is not None) == ("ß" in name or "=" in name)

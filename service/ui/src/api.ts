@@ -118,7 +118,7 @@ export function ask(
     if (key) request.setRequestHeader("Authorization", `Bearer ${key}`);
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.timeout = timeoutMs;
-    if (file) request.setRequestHeader("X-Filename", asciiName(file.name));
+    if (file) request.setRequestHeader("X-Filename", headerName(file.name));
     const abort = () => request.abort();
     signal?.addEventListener("abort", abort, { once: true });
     request.upload.onprogress = (event) => progress(event.loaded, event.total);
@@ -162,7 +162,15 @@ function errorOf(request: XMLHttpRequest, body: ArrayBuffer): ServiceError {
   }
 }
 
-/** Headers are ASCII; of the name only the ending matters to the service, and the answer's name is made from it. */
-function asciiName(name: string): string {
-  return name.replace(/[^\x20-\x7e]/g, "_").slice(-200);
+/** Headers are bytes, of which the service reads UTF-8; a browser takes one character for each. */
+function headerName(name: string): string {
+  const whole = name.replace(/[\x00-\x1f\x7f]/g, "_");
+  return String.fromCharCode(...new TextEncoder().encode([...whole].slice(-100).join("")));
+}
+
+/** What an answer is to be called; null where it does not say. */
+export function nameOf(answer: Answer): string | null {
+  const said = answer.header("Content-Disposition") ?? "";
+  const whole = /filename\*=UTF-8''([^;\s]+)/.exec(said)?.[1];
+  return whole ? decodeURIComponent(whole) : (/filename="([^"]+)"/.exec(said)?.[1] ?? null);
 }

@@ -1,6 +1,6 @@
 // The page: a file goes out, its points and what a model says of them come back, and are looked at.
 
-import { detailsOf, json, models, post, ServiceError, type Classified, type LabelClass, type Model } from "./api";
+import { detailsOf, json, models, nameOf, post, ServiceError, type Classified, type LabelClass, type Model } from "./api";
 import { cloudOf, counts, labelsOf, rowOf, type Cloud, type Labels } from "./cloud";
 import { colours, modesOf, rangeOf, type Axis, type Mode } from "./colours";
 import { find, keepIn, kept, make, save } from "./dom";
@@ -332,7 +332,7 @@ async function download(): Promise<void> {
   const format = find<HTMLSelectElement>("format").value;
   await doing(async (tell, signal) => {
     const answer = await segmented(sent, { ...options(asked), format }, tell, signal);
-    const named = /filename="([^"]+)"/.exec(answer.header("Content-Disposition") ?? "")?.[1] ?? `labelled.${format}`;
+    const named = nameOf(answer) ?? `labelled.${format}`;
     save(new Blob([answer.body]), named);
     done(`${named} is saved`);
   }, () => void download());
