@@ -12,18 +12,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from models.cli import run as fip
 from models.errors import BadOption
 from tests.fire import until
+from training.reproduce import train
 from training.reproduce.arms import ARMS as ARMS_OF_TRIALS
 from training.reproduce.pages import write_pages
 from training.reproduce.records import Records
 from training.reproduce.runner import Places, run
 from training.reproduce.search import FIRST, Group, missing_of
+from training.reproduce.train import train_trial
 from training.reproduce.trial import Trial
+from training.runlog import read_scalars
 from training.runstate import held
 
 ARMS = ("scratch", "fip-iobn", "fip-io-recalibrated")
@@ -137,6 +141,28 @@ def test_a_student_learns_what_its_teacher_says(places: Places, tmp_path: Path) 
     assert other is not None
     assert other.unvoted is other.teacher is None
     assert found.cpu_seconds > other.cpu_seconds  # an epoch of all clouds, not of two a class
+
+
+@pytest.mark.parametrize("moment", ["taught", "_scored"])
+def test_a_stop_between_teacher_and_student_changes_nothing(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before the teacher speaks, or when it is to be scored: it is not trained again, and the student learns the same."""
+    trial, inputs = Trial("cifar_resnet20", 2, 1, "fip-all-distilled", 0.1, 0), places.inputs()
+    whole = train_trial(trial, inputs, tmp_path / "whole")
+
+    def stop(*args: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, moment, stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_trial(trial, inputs, tmp_path / "stopped")
+    epochs = read_scalars(tmp_path / "stopped" / "teacher")
+    found = train_trial(trial, inputs, tmp_path / "stopped")
+    assert read_scalars(tmp_path / "stopped" / "teacher") == epochs  # with the seconds that each took
+    same = ("test", "held_out", "teacher", "trained", "inputs")
+    assert [getattr(found, each) for each in same] == [getattr(whole, each) for each in same]
 
 
 def test_a_trial_that_leaves_no_record_is_told_and_not_begun_again(
