@@ -57,7 +57,7 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/fip /opt/fip
 ENV PATH=/opt/fip/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 FIP_HOST=0.0.0.0 FIP_PORT=8000 \
-    FIP_NATIVE_LIBRARY=/opt/fip/lib/fip-native.so FIP_CACHE=/cache/fip TRITON_CACHE_DIR=/cache/triton
+    FIP_NATIVE_LIBRARY=/opt/fip/lib/fip-native.so FIP_CACHE=/cache/fip TRITON_CACHE_DIR=/cache/triton CUDA_CACHE_PATH=/cache/cuda
 RUN useradd --uid 10001 --create-home --home-dir /home/fip --shell /usr/sbin/nologin fip \
  && mkdir /registry /jobs /cache /home/fip/runs && chown 10001:10001 /registry /jobs /cache /home/fip/runs
 USER 10001:10001

@@ -4,7 +4,10 @@ import re
 
 import torch
 
-_SAID = re.compile(r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory", re.IGNORECASE)
+_SAID = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|bad_alloc|Cannot allocate memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:

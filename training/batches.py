@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +24,25 @@ from training.recipe import Balance
 from training.samples import Sample, Samples
 from training.streaming import on_device
 
-Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, "Facts"]
+
+
+class Facts(NamedTuple):
+    """What is known of a batch without asking a device: its samples, and the different targets (none of shares), ascending."""
+
+    samples: int
+    occurring: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """inputs: voxels of B samples; targets (T,) int64 or (T, L) float32; rows (T,) int64: which of the net's answers each is for, None
-    where in order.
+    """inputs: voxels of B samples; targets (T,) int64 or (T, L) float32; occurring: see Facts; rows (T,) int64: which of the net's answers
+    each is for, None where in order.
     """
 
     inputs: SparseTensor
     targets: torch.Tensor
+    occurring: tuple[int, ...]
     rows: torch.Tensor | None = None
 
     def wanted(self, answers: torch.Tensor) -> torch.Tensor:
@@ -106,30 +115,31 @@ def train_batches(
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader draws a number from it: not from the global one
     )
-    counts: deque[int] = deque()  # samples of the batches that are on their way
+    facts: deque[Facts] = deque()  # of the batches that are on their way
     wanted = Geometry()  # which maps the net has needed
 
     def made(tensors: list[torch.Tensor]) -> TrainBatch:
         coords, feats, targets, rows = tensors
-        inputs = sparse_tensor(coords, feats, counts.popleft(), engine)
+        known = facts.popleft()
+        inputs = sparse_tensor(coords, feats, known.samples, engine)
         inputs.sites.build(wanted)
-        return TrainBatch(inputs, targets, rows if len(rows) else None)
+        return TrainBatch(inputs, targets, known.occurring, rows if len(rows) else None)
 
-    with closing(on_device(_whole(iter(loader), counts), device, made)) as arrived:  # workers are forked here, not in a thread
+    with closing(on_device(_whole(iter(loader), facts), device, made)) as arrived:  # workers are forked here, not in a thread
         for batch in arrived:
             yield batch
             if device.type == "cuda":  # built ahead of need: their sizes are not waited for behind a step
                 wanted = batch.inputs.sites.geometry
 
 
-def _whole(made: Iterator[Tensors | FipError], counts: "deque[int]") -> Iterator[list[torch.Tensor]]:
-    """The tensors of each batch, whose number of samples goes to `counts`. Raises: what went wrong with a batch."""
+def _whole(made: Iterator[Tensors | FipError], facts: deque[Facts]) -> Iterator[list[torch.Tensor]]:
+    """The tensors of each batch; what else there is goes to `facts`. Raises: what went wrong with a batch."""
     try:
         for batch in made:
             if isinstance(batch, FipError):
                 raise batch
-            *tensors, count = batch
-            counts.append(count)
+            *tensors, known = batch
+            facts.append(known)
             yield tensors
     finally:
         del made  # with its workers, although a traceback may keep this frame
@@ -152,8 +162,9 @@ class _Batches(Dataset[Tensors | FipError]):
         except FipError as error:
             return error  # raised in a worker, it would arrive as the text of a traceback
         inputs = collate([sample.voxels for sample in made], engine=self._engine)
-        targets = torch.from_numpy(np.concatenate([sample.targets for sample in made]))
-        return inputs.coords, inputs.feats, targets, torch.from_numpy(_rows(made)), len(made)
+        targets = np.concatenate([sample.targets for sample in made])
+        facts = Facts(len(made), () if targets.dtype.kind == "f" else tuple(np.unique(targets).tolist()))
+        return inputs.coords, inputs.feats, torch.from_numpy(targets), torch.from_numpy(_rows(made)), facts
 
 
 def _rows(made: list[Sample]) -> npt.NDArray[np.int64]:

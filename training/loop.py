@@ -294,6 +294,7 @@ def _loss(trainer: Trainer, logits: torch.Tensor, batch: TrainBatch, samples: in
         weights=trainer.loss_weights,
         lovasz=recipe.lovasz,
         groups=trainer.groups,
+        occurring=batch.occurring,
     )
 
 

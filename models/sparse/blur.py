@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models.sparse.kernel_map import kernel_offsets
+from models.sparse.nn import counts_of
 from models.sparse.tensor import SparseTensor
 
 EPSILON = 1e-8  # as in the reference: added to the sum of the weights
@@ -41,10 +42,10 @@ def _mean_weights(x: SparseTensor, present: torch.Tensor) -> torch.Tensor:
     cells = x.sites.coords(1)[:, 1:]
     parents = x.sites.parents(1, x.level)  # (S,)
     inside = (cells % x.level).float() / x.level  # (S, 3) in 0..1
-    corners = torch.tensor(kernel_offsets(2), dtype=torch.float32, device=cells.device)  # (8, 3)
+    corners = torch.tensor(kernel_offsets(2), dtype=torch.float32, device="cpu").to(cells.device, non_blocking=True)  # (8, 3)
     weights = torch.where(corners.bool()[None], inside[:, None], 1 - inside[:, None]).prod(dim=2)  # (S, 8)
     weights = weights * present[parents]
     weights = weights / (weights.sum(dim=1, keepdim=True) + EPSILON)
     sums = torch.zeros(present.shape, device=cells.device).index_add_(0, parents, weights)
-    counts = torch.bincount(parents, minlength=len(present)).clamp(min=1)
+    counts = counts_of(parents, len(present)).clamp(min=1)
     return sums / counts[:, None]

@@ -297,11 +297,11 @@ def _mean_by_row(feats: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torc
     """
     wide = feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
     sums: torch.Tensor = _SumByRow.apply(wide, rows, num_rows)  # type: ignore[no-untyped-call]
-    counts = _counts(rows, num_rows).clamp(min=1)
+    counts = counts_of(rows, num_rows).clamp(min=1)
     return (sums / counts[:, None].to(wide.dtype)).to(feats.dtype)
 
 
-def _counts(rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+def counts_of(rows: torch.Tensor, num_rows: int) -> torch.Tensor:
     """How often each number below num_rows occurs: (S,) int64 -> (num_rows,) int64."""
     if rows.is_cuda:  # there bincount waits for the device, to see the largest one
         return rows.new_zeros(num_rows).scatter_add_(0, rows, torch.ones_like(rows))

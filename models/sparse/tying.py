@@ -82,10 +82,10 @@ def tie(kernel_map: KernelMap, axes: str) -> KernelMap:
     are summed once.
     """
     groups = _taps_of_groups(kernel_side(len(kernel_map.sizes)), axes)
-    members, out_rows, sizes = (_group_by_group if kernel_map.in_rows.device.type == "cpu" else _all_at_once)(kernel_map, groups)
-    in_rows = functools.reduce(torch.maximum, members)  # right where there is one member
+    members, out_rows, sizes = (_group_by_group if _cached(kernel_map.in_rows) else _all_at_once)(kernel_map, groups)
+    in_rows = _rows_of_one(members)
     many = places(_taken(members) > 1)
-    lines, line_of = _lines([slot.index_select(0, many) for slot in members], kernel_map)
+    lines, line_of = _lines(_at(members, many), kernel_map)
     in_rows.scatter_(0, many.long(), line_of + kernel_map.num_in)
     return KernelMap(in_rows, out_rows, sizes, kernel_map.num_in, kernel_map.num_out, None, lines)
 
@@ -96,23 +96,28 @@ def _taps_of_groups(kernel_size: int, axes: str) -> list[list[int]]:
     return [[tap for tap, group in enumerate(group_of) if group == wanted] for wanted in range(max(group_of) + 1)]
 
 
-# W times the rows (P,) int32 that pairs read, -1 for none, group after group; the outputs (P,) int32; how many pairs a group has.
-Members = tuple[list[torch.Tensor], torch.Tensor, tuple[int, ...]]
+# The rows that pairs read, -1 for none, group after group: (W, P) int32; the outputs (P,) int32; how many pairs a group has.
+Members = tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]
 
 
 def _group_by_group(kernel_map: KernelMap, groups: list[list[int]]) -> Members:
     """For a CPU, in whose cache a group has room."""
     found = [_members(kernel_map, taps) for taps in groups]
-    members = [torch.cat(slot) for slot in zip(*(slots for slots, _ in found), strict=True)]
-    return members, torch.cat([rows for _, rows in found]), tuple(len(rows) for _, rows in found)
+    sizes = tuple(len(rows) for _, rows in found)
+    members = kernel_map.in_rows.new_empty(len(groups[0]), sum(sizes))
+    for slot, parts in zip(members, zip(*(slots for slots, _ in found), strict=True), strict=True):
+        torch.cat(parts, out=slot)
+    return members, torch.cat([rows for _, rows in found]), sizes
 
 
 def _all_at_once(kernel_map: KernelMap, groups: list[list[int]]) -> Members:
     """For a device, which is waited for twice, whatever the number of groups."""
-    slots = torch.stack([torch.stack([kernel_map.sources[tap] for tap in taps]) for taps in groups], dim=1)  # (W, G, T)
-    taken = _taken(list(slots)) > 0  # (G, T)
+    taps = torch.tensor(groups, device="cpu").t().flatten()  # slot by slot
+    sources = kernel_map.sources
+    slots = sources.index_select(0, taps.to(sources.device, non_blocking=True)).unflatten(0, (-1, len(groups)))  # (W, G, T)
+    taken = _taken(slots) > 0  # (G, T)
     group, out_rows = taken.nonzero(as_tuple=True)
-    return list(slots[:, group, out_rows]), out_rows.int(), tuple(taken.sum(1).tolist())
+    return slots[:, group, out_rows], out_rows.int(), tuple(taken.sum(1).tolist())
 
 
 def _members(kernel_map: KernelMap, taps: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -122,37 +127,67 @@ def _members(kernel_map: KernelMap, taps: list[int]) -> tuple[list[torch.Tensor]
     for slot, tap in zip(slots, taps, strict=True):
         pairs = slice(starts[tap], starts[tap + 1])
         slot.scatter_(0, kernel_map.out_rows[pairs].long(), kernel_map.in_rows[pairs])
-    written = places(_taken(list(slots)) > 0)
+    written = places(_taken(slots) > 0)
     return [slot.index_select(0, written) for slot in slots], written
 
 
-def _taken(slots: list[torch.Tensor]) -> torch.Tensor:
-    """How many of W slots hold a row: W times (P,) -> (P,) uint8."""
-    return functools.reduce(torch.add, [(slot >= 0).view(torch.uint8) for slot in slots])
+def _cached(tensor: torch.Tensor) -> bool:
+    """Whether it pays to do slot by slot what a CPU's cache has room for; a device is asked for everything at once."""
+    return tensor.device.type == "cpu"
 
 
-def _lines(members: list[torch.Tensor], kernel_map: KernelMap) -> tuple[Lines, torch.Tensor]:
-    """The different lines among R pairs of two members at least, given as W slots (R,), and the line of each: (R,) int32."""
-    names, num_names = _names(members, kernel_map)
-    marks = torch.zeros(num_names, dtype=torch.bool, device=names.device).index_fill_(0, names, True)
-    upto = marks.cumsum(0, dtype=torch.int32)
-    number = upto.index_select(0, names) - 1
-    holder = torch.empty(int(upto[-1]) if num_names else 0, dtype=torch.int64, device=names.device)
-    holder.scatter_(0, number.long(), torch.arange(len(names), device=names.device))  # any pair of that name: all mean one line
-    kept = [slot.index_select(0, holder) for slot in members]
-    starts = torch.zeros(len(holder) + 1, dtype=torch.int32, device=names.device)
+def _taken(slots: torch.Tensor) -> torch.Tensor:
+    """How many of W slots hold a row: (W, …) -> (…) uint8."""
+    held: torch.Tensor
+    if _cached(slots):
+        held = functools.reduce(torch.add, [(slot >= 0).view(torch.uint8) for slot in slots])
+    else:
+        held = (slots >= 0).sum(0, dtype=torch.uint8)
+    return held
+
+
+def _rows_of_one(members: torch.Tensor) -> torch.Tensor:
+    """The row that a pair reads, where it is one: (W, P) -> (P,)."""
+    rows: torch.Tensor = functools.reduce(torch.maximum, members) if _cached(members) else members.amax(0)
+    return rows
+
+
+def _at(members: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """The slots of some pairs: (W, P), (R,) -> (W, R)."""
+    if not _cached(members):
+        return members.index_select(1, pairs)
+    found = members.new_empty(len(members), len(pairs))
+    for slot, taken in zip(members, found, strict=True):
+        torch.index_select(slot, 0, pairs, out=taken)
+    return found
+
+
+def _lines(members: torch.Tensor, kernel_map: KernelMap) -> tuple[Lines, torch.Tensor]:
+    """The different lines among R pairs of two members at least, given as W slots (W, R), and the line of each: (R,) int32."""
+    device = members.device
+    named = _names(members, kernel_map)
+    if named is None:
+        kept, number = members, torch.arange(members.shape[1], dtype=torch.int32, device=device)
+    else:
+        names, num_names = named
+        marks = torch.zeros(num_names, dtype=torch.bool, device=device).index_fill_(0, names, True)
+        upto = marks.cumsum(0, dtype=torch.int32)
+        number = upto.index_select(0, names) - 1
+        holder = torch.empty(int(upto[-1]) if num_names else 0, dtype=torch.int64, device=device)
+        holder.scatter_(0, number.long(), torch.arange(len(names), device=device))  # any pair of that name: all mean one line
+        kept = _at(members, holder)
+    starts = torch.zeros(kept.shape[1] + 1, dtype=torch.int32, device=device)
     torch.cumsum(_taken(kept), 0, dtype=torch.int32, out=starts[1:])
-    rows = torch.stack(kept, dim=1).flatten()  # (E · W,)
+    rows = kept.t().flatten()  # (E · W,)
     return Lines(starts, rows.index_select(0, places(rows >= 0))), number
 
 
-def _names(members: list[torch.Tensor], kernel_map: KernelMap) -> tuple[torch.Tensor, int]:
-    """A number for each of R pairs, the same for the same rows, below the second result: (R,) int64.
+def _names(members: torch.Tensor, kernel_map: KernelMap) -> tuple[torch.Tensor, int] | None:
+    """A number for each of R pairs, the same for the same rows, below the second result: (R,) int64; None where all pairs differ.
 
     Up to three sites along one axis are told by the first and by which of the two places after it are taken, because the map
     says what stands there. Where no input row is read twice, as by a 2×2×2 of stride 2, all pairs differ. Else by sorting.
     """
-    count, device = len(members[0]), members[0].device
     if len(members) <= 3:
         led = members[0] >= 0  # else the other two are there, one after the other
         first = torch.where(led, members[0], members[1]).long()
@@ -160,12 +195,19 @@ def _names(members: list[torch.Tensor], kernel_map: KernelMap) -> tuple[torch.Te
             ways = 2 * _taken(members[2:]) + _taken(members[1:2]) - 1
             first.add_(ways.mul_(led.view(torch.uint8)).long(), alpha=kernel_map.num_in)
         return first, 3 * kernel_map.num_in
-    read_once = len(kernel_map.in_rows) <= kernel_map.num_in and len(kernel_map.in_rows.unique()) == len(kernel_map.in_rows)
-    if read_once:
-        return torch.arange(count, device=device), count
-    slots = torch.stack(members)  # (W, R)
-    slots = slots.gather(0, (slots < 0).byte().argsort(dim=0, stable=True))  # no gaps: two outputs may see one line shifted
-    name = torch.zeros(count, dtype=torch.int64, device=device)
+    if _read_once(kernel_map):
+        return None
+    slots = members.gather(0, (members < 0).byte().argsort(dim=0, stable=True))  # no gaps: two outputs may see one line shifted
+    name = torch.zeros(members.shape[1], dtype=torch.int64, device=members.device)
     for slot in slots:
         _, name = torch.unique(name * (kernel_map.num_in + 1) + slot + 1, return_inverse=True)
-    return name, count
+    return name, len(name)
+
+
+def _read_once(kernel_map: KernelMap) -> bool:
+    """Whether no input row is read by two pairs."""
+    if len(kernel_map.in_rows) > kernel_map.num_in:
+        return False
+    reads = torch.zeros(kernel_map.num_in, dtype=torch.int32, device=kernel_map.in_rows.device)
+    reads.index_add_(0, kernel_map.in_rows, torch.ones_like(kernel_map.in_rows))
+    return not bool((reads > 1).any())

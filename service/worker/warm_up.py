@@ -13,7 +13,7 @@ from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.voxelize import Voxels
 
-POINTS = 256  # enough to have every layer packed and run once; other models wait for it
+POINTS = 256  # enough to have every layer packed and run once; other models wait for it. They fill fewer voxels
 GROWTH = 8  # from one size to the next; what is measured at two sizes holds between them
 
 
@@ -35,7 +35,7 @@ def warm_up(net: Predictor, largest: int) -> None:
 
 def sizes(largest: int) -> list[int]:
     """Ascending, up to the largest pass."""
-    grown = (POINTS * GROWTH**step for step in itertools.count(1))
+    grown = (POINTS * GROWTH**step for step in itertools.count())
     return [*itertools.takewhile(lambda size: size < largest, grown), largest]
 
 

@@ -4,11 +4,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from models.errors import BadOption
+from models.labels import IGNORE, OPEN
 from models.manifest import NetworkSpec
 from models.rounding import rounding
 from models.sparse.backends import PREFERRED, choose, engine_for, engine_named, triton_engine
@@ -18,6 +20,7 @@ from models.sparse.nn import SparseBatchNorm, prepare_inference
 from models.sparse.tensor import SiteCache, sparse_tensor
 from models.zoo import build
 from tests.gpu.cases import CUDA, NAMES, REFERENCE, ROUTES, Route, both_maps, engine_here, relative_error, sites, three_ways
+from training.losses import batch_loss
 
 pytestmark = pytest.mark.gpu
 EXACT, HALF = 1e-4, 5e-3
@@ -26,11 +29,13 @@ CHANNELS = [(3, 16), (64, 64), (40, 70), (128, 256)]
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
-    """Whatever would wait for the device raises."""
+def waits(mode: Literal["warn", "error"]) -> Iterator[None]:
+    """Whatever waits for the device warns, or raises."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")  # said once, when it is switched on
+            torch.cuda.set_sync_debug_mode(mode)
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -144,10 +149,37 @@ def test_nothing_waits_for_the_device_once_maps_are_there(name: str) -> None:
     net = build(NetworkSpec(name="resnet18", in_channels=3, num_classes=5)).cuda().train()
     coords = sites(16, 0.4).cuda()
     x = sparse_tensor(coords, torch.randn(len(coords), 3, device="cuda"), 2, engine)
+    targets = torch.tensor([1, 3]).cuda()
+
+    def step() -> None:
+        batch_loss(net(x), targets, 2, label_smoothing=0.1, occurring=(1, 3)).backward()
+
     for _ in range(2):
-        net(x).square().sum().backward()
-    with no_waiting():
-        net(x).square().sum().backward()
+        step()
+    with waits("error"):
+        step()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("decoder", ["listing", "reference"])
+def test_nothing_waits_in_a_step_of_segmentation(name: str, decoder: str) -> None:
+    """Every decoder, every part of the loss."""
+    engine = engine_here(name)
+    spec = {"name": "resnet18", "in_channels": 3, "num_classes": 5, "decoder": decoder}
+    net = build(NetworkSpec.model_validate(spec)).cuda().train()
+    coords = sites(16, 0.4).cuda()
+    x = sparse_tensor(coords, torch.randn(len(coords), 3, device="cuda"), 2, engine)
+    occurring = (OPEN, IGNORE, *range(5))
+    targets = torch.tensor(occurring).repeat(len(coords))[: len(coords)].cuda()
+    groups = torch.tensor([[True, True, False, False, False]]).cuda()
+
+    def step() -> None:
+        batch_loss(net(x), targets, 2, lovasz=1.0, groups=groups, weights=torch.ones(5, device="cuda"), occurring=occurring).backward()
+
+    for _ in range(2):
+        step()
+    with waits("error"):
+        step()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -165,15 +197,10 @@ def test_a_pass_on_new_sites_waits_a_few_times_for_each_map(name: str) -> None:
 
     for _ in range(2):
         forward_and_back()
-    torch.cuda.synchronize()
-    with warnings.catch_warnings(record=True) as waits:
+    with warnings.catch_warnings(record=True) as said, waits("warn"):
         warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            made = forward_and_back()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    found = sum("synchronizing" in str(each.message) for each in waits)
+        made = forward_and_back()
+    found = sum("synchronizing" in str(each.message) for each in said)
     print(f"{name}: {found} waits for {len(made._maps)} maps")
     assert found <= MOST_WAITS * len(made._maps)
 
@@ -207,7 +234,7 @@ def test_every_tiling_is_right(tiling: Tiling, products: torch.dtype, monkeypatc
 class Only:
     """A choice of one, of which nothing is kept."""
 
-    def best(self, _: str, ways: dict[str, object]) -> str:
+    def known(self, _: str, ways: dict[str, object]) -> str:
         [name] = ways
         return name
 

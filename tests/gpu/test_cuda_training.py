@@ -72,7 +72,7 @@ def test_maps_are_built_while_the_last_batch_computes() -> None:
 
 
 def gradients(engine: Engine, device: str, low: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """Of a loss that is scaled up for the way back, as training in float16 does it: else small ones would be none."""
+    """Of a loss that is scaled up for the way back: else small ones would be none in float16."""
     torch.manual_seed(0)
     net = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=5)).to(device).train()
     coords = sites(12, 0.4)

@@ -1,13 +1,15 @@
 """Losses against torch's own, and the Lovász-softmax loss against its definition."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.labels import IGNORE
+from models.labels import IGNORE, OPEN
 from training.losses import batch_loss, lovasz_softmax
 
 B = 3
@@ -80,10 +82,39 @@ def test_ignored_answers_get_no_gradient() -> None:
 def test_lovasz_comes_on_top() -> None:
     logits, targets = answers()
     counted = targets != IGNORE
-    surrogate = lovasz_softmax(logits[counted].softmax(1), targets[counted])
+    surrogate = lovasz_softmax(logits[counted].softmax(1), targets[counted], range(4))
     expected = batch_loss(logits, targets, B) + 0.7 * B * surrogate
     torch.testing.assert_close(batch_loss(logits, targets, B, lovasz=0.7), expected)
     assert surrogate > 0.1
+
+
+class Asking(TorchDispatchMode):
+    """Raises where a device would be waited for: numbers read from it, and results as long as their values say."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "item", "nonzero", "unique_dim", "_unique2", "masked_select", "bincount"), name
+        assert not (name.startswith("index") and any(each is not None and each.dtype == torch.bool for each in args[1])), "rows of a mask"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lovasz", [0.0, 1.0])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_no_answer_is_waited_for_where_it_is_known_what_occurs(lovasz: float, grouped: bool) -> None:
+    """And the loss is the same."""
+    logits, targets = answers()
+    groups = torch.tensor([[True, True, False, False], [False, True, True, True]]) if grouped else None
+    if grouped:
+        targets[:6] = torch.tensor([OPEN, OPEN - 1] * 3)
+    occurring = targets.unique().tolist()
+    kind: dict[str, Any] = {"label_smoothing": 0.1, "weights": torch.rand(4, generator=GENERATOR), "lovasz": lovasz, "groups": groups}
+    logits.requires_grad_()
+    with Asking():
+        found = batch_loss(logits, targets, B, occurring=occurring, **kind)
+        found.backward()
+    torch.testing.assert_close(found, batch_loss(logits, targets, B, **kind), rtol=0, atol=0)
+    with pytest.raises(AssertionError, match="_unique2"), Asking():
+        batch_loss(logits, targets, B, **kind)
 
 
 # Lovász-softmax
@@ -115,9 +146,10 @@ def test_lovasz_is_its_definition(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.dirichlet(np.ones(5), size=30)
     targets = rng.integers(0, 5 - seed % 3, 30)  # some classes may be absent
-    found = lovasz_softmax(torch.from_numpy(scores), torch.from_numpy(targets))
+    occurring = np.unique(targets).tolist()
+    found = lovasz_softmax(torch.from_numpy(scores), torch.from_numpy(targets), occurring)
     assert found.item() == pytest.approx(by_definition(scores, targets), abs=1e-12)
-    narrow = lovasz_softmax(torch.from_numpy(scores).float(), torch.from_numpy(targets))
+    narrow = lovasz_softmax(torch.from_numpy(scores).float(), torch.from_numpy(targets), occurring)
     assert narrow.item() == pytest.approx(found.item(), abs=1e-5)
 
 
@@ -131,18 +163,20 @@ def test_of_hard_answers_lovasz_is_one_minus_the_iou(seed: int) -> None:
         ((predicted == target) & (targets == target)).sum() / ((predicted == target) | (targets == target)).sum()
         for target in np.unique(targets)
     ]
-    assert lovasz_softmax(scores, torch.from_numpy(targets)).item() == pytest.approx(1 - np.mean(ious), abs=1e-12)
+    assert lovasz_softmax(scores, torch.from_numpy(targets), np.unique(targets).tolist()).item() == pytest.approx(
+        1 - np.mean(ious), abs=1e-12
+    )
 
 
 def test_lovasz_of_right_and_of_wrong_answers() -> None:
     targets = torch.tensor([0, 1, 1, 2])
     right = torch.nn.functional.one_hot(targets, 3).double()
-    assert lovasz_softmax(right, targets).item() == 0
-    assert lovasz_softmax(right.roll(1, dims=1), targets).item() == 1
+    assert lovasz_softmax(right, targets, range(3)).item() == 0
+    assert lovasz_softmax(right.roll(1, dims=1), targets, range(3)).item() == 1
 
 
 def test_gradients() -> None:
     """In double precision, against differences; no two errors are equal, where the surrogate has an edge."""
     targets = torch.tensor([0, 1, 1, 2, 0, 2, 1])
     logits = torch.randn(7, 3, dtype=torch.float64, generator=GENERATOR, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: lovasz_softmax(x.softmax(1), targets), (logits,))
+    assert torch.autograd.gradcheck(lambda x: lovasz_softmax(x.softmax(1), targets, range(3)), (logits,))

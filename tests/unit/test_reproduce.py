@@ -250,7 +250,7 @@ def test_the_cyclic_rate_has_fallen_to_nothing_after_the_first_epoch() -> None:
         ("axes", {"resnet18"}, {10}),
         ("stages", {"resnet18"}, {10}),
         ("segmentation", {"cifar_resnet20"}, {1, 5, None}),
-        ("recipe", {"resnet18"}, {1, 10}),
+        ("recipe", {"resnet18"}, {1, 5, 10}),
         ("full", {"resnet18", "cifar_resnet20"}, {None}),
         ("distill", {"cifar_resnet20"}, {10}),
         ("backbones", {"resnet18", "resnet50", *(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56))}, {10}),

@@ -54,6 +54,10 @@ def test_the_quickest_that_works_is_remembered(cache: Path) -> None:
         assert [tuner.best("conv 27 64 64", ways.all) for _ in range(2)] == ["quick"] * 2
         assert ways.measured == 6
     assert json.loads(cache.read_text()) == {"conv 27 64 64": "quick"}
+    fresh = Tuner("A GPU 3.9", ways.time_ms)
+    assert [fresh.known("conv 27 64 64", those) for those in (ways.all, ["slow"])] == ["quick", None]
+    assert fresh.known("another", ways.all) is None
+    assert ways.measured == 6
     assert Tuner("A GPU 3.9", ways.time_ms).best("another", {"slow": ways.slow}) == "slow"
     assert json.loads(cache.read_text()) == {"another": "slow", "conv 27 64 64": "quick"}
 

@@ -1,10 +1,13 @@
 """Tied maps: what they stand for, and that no sum is done twice or for nothing."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.sparse import tying
 from models.sparse.dense_table import ALWAYS_PER_SITE, LARGEST, DenseTable, affordable, places
 from models.sparse.kernel_map import KernelMap
 from models.sparse.search import SiteIndex, SortedKeys, all_at_once, build_kernel_map, column_by_column, downsample_sites
@@ -71,7 +74,12 @@ def test_what_a_device_finds_at_once_a_cpu_finds_column_by_column(kind: str, ker
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("kernel_size", "stride"), [(3, 1), (3, 2), (2, 1), (2, 2)])
 @pytest.mark.parametrize("axes", AXES)
-def test_a_tied_map_reads_what_the_taps_of_a_group_read(kind: str, transposed: bool, kernel_size: int, stride: int, axes: str) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_tied_map_reads_what_the_taps_of_a_group_read(
+    kind: str, transposed: bool, kernel_size: int, stride: int, axes: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once as on a device, or slot by slot as on a CPU."""
+    monkeypatch.setattr(tying, "_cached", lambda _: not at_once)
     whole = map_of(sites(kind), kernel_size, stride, transposed)
     tied = tie(whole, axes)
     groups = tap_groups(kernel_size, axes).tolist()
@@ -90,6 +98,28 @@ def test_a_tied_map_reads_what_the_taps_of_a_group_read(kind: str, transposed: b
     assert (tied.num_in, tied.num_out, tied.identity_tap) == (whole.num_in, whole.num_out, None)
     assert tied.lines is not None
     assert {t.dtype for t in (tied.in_rows, tied.out_rows, tied.lines.starts, tied.lines.rows)} == {torch.int32}
+
+
+class Counted(TorchDispatchMode):
+    """many: operations that a device would be asked for, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.many = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.many += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "axes", "most"), [(3, 1, "y", 64), (3, 2, "y", 64), (2, 2, "xyz", 48)])
+def test_a_device_is_asked_for_few_operations(kernel_size: int, stride: int, axes: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs its host microseconds, at every map of every pass."""
+    monkeypatch.setattr(tying, "_cached", lambda _: False)
+    whole = map_of(sites("ordered"), kernel_size, stride, transposed=False)
+    with Counted() as counted:
+        tie(whole, axes)
+    assert counted.many <= most
 
 
 def test_filters_that_repeat_themselves_are_found_bit_for_bit() -> None:

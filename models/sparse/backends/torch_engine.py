@@ -171,13 +171,21 @@ def _blocks(kernel_map: KernelMap, most_rows: int) -> list[_Block]:
     if count == 1:
         cuts = [[0, size] for size in kernel_map.sizes]
     else:
-        limits = torch.tensor(bounds, dtype=torch.int32, device=kernel_map.out_rows.device)
-        cuts = torch.stack([torch.searchsorted(part, limits) for part in kernel_map.out_rows.split(kernel_map.sizes)]).tolist()
+        name = f"blocks {count}"
+        if name not in kernel_map.prepared:
+            kernel_map.prepared[name] = (_cuts(kernel_map, bounds),)
+        cuts = kernel_map.prepared[name][0].tolist()
     blocks = []
     for number, (low, high) in enumerate(itertools.pairwise(bounds)):
         spans = [(tap, start + cut[number], start + cut[number + 1]) for tap, (start, cut) in enumerate(zip(starts, cuts, strict=False))]
         blocks.append(_Block(low, high, [span for span in spans if span[2] > span[1]]))
     return blocks
+
+
+def _cuts(kernel_map: KernelMap, bounds: list[int]) -> torch.Tensor:
+    """Where the pairs of each tap that end in each block begin, and where the last ones end: (K, blocks + 1) int64, on the CPU."""
+    limits = torch.tensor(bounds, dtype=torch.int32, device="cpu").to(kernel_map.out_rows.device, non_blocking=True)
+    return torch.stack([torch.searchsorted(part, limits) for part in kernel_map.out_rows.split(kernel_map.sizes)]).cpu()
 
 
 def _begin(sums: torch.Tensor, epilogue: Epilogue | None, rows: slice) -> None:

@@ -151,18 +151,20 @@ class TritonEngine(TorchEngine):
             and (products != torch.bfloat16 or _interpreted() or torch.cuda.get_device_capability(tensor.device) >= AMPERE)
         )
 
-    def _chosen(self, key: str, tilings: tuple[Tiling, ...], run: Callable[[Tiling], object], device: torch.device) -> Tiling:
+    def _chosen(self, key: str, tilings: dict[str, Tiling], run: Callable[[Tiling], object], device: torch.device) -> Tiling:
         if device.type != "cuda":  # interpreted: all are equally slow
-            return tilings[0]
-        known = {str(tiling): tiling for tiling in tilings}
-        return known[_tuner(device).best(key, {name: functools.partial(run, tiling) for name, tiling in known.items()})]
+            return next(iter(tilings.values()))
+        tuner = _tuner(device)
+        name = tuner.known(key, tilings) or tuner.best(key, {name: functools.partial(run, tiling) for name, tiling in tilings.items()})
+        return tilings[name]
 
 
-def fitting(tilings: tuple[Tiling, ...], cin: int, cout: int) -> tuple[Tiling, ...]:
-    """Those that are not mostly empty with so many channels: fewer to compile, and to measure."""
+@functools.cache
+def fitting(tilings: tuple[Tiling, ...], cin: int, cout: int) -> dict[str, Tiling]:
+    """Those that are not mostly empty with so many channels, by name: fewer to compile, and to measure."""
     largest_in, largest_out = (max(32, 1 << (channels - 1).bit_length()) for channels in (cin, cout))
     found = tuple(tiling for tiling in tilings if tiling.inner <= largest_in and tiling.out <= largest_out)
-    return found or tilings
+    return {str(tiling): tiling for tiling in found or tilings}
 
 
 def splits_of(longest: int, programs: int, processors: int) -> int:

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,16 +42,25 @@ class Tuner:
         Where nothing is measured (see models.sparse.backends.turns) and nothing known, the first way that works. Raises: where all ways
         fail, what one of them does, want of memory before anything else; at once, with nothing kept, where it is the device that fails.
         """
-        if self._known is None:
-            self._known = self._read()
-        if self._known.get(key) not in ways:
+        known = self._all_known()
+        if known.get(key) not in ways:
             if TURNS.waited_for or (TURNS.untuned and not self._built):
                 return self._stand_in(key, ways)
             with _choosing:
-                if self._known.get(key) not in ways:  # nobody has in the meantime
-                    self._known[key] = self._measured(key, ways)
+                if known.get(key) not in ways:  # nobody has in the meantime
+                    known[key] = self._measured(key, ways)
                     self._write()
-        return self._known[key]
+        return known[key]
+
+    def known(self, key: str, ways: Container[str]) -> str | None:
+        """What is known to be the quickest, if it is one of these: for who would have to make the ways to ask for the best."""
+        name = self._all_known().get(key)
+        return name if name in ways else None
+
+    def _all_known(self) -> dict[str, str]:
+        if self._known is None:
+            self._known = self._read()
+        return self._known
 
     def _stand_in(self, key: str, ways: Mapping[str, Way]) -> str:
         if self._stand_ins.get(key) not in ways:

@@ -11,7 +11,6 @@ from models.resnet3d import ResNet3d
 from models.sparse.backends import engine_named
 from models.sparse.backends.protocol import Engine
 from tests.bench.engine import nets
-from tests.bench.engine.spconv_peer import SpconvNet, one_thread
 from tests.bench.engine.timing import Machine, copies, gemms, medians, row
 from tests.bench.engine.work import all_maps, gflop
 from tests.bench.engine.workloads import Workload
@@ -69,6 +68,8 @@ def _scores(net: nn.Module, workload: Workload, engine: Engine, bf16: bool = Fal
 
 def against_spconv(subject: Subject, rounds: int) -> list[Row]:
     """One thread: both engines, spconv with norms folded and not, and the machine's best product."""
+    from tests.bench.engine.spconv_peer import SpconvNet, one_thread  # whoever measures something else need not have it
+
     assert isinstance(subject.untied, ResNet3d)
     one_thread()
     peers = {"spconv": SpconvNet(subject.untied, subject.workload), "spconv folded": SpconvNet(subject.untied, subject.workload, fold=True)}

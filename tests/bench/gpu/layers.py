@@ -9,7 +9,7 @@ import torch
 from models.sparse.tying import tied_filter
 from tests.bench.engine.timing import row, say
 from tests.bench.engine.workloads import Workload
-from tests.bench.gpu.contenders import CUDA, engines, on_device
+from tests.bench.gpu.contenders import ALL_TAPS, CUDA, NINE_TAPS, engines, on_device
 from tests.bench.gpu.peers import PEERS
 from tests.bench.gpu.timing import medians
 from tests.bench.report import Row
@@ -53,8 +53,19 @@ def layer_rows(workload: Workload, rounds: int, absent: dict[str, str]) -> list[
             else:
                 runs[f"peer_{name}"] = run
         seconds = medians(runs, rounds)
-        rows += [row(f"layer_{workload.name}{width}_fp16_{name}_us", 1e6 * found, "us") for name, found in seconds.items()]
+        prefix = f"layer_{workload.name}{width}_fp16"
+        rows += [row(f"{prefix}_{name}_us", 1e6 * found, "us") for name, found in seconds.items()] + _against_peers(prefix, seconds)
     return rows
+
+
+def _against_peers(prefix: str, seconds: dict[str, float]) -> list[Row]:
+    """How many times as fast as each peer that is here our kernels are."""
+    return [
+        row(f"{prefix}_triton_{kind}_vs_{peer.removeprefix('peer_')}", theirs / seconds[f"triton_{kind}"], "x", least=bar)
+        for peer, theirs in seconds.items()
+        for kind, bar in (("nine_taps", NINE_TAPS), ("all_taps", ALL_TAPS))
+        if peer.startswith("peer_") and f"triton_{kind}" in seconds
+    ]
 
 
 def map_rows(workload: Workload, rounds: int) -> list[Row]:

@@ -11,6 +11,7 @@ from tests.bench.gpu.contenders import CUDA, engines, on_device
 from tests.bench.gpu.timing import medians
 from tests.bench.report import Row
 from training.finetune import Mode, freeze_policy
+from training.losses import batch_loss
 
 MODES: tuple[Mode, ...] = ("all", "iobn")
 
@@ -34,12 +35,12 @@ def _step(subject: Subject, name: str, mode: Mode, low: bool) -> Callable[[], ob
     policy.set_train(net)
     optimiser = torch.optim.SGD([each for each in net.parameters() if each.requires_grad], lr=1e-4, momentum=0.9)
     assert workload.targets is not None
-    targets = workload.targets.to(CUDA)
+    targets, occurring = workload.targets.to(CUDA), workload.targets.unique().tolist()
 
     def run() -> None:
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast("cuda", torch.bfloat16, enabled=low):
-            loss = torch.nn.functional.cross_entropy(net(workload.tensor(engine)).float(), targets)
+            loss = batch_loss(net(workload.tensor(engine)), targets, len(targets), occurring=occurring)
         loss.backward()
         optimiser.step()
 
