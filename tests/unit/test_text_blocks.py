@@ -91,14 +91,14 @@ def test_what_is_no_plain_row_does_not_send_a_block_to_the_slow_reader(save, row
 
 
 @pytest.mark.parametrize("line", [b"\n", b"#\n", b"  \n", b"//\n", b"1\n1 2 3\n"])
-def test_megabytes_that_hold_nothing_take_no_second(save, line):
+def test_megabytes_that_hold_nothing_are_gone_through_at_once(save, line):
     path = save("a.txt", b"1\n1 2 3\n" + line * (8_000_000 // len(line)))
     started = time.perf_counter()
     try:
         seconds_all = seconds(path, 1)
     except BadBody:
         seconds_all = time.perf_counter() - started
-    assert seconds_all < 1
+    assert seconds_all < PROMPT_S
 
 
 @pytest.mark.parametrize("blank", [b" ", b"\t"])
