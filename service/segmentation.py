@@ -35,8 +35,9 @@ from service.telemetry import Timings, server_timing
 JSON_NAME = "json"
 MEDIA_TYPES = {JSON_NAME: "application/json", **{name: each.media_type for name, each in ANSWERS.items()}}
 UNSAFE = re.compile(r"^\.|[^A-Za-z0-9._-]+")
-UNPORTABLE = re.compile(r'^\.|[\x00-\x1f\x7f-\x9f\ud800-\udfff<>:"/\\|?*]+')
+UNPORTABLE = re.compile(r'^\.|[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff<>:"/\\|?*]+')
 NAME_LENGTH = 100
+NAME_BYTES = 240  # of the 255 that a disk takes
 LEAST_TILE = 1000  # voxels: a device that has no memory for so few is not short of it because of this request
 
 
@@ -195,7 +196,7 @@ def answer_headers(name: str, model: Live, read: ReadPoints, found: Segmentation
         "X-Model": f"{model.ref.name}:{model.ref.version}",
         "X-Num-Points": str(len(read.cloud)),
         "Server-Timing": server_timing(timings.ms),
-        "Content-Disposition": disposition(answer_name(name, read.fmt)),
+        "Content-Disposition": disposition(answered_name(name, read.fmt)),
     }
     return headers | headers_of(found)
 
@@ -209,14 +210,17 @@ def headers_of(found: Segmentation) -> dict[str, str]:
 
 
 def answered_name(name: str, fmt: str) -> str:
-    """What an answer is called. name: of the file that came; fmt: see ReadPoints."""
-    return safe_name(answer_name(name, fmt))
+    """What an answer is called, in letters that every disk takes. name: of the file that came; fmt: see ReadPoints."""
+    found = UNPORTABLE.sub("_", answer_name(name, fmt)[-NAME_LENGTH:])
+    while len(found.encode()) > NAME_BYTES:
+        found = found[1:]
+    return found
 
 
 def disposition(name: str) -> str:
     """The header that calls an answer so: in letters that every client takes, and as it is where that is another name (RFC 6266)."""
-    safe, whole = safe_name(name), UNPORTABLE.sub("_", name[-NAME_LENGTH:])
-    extended = f"; filename*=UTF-8''{quote(whole, safe='')}" if whole != safe else ""
+    safe = safe_name(name)
+    extended = f"; filename*=UTF-8''{quote(name, safe='')}" if name != safe else ""
     return f'attachment; filename="{safe}"{extended}'
 
 

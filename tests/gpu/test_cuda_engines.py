@@ -161,20 +161,20 @@ def test_nothing_waits_for_the_device_once_maps_are_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("decoder", ["listing", "reference"])
-def test_nothing_waits_in_a_step_of_segmentation(name: str, decoder: str) -> None:
+@pytest.mark.parametrize("decoder", [{"decoder": "listing"}, {"decoder": "reference"}, {"decoder": "reference", "blur": True}], ids=str)
+def test_nothing_waits_in_a_step_of_segmentation(name: str, decoder: dict[str, object]) -> None:
     """Every decoder, every part of the loss."""
     engine = engine_here(name)
-    spec = {"name": "resnet18", "in_channels": 3, "num_classes": 5, "decoder": decoder}
+    spec = {"name": "resnet18", "in_channels": 3, "num_classes": 5, **decoder}
     net = build(NetworkSpec.model_validate(spec)).cuda().train()
     coords = sites(16, 0.4).cuda()
     x = sparse_tensor(coords, torch.randn(len(coords), 3, device="cuda"), 2, engine)
     occurring = (OPEN, IGNORE, *range(5))
     targets = torch.tensor(occurring).repeat(len(coords))[: len(coords)].cuda()
-    groups = torch.tensor([[True, True, False, False, False]]).cuda()
+    groups, weights = torch.tensor([[True, True, False, False, False]]).cuda(), torch.ones(5, device="cuda")
 
     def step() -> None:
-        batch_loss(net(x), targets, 2, lovasz=1.0, groups=groups, weights=torch.ones(5, device="cuda"), occurring=occurring).backward()
+        batch_loss(net(x), targets, 2, label_smoothing=0.1, lovasz=1.0, groups=groups, weights=weights, occurring=occurring).backward()
 
     for _ in range(2):
         step()

@@ -9,7 +9,7 @@ from models.answers import ANSWERS, SAME
 from models.answers.names import answer_name
 from models.io import FORMATS
 from models.io.names import numbered
-from service.segmentation import disposition
+from service.segmentation import answered_name, disposition
 
 
 def test_names_that_are_taken_are_numbered():
@@ -69,10 +69,19 @@ def test_no_answer_is_called_as_its_file(fmt):
 
 
 @pytest.mark.parametrize(
-    "name", ['a"b; x=\r\nSet-Cookie: y.bin', "straße am Fluß.bin", "..", "x" * 300 + ".bin", "../../etc/passwd", "\ud800\x9b"]
+    "name",
+    [
+        'a"b; x=\r\nSet-Cookie: y.bin',
+        "straße am Fluß.bin",
+        "..",
+        "x" * 300 + ".bin",
+        "../../etc/passwd",
+        "\ud800\x9b\u202e",
+        "点" * 200 + ".bin",
+    ],
 )
 def test_file_names_are_harmless_in_a_header(name: str) -> None:
-    header = disposition(answer_name(name, "label"))
+    header = disposition(answered_name(name, "label"))
     found = re.fullmatch(
         r"attachment; filename=\"([A-Za-z0-9_-][A-Za-z0-9._-]{0,99})\"(?:; filename\*=UTF-8''([A-Za-z0-9._~%-]+))?", header
     )
@@ -80,4 +89,5 @@ def test_file_names_are_harmless_in_a_header(name: str) -> None:
     for said in (found[1], unquote(found[2] or found[1])):
         assert said.endswith(".label")
         assert not re.search(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]|^\.', said)
-    assert (found[2] is not None) == ("ß" in name or "=" in name)
+        assert len(said.encode()) <= 255
+    assert (found[2] is not None) == any(letter in name for letter in "ß=点")

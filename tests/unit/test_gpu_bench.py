@@ -1,9 +1,11 @@
 """The benchmark of a GPU as far as it goes without one: it says so at once, whatever is not installed, and its ratios have their bars."""
 
+import os
 import subprocess
 import sys
 
 from tests.bench.gpu.layers import _against_peers
+from tests.bench.report import ROOT
 
 START = """
 import runpy, sys
@@ -14,8 +16,9 @@ runpy.run_module("tests.bench.bench_gpu", run_name="__main__")
 
 
 def test_it_needs_a_gpu_and_nothing_that_is_not_installed() -> None:
-    found = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, env={"CUDA_VISIBLE_DEVICES": ""}, check=False)
-    assert (found.returncode, found.stderr.strip()) == (1, "bench-gpu needs an NVIDIA GPU and a CUDA build of torch")
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    found = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, env=hidden, cwd=ROOT, check=False)
+    assert (found.returncode, found.stderr.splitlines()[-1]) == (1, "bench-gpu needs an NVIDIA GPU and a CUDA build of torch")
 
 
 def test_our_kernels_have_the_same_bars_against_every_peer() -> None:

@@ -92,13 +92,16 @@ def test_what_is_no_plain_row_does_not_send_a_block_to_the_slow_reader(save, row
 
 @pytest.mark.parametrize("line", [b"\n", b"#\n", b"  \n", b"//\n", b"1\n1 2 3\n"])
 def test_megabytes_that_hold_nothing_are_gone_through_at_once(save, line):
-    path = save("a.txt", b"1\n1 2 3\n" + line * (8_000_000 // len(line)))
+    """Not line by line, which is 20 to 35 times slower than rows of as many bytes."""
+    size = 8_000_000
+    plain = seconds(save("plain.txt", b"1.5 2 3 4\n" * (size // 10)), size // 10)
+    path = save("a.txt", b"1\n1 2 3\n" + line * (size // len(line)))
     started = time.perf_counter()
     try:
-        seconds_all = seconds(path, 1)
+        found = seconds(path, 1)
     except BadBody:
-        seconds_all = time.perf_counter() - started
-    assert seconds_all < PROMPT_S
+        found = time.perf_counter() - started
+    assert found < 10 * plain
 
 
 @pytest.mark.parametrize("blank", [b" ", b"\t"])

@@ -33,6 +33,7 @@ class Tuner:
         """built: the ways need no compiler."""
         self._name, self._time_ms, self._built = file_name(name), time_ms, built
         self._known: dict[str, str] | None = None
+        self._first = threading.Lock()  # who reads the file
         self._short = set[str]()  # of those, what was found while there was no memory for all ways: for this process, and not kept
         self._stand_ins: dict[str, str] = {}  # ways that work, for who measures nothing
 
@@ -58,8 +59,9 @@ class Tuner:
         return name if name in ways else None
 
     def _all_known(self) -> dict[str, str]:
-        if self._known is None:
-            self._known = self._read()
+        with self._first:
+            if self._known is None:
+                self._known = self._read()
         return self._known
 
     def _stand_in(self, key: str, ways: Mapping[str, Way]) -> str:
