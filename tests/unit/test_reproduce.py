@@ -334,9 +334,11 @@ def test_epochs_to_a_target() -> None:
         arm: Result(arm, Choice({}, [], 0.1), {seed: with_curve(arm, seed, run) for seed, run in enumerate(runs)})
         for arm, runs in curves.items()
     }
+    of["fip-all"] = replace(of["fip-all"], records={seed: replace(one, engine="quick") for seed, one in of["fip-all"].records.items()})
     scratch, fip = epochs_to(of)[2:4]
-    assert scratch.endswith("| 62.0 | 3 (1.0) | 3 (1.0) | not reached |")
-    assert fip.endswith("| 78.0 | 1 (0.3) | 3 (1.0) | reached by 1 of 2 |")
+    engine = of["scratch"].records[0].engine
+    assert scratch.endswith(f"| 62.0 | 3 (1.0) | 3 (1.0) | not reached | {engine} |")
+    assert fip.endswith("| 78.0 | 1 (0.3) | 3 (1.0) | reached by 1 of 2 | quick |")
     gaps = first_epochs(of)
     assert gaps[2].startswith("| FIP-ALL over scratch, one fall | +16.00 ± ")
     assert len(gaps) == 4

@@ -43,19 +43,19 @@ def _accuracies(record: Record) -> list[float]:
 
 def epochs_to(of: dict[str, Result], targets: tuple[float, ...] = (75.0, 80.0, 85.0)) -> list[str]:
     lines = [
-        "| arm | first epoch % | " + " | ".join(f"epochs (minutes) to {target:g} %" for target in targets) + " |",
-        "|---|---|" + "---|" * len(targets),
+        "| arm | first epoch % | " + " | ".join(f"epochs (minutes) to {target:g} %" for target in targets) + " | engine |",
+        "|---|---|" + "---|" * len(targets) + "---|",
     ]
     for arm, result in of.items():
         curves = [_accuracies(record) for record in result.records.values()]
         if not curves or not all(curves):
             continue
-        first = sum(curve[0] for curve in curves) / len(curves)
+        first, own = sum(curve[0] for curve in curves) / len(curves), result.own
         cells = []
         for target in targets:
             reached = [next((epoch for epoch, value in enumerate(curve, 1) if value >= target), None) for curve in curves]
-            cells.append(_reached(reached, result.minutes and result.minutes / len(curves[0])))
-        lines.append(f"| {NAMES.get(arm, arm)} | {first:.1f} | " + " | ".join(cells) + " |")
+            cells.append(_reached(reached, own and own[0] / len(curves[0])))
+        lines.append(f"| {NAMES.get(arm, arm)} | {first:.1f} | " + " | ".join(cells) + f" | {own[1] if own else '–'} |")
     return [*lines, ""]
 
 

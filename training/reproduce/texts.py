@@ -88,7 +88,7 @@ PAGES = {
         "learning rate has fallen to almost nothing at the end of the first epoch (308 steps), and rises again. The cyclic arms do the "
         "same (half a period is 270 steps, an epoch 277), the others fall once over the whole run. A cyclic rate ends "
         "wherever it is when the epochs are over, so last epochs are not compared here. Accuracy by epoch is of the held-out train clouds. "
-        "Rates were searched over one epoch.",
+        "Rates were searched over one epoch. Minutes of different engines are not to be compared.",
     ),
     "axes": Page(
         "along which axis should filters be repeated?",

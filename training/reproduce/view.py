@@ -1,6 +1,7 @@
 """Records as pages see them: what each arm of a group reached, in %."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
@@ -69,7 +70,17 @@ class Result:
         """Of one trial's training steps, on average: the time of a processor's thread, on a GPU by the clock. None where no trial was
         computed on the engine.
         """
-        costs = [cost(record) for record in self.records.values() if record.engine == self.engine]
+        return self._minutes_on(self.engine)
+
+    @property
+    def own(self) -> tuple[float, str] | None:
+        """Minutes like these and the engine that computed most of this arm's trials, whatever computed the others'."""
+        engine = most_common(record.engine for record in self.records.values())
+        minutes = self._minutes_on(engine)
+        return None if minutes is None else (minutes, engine)
+
+    def _minutes_on(self, engine: str) -> float | None:
+        costs = [cost(record) for record in self.records.values() if record.engine == engine]
         return sum(costs) / 60 / len(costs) if costs else None
 
 
@@ -84,8 +95,14 @@ def results(group: Group, known: Known) -> dict[str, Result]:
         choice = choose(group, arm, known)
         trials = group.reported(arm, choice.lr) if choice.lr else []
         found[arm] = Result(arm, choice, {trial.seed: record for trial in trials if (record := known(trial))})
-    engines = Counter(record.engine for result in found.values() for record in result.records.values())
-    return {arm: replace(result, engine=max(engines, key=lambda name: (engines[name], name), default="")) for arm, result in found.items()}
+    engine = most_common(record.engine for result in found.values() for record in result.records.values())
+    return {arm: replace(result, engine=engine) for arm, result in found.items()}
+
+
+def most_common(names: Iterable[str]) -> str:
+    """Of two that are as common the last in the alphabet; empty where there is none."""
+    counts = Counter(names)
+    return max(counts, key=lambda name: (counts[name], name), default="")
 
 
 def in_minutes(value: float | None) -> str:
