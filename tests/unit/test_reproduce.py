@@ -12,6 +12,7 @@ import pytest
 from models.manifest import ViewSpec
 from training.optim import lr_factor
 from training.reproduce.arms import ARMS, CHANGES, TEACHERS
+from training.reproduce.besides import besides
 from training.reproduce.explored import EXPLORED
 from training.reproduce.pages import write_pages
 from training.reproduce.search import FIRST, GRID, Choice, Exploration, Group, choose, missing_of
@@ -342,6 +343,26 @@ def test_epochs_to_a_target() -> None:
     gaps = first_epochs(of)
     assert gaps[2].startswith("| FIP-ALL over scratch, one fall | +16.00 ± ")
     assert len(gaps) == 4
+
+
+def test_the_summary_tells_what_is_asked_beside_the_mode() -> None:
+    """How soon, in one run each; the first epoch alone; the lowest and the highest of several variants."""
+    curves = Group("cifar_resnet20", None, 3, ("scratch", "fip-all"), seeds=1, lr=0.1, curve=True)
+    first = replace(curves, epochs=1, seeds=3, arms=("scratch-cyclic", "fip-all-cyclic"))
+    _, found = done(curves, peak(0.1))
+    found = {name: replace(with_curve("", 0, [80.0, 86.0 if "scratch" in name else 84.0, 87.0]), trial=name) for name in found}
+    _, ones = done(first, peak(0.1))
+    found |= {name: replace(with_curve("", 0, [60.0 if "scratch" in name else 61.0]), trial=name) for name in ones}
+    varied = replace(GROUP, arms=("fip-all", "fip-all-stages1", "fip-all-stages4"), seeds=3)
+    shift = {"fip-all": 0.0, "fip-all-stages1": 0.03, "fip-all-stages4": -0.02}
+    found |= done(varied, lambda trial: peak(0.03)(trial) + shift[trial.arm])[1]
+    assert besides({"speed": (curves, first), "stages": (varied,)}, lambda trial: found.get(trial.name)) == [
+        "- CIFAR ResNet20, all clouds, 3 epochs: 85 % of the held-out clouds after: scratch 2 epochs, FIP-ALL 3 epochs (one run each).",
+        "- CIFAR ResNet20, all clouds, 1 epoch, held-out clouds: FIP-ALL over scratch, cyclic +1.00 ± 0.00 (3 pairs).",
+        "- CIFAR ResNet20, 10 clouds a class, 5 epochs: FIP-ALL, some stages from image weights over all four: from -2.00 ± 0.00 (stage 4) "
+        "to +3.00 ± 0.00 (stage 1), too few pairs to tell.",
+    ]
+    assert besides({"speed": (curves,), "stages": (varied,)}, lambda _: None) == []
 
 
 def test_an_epoch_that_was_stopped_counts_as_the_others() -> None:

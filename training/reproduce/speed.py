@@ -5,7 +5,7 @@ from pathlib import Path
 from training.reproduce.gaps import setting
 from training.reproduce.plots import plot_curves
 from training.reproduce.search import Group
-from training.reproduce.stats import paired
+from training.reproduce.stats import Mean, paired
 from training.reproduce.texts import FIRST_EPOCH
 from training.reproduce.trial import FULL, Record
 from training.reproduce.view import NAMES, Result, in_minutes
@@ -25,13 +25,17 @@ def speed(name: str, group: Group, of: dict[str, Result], out: Path) -> list[str
     return [*lines, *epochs_to(of), *first_epochs(of)] if name == "speed" else lines
 
 
-def first_epochs(of: dict[str, Result]) -> list[str]:
-    """What the schedule does to the first epoch, and what the weights do."""
+def first_gaps(of: dict[str, Result]) -> list[tuple[str, Mean]]:
+    """What the schedule does to the first epoch, and what the weights do, in held-out %."""
     firsts = {
         arm: {seed: _accuracies(record)[0] for seed, record in result.records.items() if _accuracies(record)} for arm, result in of.items()
     }
     gaps = [(what, paired(firsts.get(first, {}), firsts.get(second, {}))) for first, second, what in FIRST_EPOCH]
-    rows = [f"| {what} | {value.interval} | {value.count} |" for what, value in gaps if value]
+    return [(what, value) for what, value in gaps if value]
+
+
+def first_epochs(of: dict[str, Result]) -> list[str]:
+    rows = [f"| {what} | {value.interval} | {value.count} |" for what, value in first_gaps(of)]
     return (
         ["| gap after the first epoch, held-out % | mean ± half of the 95 % interval | pairs |", "|---|---|---|", *rows, ""] if rows else []
     )
@@ -53,10 +57,16 @@ def epochs_to(of: dict[str, Result], targets: tuple[float, ...] = (75.0, 80.0, 8
         first, own = sum(curve[0] for curve in curves) / len(curves), result.own
         cells = []
         for target in targets:
-            reached = [next((epoch for epoch, value in enumerate(curve, 1) if value >= target), None) for curve in curves]
-            cells.append(_reached(reached, own and own[0] / len(curves[0])))
+            cells.append(_reached(epochs_until(result, target), own and own[0] / len(curves[0])))
         lines.append(f"| {NAMES.get(arm, arm)} | {first:.1f} | " + " | ".join(cells) + f" | {own[1] if own else '–'} |")
     return [*lines, ""]
+
+
+def epochs_until(result: Result, target: float) -> list[int | None]:
+    """The first epoch of each run that reaches so many % of the held-out clouds."""
+    return [
+        next((epoch for epoch, value in enumerate(_accuracies(record), 1) if value >= target), None) for record in result.records.values()
+    ]
 
 
 def _reached(epochs: list[int | None], minutes: float | None) -> str:

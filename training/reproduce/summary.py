@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from training.reproduce.besides import besides
 from training.reproduce.gaps import gaps_of, setting
 from training.reproduce.plots import Point, plot_costs
 from training.reproduce.search import Group, Known
@@ -69,7 +70,10 @@ def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...
     if points := [point for group, of in found for point in _points(group, of)]:
         plot_costs(points, out / "summary.svg")
         lines += ["![Test accuracy against the cost of a training](summary.svg)", ""]
-    lines += ["## Image filters against filters that nobody trained, both frozen", "", *_controls(found), "", "## Pages", ""]
+    lines += ["## Image filters against filters that nobody trained, both frozen", "", *_controls(found), ""]
+    if more := besides(tables, known):
+        lines += ["## Does it train faster, along which axis, from which stages?", "", *more, ""]
+    lines += ["## Pages", ""]
     lines += [f"- [{name}]({name}.md): {page.title}" for name, page in PAGES.items() if (out / f"{name}.md").is_file()]
     lines += [f"- [{name.removesuffix('.md')}]({name}): {what}" for name, what in OTHERS.items() if (out / name).is_file()]
     lines += ["", "Again with: `fip reproduce --all --budget 2h --data MODELNET40_HDF5 --weights FOLDER_OF_2D_WEIGHTS`.", ""]
