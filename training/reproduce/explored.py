@@ -12,6 +12,8 @@ def _changed(arm: str, changes: tuple[str, ...], lr: float, epochs: int) -> tupl
     return tuple((f"{arm}+{change}", lr, epochs) for change in changes)
 
 
+PARTS = ("solid", "unwarped", "unturned", "unsmoothed", "views8", "fine", "outlines", "counts", "tied", "stages.1", "stages.3")
+
 EXPLORED: dict[str, tuple[Exploration, ...]] = {
     "recipe": (
         Exploration(
@@ -20,7 +22,7 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
             (
                 *_rates("fip-all-few", (0.01, 0.03, 0.1), epochs=300),
                 *_rates("scratch-few", (0.01, 0.03, 0.1), epochs=300),
-                *_changed("fip-all-few", ("solid", "fine", "stages.1"), lr=0.03, epochs=300),
+                *_changed("fip-all-few", PARTS, lr=0.03, epochs=300),
                 *_changed("scratch-few", ("solid",), lr=0.03, epochs=300),
             ),
             draws=2,
@@ -32,12 +34,7 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
                 *_rates("fip-all-few", (0.003, 0.01, 0.03), epochs=100),
                 *_rates("scratch-few", (0.003, 0.01, 0.03), epochs=100),
                 *_rates("fip-iobn-few", (0.1,), epochs=100),
-                *_changed(
-                    "fip-all-few",
-                    ("unwarped", "unturned", "unsmoothed", "views8", "fine", "outlines", "counts", "tied", "stages.1", "stages.3"),
-                    lr=0.01,
-                    epochs=100,
-                ),
+                *_changed("fip-all-few", ("solid", "views8"), lr=0.01, epochs=100),
             ),
             draws=2,
         ),
