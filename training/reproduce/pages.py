@@ -5,15 +5,15 @@ from pathlib import Path
 
 from training.evaluate import counted
 from training.reproduce.explored import EXPLORED
-from training.reproduce.gaps import bars, each_once, few_or_all, gaps_of, is_of_scenes, score_of, setting, verdicts
+from training.reproduce.gaps import bars, by_budget, each_once, few_or_all, gaps_of, is_of_scenes, score_of, setting, verdicts
 from training.reproduce.plots import plot_gaps
 from training.reproduce.search import GRID, Exploration, Group, Known
 from training.reproduce.speed import speed
 from training.reproduce.stats import mean_of, paired
 from training.reproduce.tables import TABLES
-from training.reproduce.texts import DATA, NETWORKS, PAGES, QUANTISED
+from training.reproduce.texts import DATA, NETWORKS, PAGES, QUANTISED, Page
 from training.reproduce.trial import Record, kind_of
-from training.reproduce.view import NAMES, SHORT, Result, cost, every_exploration, every_record, in_minutes, results
+from training.reproduce.view import NAMES, SHORT, Result, cost, every_exploration, every_record, results
 from training.runstate import write_text
 
 OURS = "efa65ed7ed33"  # the train clouds that the records of this repository are of
@@ -39,7 +39,8 @@ def _page(name: str, groups: tuple[Group, ...], known: Known, out: Path) -> str:
         plot_gaps(shown, out / name / "gaps.svg")
         lines += [f"![Paired gaps with their 95 % intervals]({name}/gaps.svg)", ""]
     for group, of in found:
-        lines += [*_section(group, of, known, compare=name != "speed"), *speed(name, group, of, out)]
+        lines += [*_section(page, group, of, known, compare=name != "speed"), *speed(name, group, of, out)]
+    lines += by_budget(compared)
     lines += [line for each in EXPLORED.get(name, ()) for line in _explored(each, known)]
     return "\n".join([*lines, *_footer(name, groups, known)])
 
@@ -67,16 +68,18 @@ def _explored(each: Exploration, known: Known) -> list[str]:
     ]
 
 
-def _section(group: Group, of: dict[str, Result], known: Known, *, compare: bool) -> list[str]:
+def _section(page: Page, group: Group, of: dict[str, Result], known: Known, *, compare: bool) -> list[str]:
     title = f"## {setting(group)}" + (f": {group.part}" if group.part else "")
     if not any(result.records or result.choice.scores for result in of.values()):
         return [title, "", f"Not trained yet: {', '.join(of)}.", ""]
+    beside = any(arm in page.paper for arm in of)
     lines = [
         title,
         "",
-        f"| arm | learning rate | seeds | {score_of(group)} %, mean ± std | trained parameters | minutes a trial |",
-        "|---|---|---|---|---|---|",
-        *(_row(group, result) for result in of.values()),
+        f"| arm | learning rate | seeds | {score_of(group)} %, mean ± std | trained parameters | minutes a trial |"
+        + f" paper: {page.of} |" * beside,
+        "|---|---|---|---|---|---|" + "---|" * beside,
+        *(_row(group, result) + f" {page.paper.get(arm, '–')} |" * beside for arm, result in of.items()),
         "",
     ]
     if compare and (gaps := gaps_of(group, of)):
@@ -153,8 +156,8 @@ def _row(group: Group, result: Result) -> str:
     diverged = sum(record.diverged for record in result.records.values())
     reached = f"{result.test}{f' ({diverged} diverged)' if diverged else ''}"
     share = f"{one.trained:,} ({100 * one.trained / one.parameters:.1f} %)"
-    seeds, minutes = f"{len(result.records)} of {group.seeds_of(result.arm)}", in_minutes(result.minutes)
-    return f"| {name} | {_rate(result)} | {seeds} | {reached} | {share} | {minutes} |"
+    seeds = f"{len(result.records)} of {group.seeds_of(result.arm)}"
+    return f"| {name} | {_rate(result)} | {seeds} | {reached} | {share} | {result.minutes} |"
 
 
 def _rate(result: Result) -> str:
@@ -199,8 +202,8 @@ def _how_of_clouds(groups: tuple[Group, ...], one: Record) -> list[str]:
     data += ", z up, 12 bits an axis" * str(one.inputs["train"]).startswith(OURS)
     told = (
         "Learning rates were chosen on held-out *train* clouds, a tenth of them, of draws that are not reported, from a grid that goes on "
-        "where the best rate lies at its end; the last epoch was then scored on the test clouds. The search for a rate costs five to "
-        "twelve trainings more."
+        "where the best rate lies at its end; the last epoch was then scored on the test clouds. The search for a rate costs three to "
+        "twelve trainings more, as long as the grid says."
         if groups[0].lr is None
         else "Learning rates are those of the recipe, the same for all arms; what was tried for them is told above, if anything was. The "
         "last epoch was scored on the test clouds."
@@ -208,8 +211,8 @@ def _how_of_clouds(groups: tuple[Group, ...], one: Record) -> list[str]:
     return [
         f"Recipe `{groups[0].base}` with what each arm changes (training/reproduce/arms.py), products in bfloat16. {told} Pairs share "
         "draw, held-out clouds and seed. Minutes are those of training steps alone, of one thread beside another, by several versions of "
-        "the code, on the kind of processor that computed most of a setting: a rough guide. Frozen image filters take less time than "
-        "random 3D ones, because the engine sees that they repeat.",
+        "the code, on the engine that computed most of an arm; those of two engines do not compare. Frozen image filters take less time "
+        "than random 3D ones, because the engine sees that they repeat.",
         "",
         f"ModelNet40 with 1,024 points a cloud in the unit sphere ({data}); the paper had 2,048. With the publishers' files, whose y is "
         "up, say `--up y`, and `--out` for records of your own. The paper's figures are those of its submission to ICLR 2022.",

@@ -27,13 +27,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Point:
-    """What a mode costs in a setting, in minutes of one thread, and what it reaches, in %."""
+    """What a mode costs in a setting, in minutes of one thread of an engine, and what it reaches, in %."""
 
     setting: str
     mode: str
     minutes: float
     accuracy: float
     std: float
+    engine: str = ""
 
 
 def plot_gaps(bars: Sequence[Bar], path: Path) -> None:
@@ -77,7 +78,9 @@ def plot_costs(points: Sequence[Point], path: Path) -> None:
             if point.setting == name:
                 colour = COLOURS[modes.index(point.mode)]
                 panel.errorbar(point.minutes, point.accuracy, yerr=point.std, fmt="o", color=colour, capsize=3)
-        panel.set_title(name, fontsize=8)
+        engines = sorted({point.engine for point in points if point.setting == name and point.engine})
+        times = f"\n{' and '.join(engines)}{', whose times do not compare' if len(engines) > 1 else ''}" if engines else ""
+        panel.set_title(f"{name}{times}", fontsize=8)
         panel.set_xlim(0, 1.2 * max(point.minutes for point in points if point.setting == name))
         panel.grid(alpha=0.3)
     for panel in panels.flat[len(settings) :]:

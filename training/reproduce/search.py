@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from training.reproduce.trial import PAPER, Record, Trial
 
-GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 FIRST = (0.01, 0.03, 0.1)
 Known = Callable[[Trial], Record | None]
 

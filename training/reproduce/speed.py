@@ -8,7 +8,7 @@ from training.reproduce.search import Group
 from training.reproduce.stats import Mean, paired
 from training.reproduce.texts import FIRST_EPOCH
 from training.reproduce.trial import FULL, Record
-from training.reproduce.view import NAMES, Result, in_minutes
+from training.reproduce.view import NAMES, Result
 
 
 def speed(name: str, group: Group, of: dict[str, Result], out: Path) -> list[str]:
@@ -47,18 +47,18 @@ def _accuracies(record: Record) -> list[float]:
 
 def epochs_to(of: dict[str, Result], targets: tuple[float, ...] = (75.0, 80.0, 85.0)) -> list[str]:
     lines = [
-        "| arm | first epoch % | " + " | ".join(f"epochs (minutes) to {target:g} %" for target in targets) + " | engine |",
+        "| arm | first epoch % | " + " | ".join(f"epochs (seconds) to {target:g} %" for target in targets) + " | engine |",
         "|---|---|" + "---|" * len(targets) + "---|",
     ]
     for arm, result in of.items():
         curves = [_accuracies(record) for record in result.records.values()]
         if not curves or not all(curves):
             continue
-        first, own = sum(curve[0] for curve in curves) / len(curves), result.own
+        first, timed = sum(curve[0] for curve in curves) / len(curves), result.timed
         cells = []
         for target in targets:
-            cells.append(_reached(epochs_until(result, target), own and own[0] / len(curves[0])))
-        lines.append(f"| {NAMES.get(arm, arm)} | {first:.1f} | " + " | ".join(cells) + f" | {own[1] if own else '–'} |")
+            cells.append(_reached(epochs_until(result, target), 60 * timed[0] / len(curves[0]) if timed else None))
+        lines.append(f"| {NAMES.get(arm, arm)} | {first:.1f} | " + " | ".join(cells) + f" | {timed[1] if timed else '–'} |")
     return [*lines, ""]
 
 
@@ -69,12 +69,14 @@ def epochs_until(result: Result, target: float) -> list[int | None]:
     ]
 
 
-def _reached(epochs: list[int | None], minutes: float | None) -> str:
-    """The middle one of the runs' epochs, and its minutes."""
+def _reached(epochs: list[int | None], seconds: float | None) -> str:
+    """The middle one of the runs' epochs, of an even number the later one, and its seconds."""
     known = sorted(epoch for epoch in epochs if epoch is not None)
     if not known:
         return "not reached"
-    if len(known) < len(epochs):
+    if len(known) <= len(epochs) // 2:
         return f"reached by {len(known)} of {len(epochs)}"
-    middle = known[len(known) // 2]
-    return f"{middle} ({in_minutes(minutes and middle * minutes)})"
+    middle = known[len(epochs) // 2]
+    return f"{middle}{'' if seconds is None else f' ({middle * seconds:.0f})'}" + f", by {len(known)} of {len(epochs)}" * (
+        len(known) < len(epochs)
+    )

@@ -33,9 +33,38 @@ class Mean:
         return f"{self.mean:+.2f} ± {self.half:.2f}" if self.count > 1 else f"{self.mean:+.2f}"
 
     @property
+    def p(self) -> float:
+        """Of Student's test that the mean is 0, on both sides; 1 of a single value."""
+        if self.count < 2:
+            return 1.0
+        return two_sided(abs(self.mean) * math.sqrt(self.count) / self.std, self.count - 1) if self.std else float(self.mean == 0)
+
+    @property
     def decided(self) -> bool:
         """Whether the interval excludes 0, and is of enough pairs: the spread of fewer may be narrow by luck."""
         return self.count >= FEW_PAIRS and abs(self.mean) > self.half
+
+
+def two_sided(t: float, freedom: int) -> float:
+    """How often |T| exceeds t >= 0. With T = sqrt(freedom) tan(angle) the density is cos(angle) to the power of freedom - 1."""
+    angle = np.linspace(math.atan(t / math.sqrt(freedom)), math.pi / 2, 4001)
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+    return min(1.0, 2 * scale * float(np.trapezoid(np.cos(angle) ** (freedom - 1), angle)))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values for as many tests as there are, in their order. Source: Holm, Scand. J. Statist. 6 (1979)."""
+    adjusted, least = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
+        least = adjusted[place] = max(least, min(1.0, (len(values) - rank) * values[place]))
+    return adjusted
+
+
+def welch(spreads: tuple[float, float], count: int) -> float:
+    """Half of the 95 % interval of the difference of two means of `count` values each, from their standard deviations."""
+    variances = [spread**2 / count for spread in spreads]
+    freedom = sum(variances) ** 2 / sum(variance**2 / (count - 1) for variance in variances)
+    return STUDENT[max(1, int(freedom)) - 1] * math.sqrt(sum(variances))
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:

@@ -71,6 +71,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
         replace(few("resnet18", 10, REFINED), part="refinements", more_seeds=_MORE),
         replace(few("resnet18", 10, STRUCTURED, seeds=8), part="structure of the filters", more_seeds=_MORE),
         replace(few("resnet18", 1, STRUCTURED), part="structure of the filters"),
+        replace(few("cifar_resnet20", 10, ("fip-iobn", "random-iobn")), part="a small net"),
         full("cifar_resnet20", EVERY_MODE),
     ),
     "speed": (

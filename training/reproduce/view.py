@@ -1,8 +1,8 @@
 """Records as pages see them: what each arm of a group reached, in %."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from statistics import median
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
 from training.reproduce.explored import EXPLORED
@@ -49,12 +49,11 @@ NAMES |= {f"fip-all-stages{name}": f"{stages_in_words(name)} from image weights,
 
 @dataclass(frozen=True)
 class Result:
-    """choice: of the learning rate; records by seed; engine: what times are of, those of another processor say nothing beside them."""
+    """choice: of the learning rate; records by seed."""
 
     arm: str
     choice: Choice
     records: dict[int, Record]
-    engine: str = ""
 
     @property
     def tests(self) -> dict[int, float]:
@@ -66,22 +65,32 @@ class Result:
         return mean_of(list(self.tests.values()))
 
     @property
-    def minutes(self) -> float | None:
-        """Of one trial's training steps, on average: the time of a processor's thread, on a GPU by the clock. None where no trial was
-        computed on the engine.
-        """
-        return self._minutes_on(self.engine)
+    def failed(self) -> dict[int, float]:
+        """Held-out accuracy in % by seed, of those that hardly learned: less than half of the middle one, where there are three."""
+        scores = {seed: 100 * record.held_out for seed, record in self.records.items()}
+        middle = median(scores.values()) if len(scores) > 2 else 0.0
+        return {seed: score for seed, score in scores.items() if score < middle / 2}
 
     @property
-    def own(self) -> tuple[float, str] | None:
-        """Minutes like these and the engine that computed most of this arm's trials, whatever computed the others'."""
-        engine = most_common(record.engine for record in self.records.values())
-        minutes = self._minutes_on(engine)
-        return None if minutes is None else (minutes, engine)
+    def timed(self) -> tuple[float, str] | None:
+        """Minutes of one trial's training steps, on average, and the engine that computed most of the trials, which they are of: those of
+        another processor say nothing beside them. Of a processor's thread, on a GPU by the clock.
+        """
+        counts = Counter(record.engine for record in self.records.values())
+        if not counts:
+            return None
+        engine = max(counts, key=lambda name: (counts[name], name))
+        return sum(cost(record) for record in self.records.values() if record.engine == engine) / 60 / counts[engine], engine
 
-    def _minutes_on(self, engine: str) -> float | None:
-        costs = [cost(record) for record in self.records.values() if record.engine == engine]
-        return sum(costs) / 60 / len(costs) if costs else None
+    @property
+    def minutes(self) -> str:
+        """In words."""
+        return "–" if self.timed is None else f"{self.timed[0]:.1f}{f' ({in_short(self.timed[1])})' if self.timed[1] else ''}"
+
+
+def in_short(engine: str) -> str:
+    """`native (amx)` as `amx`, which tells processors apart."""
+    return engine.rpartition("(")[2].rstrip(")")
 
 
 def cost(record: Record) -> float:
@@ -95,18 +104,7 @@ def results(group: Group, known: Known) -> dict[str, Result]:
         choice = choose(group, arm, known)
         trials = group.reported(arm, choice.lr) if choice.lr else []
         found[arm] = Result(arm, choice, {trial.seed: record for trial in trials if (record := known(trial))})
-    engine = most_common(record.engine for result in found.values() for record in result.records.values())
-    return {arm: replace(result, engine=engine) for arm, result in found.items()}
-
-
-def most_common(names: Iterable[str]) -> str:
-    """Of two that are as common the last in the alphabet; empty where there is none."""
-    counts = Counter(names)
-    return max(counts, key=lambda name: (counts[name], name), default="")
-
-
-def in_minutes(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return found
 
 
 def gap(found: dict[str, Result], first: str, second: str) -> Mean | None:
