@@ -92,6 +92,26 @@ def plot_costs(points: Sequence[Point], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_labels(curves: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], labelled: str, score: str, path: Path) -> None:
+    """A panel a network, a line a mode: mean and standard deviation of a score in % by how much is labelled."""
+    figure, panels = plt.subplots(1, len(curves), figsize=(1 + 3 * len(curves), 3.6), squeeze=False, layout="constrained", sharey=True)
+    modes = list(dict.fromkeys(mode for of in curves.values() for mode in of))
+    for panel, (title, of) in zip(panels.flat, curves.items(), strict=True):
+        labels = list(dict.fromkeys(label for points in of.values() for label in points))
+        for mode, points in of.items():
+            places = [labels.index(label) + 0.06 * (modes.index(mode) - (len(modes) - 1) / 2) for label in points]  # side by side
+            means, stds = zip(*points.values(), strict=True)
+            panel.errorbar(places, means, yerr=stds, marker="o", markersize=4, capsize=3, color=COLOURS[modes.index(mode)])
+        panel.set_xticks(range(len(labels)), labels, fontsize=8)
+        panel.set_title(title, fontsize=9)
+        panel.grid(alpha=0.3)
+    handles = [Line2D([], [], marker="o", color=COLOURS[place], label=mode) for place, mode in enumerate(modes)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(modes), fontsize=8)
+    figure.supxlabel(labelled, fontsize=9)
+    figure.supylabel(f"{score}; bars: standard deviation over seeds", fontsize=8)
+    _save(figure, path)
+
+
 def plot_levels(curves: Mapping[str, tuple[str, Sequence[float], Mapping[str, Sequence[float]]]], path: Path) -> None:
     """A panel for every title: (unit, levels, accuracy in % by name at each level)."""
     columns = 4

@@ -7,7 +7,8 @@ from pathlib import Path
 from training.reproduce.advice import Found, advice, controls, known_well, networks
 from training.reproduce.besides import besides
 from training.reproduce.gaps import setting
-from training.reproduce.plots import Point, plot_costs
+from training.reproduce.labels import by_labels
+from training.reproduce.plots import Point, plot_costs, plot_labels
 from training.reproduce.search import Group, Known
 from training.reproduce.stats import paired
 from training.reproduce.tables import TABLES
@@ -68,6 +69,7 @@ def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...
         "",
         *networks(found),
         "",
+        *_labels(found, out),
         "## Which mode, when",
         "",
         *advice(found),
@@ -87,6 +89,14 @@ def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...
     path = out / "README.md"
     write_text(path, "\n".join(lines))
     return path
+
+
+def _labels(found: Found, out: Path) -> list[str]:
+    """The plot of what labels bring, where there is one."""
+    if not (curves := by_labels(found)):
+        return []
+    plot_labels(curves, "labelled clouds a class", "test %", out / "labels.svg")
+    return ["![Test accuracy by the number of labelled clouds a class](labels.svg)", ""]
 
 
 def _settings(groups: list[Group], known: Known) -> Found:
