@@ -50,6 +50,13 @@ def test_a_rate_that_won_on_every_draw_is_not_forgotten_for_a_later_one(late: fl
     assert chosen.lr == (0.1 if late > 0.01 else 0.01)
 
 
+def test_of_equal_rates_the_one_at_the_end_goes_on() -> None:
+    one = replace(GROUP, searches=1)
+    _, found = done(one, lambda trial: 0.5 if trial.lr in (FIRST[-1], FIRST[-2]) else 0.4)
+    scores = choose(one, "scratch", lambda trial: found.get(trial.name)).scores
+    assert max(scores) > FIRST[-1]
+
+
 def test_a_best_rate_at_the_end_of_everything_is_kept() -> None:
     _, found = done(GROUP, lambda trial: trial.lr)
     assert choose(GROUP, "scratch", lambda trial: found.get(trial.name)).lr == GRID[-1]

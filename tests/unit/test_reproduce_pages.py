@@ -1,5 +1,6 @@
 """What pages and the summary say of records."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 from tests.reproduced import GROUP, done, peak, record
 from training.reproduce.besides import besides
 from training.reproduce.explored import EXPLORED
-from training.reproduce.labels import by_labels
+from training.reproduce.labels import levels_of
 from training.reproduce.pages import write_pages
+from training.reproduce.plots import Level
 from training.reproduce.search import Choice, Exploration, Group
 from training.reproduce.speed import epochs_to, first_epochs, speed
 from training.reproduce.summary import write_summary
-from training.reproduce.tables import every_trial, few, missing_of_tables
+from training.reproduce.tables import SCANS, every_trial, few, full, missing_of_tables
 from training.reproduce.trial import Record, Trial
 from training.reproduce.view import Result, results
 
@@ -126,7 +128,16 @@ def test_a_preference_is_corrected_for_the_number_of_settings(tmp_path: Path) ->
     one, every = (write_summary(lambda trial: found.get(trial.name), tmp_path, {"fewshot": of}).read_text() for of in (groups[:1], groups))
     assert "start from image weights; FIP-ALL over scratch **+2.80" in one
     assert "start from either, it is not known which is better; FIP-ALL over scratch **+2.80" in every
-    assert "The mean gap is above zero in 1 of 9 with weights of CIFAR-10." in every
+
+
+def test_signs_are_counted_once_a_network_and_number_of_labels(tmp_path: Path) -> None:
+    groups = tuple(few("cifar_resnet20", shots, ("scratch", "fip-all"), epochs=epochs) for shots, epochs in ((10, 30), (10, 100), (5, 40)))
+    known: dict[str, Record] = {}
+    for group in groups:
+        known |= done(group, lambda trial: 0.5 + 0.01 * (trial.arm == "fip-all") * (1 if trial.shots == 10 else -1) + 0.001 * trial.seed)[1]
+    page = write_summary(lambda trial: known.get(trial.name), tmp_path, {"fewshot": groups}).read_text()
+    assert "At the usual budgets the mean gap is above zero in 1 of 2 with weights of CIFAR-10." in page
+    assert "CIFAR ResNet20, 10 clouds a class (100)" not in page  # its rates were searched over as many epochs
 
 
 def test_a_run_that_hardly_learned_is_named(tmp_path: Path) -> None:
@@ -210,26 +221,88 @@ def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "speed").iterdir()] == ["cifar_resnet20-full.svg"]
 
 
-def test_scores_by_the_number_of_labels(tmp_path: Path) -> None:
-    scores = {10: 0.7, 1: 0.3, 5: 0.6}
-    two = tuple(few("cifar_resnet20", shots, ("scratch", "fip-all")) for shots in (10, 1))
-    groups = (*two, few("cifar_resnet20", 5, ("scratch",)), few("cifar_resnet20", 10, ("scratch",), epochs=100))
+def labelled(arms: tuple[str, ...], *settings: tuple[int | None, int]) -> tuple[tuple[Group, ...], dict[str, Record]]:
+    """Groups of (shots, epochs) and what was found: more with more labels and with every seed."""
+    groups = tuple(
+        replace(full("cifar_resnet20", arms) if shots is None else few("cifar_resnet20", shots, arms), epochs=e) for shots, e in settings
+    )
     known: dict[str, Record] = {}
     for group in groups:
-        known |= done(
-            group, lambda trial: scores[trial.shots or 0] + 0.1 * (trial.shots == 10 and trial.epochs == 100) + 0.01 * trial.seed
-        )[1]
+        known |= done(group, lambda trial: {1: 0.3, 5: 0.6, 10: 0.7, None: 0.9}[trial.shots] + 0.01 * trial.seed)[1]
+    return groups, known
+
+
+def levels(groups: tuple[Group, ...], known: dict[str, Record]) -> list[Level]:
+    return levels_of([(group, results(group, lambda trial: known.get(trial.name))) for group in groups])
+
+
+def test_scores_by_the_number_of_labels() -> None:
+    groups, known = labelled(("scratch",), (None, 30), (10, 30), (1, 100), (5, 40))
+    found = levels(groups, known)
+    assert [(level.labelled, level.epochs, level.runs) for level in found] == [(1, 100, 10), (5, 40, 5), (10, 30, 5), (None, 30, 1)]
+    assert [level.score for level in found] == pytest.approx([34.5, 62, 72, 90])
+    assert [level.std for level in found] == pytest.approx([3.028, 1.581, 1.581, 0], abs=1e-3)
+
+
+def test_only_usual_budgets_stand_beside_one_another() -> None:
+    groups, known = labelled(("scratch",), (1, 100), (5, 40), (10, 100), (None, 10))
+    assert levels(groups, known) == []  # those of 10 and of all are longer or shorter than the others', and two amounts are no curve
+
+
+def test_two_runs_are_no_point_where_few_are_labelled() -> None:
+    groups, known = labelled(("scratch", "fip-all"), (1, 100), (5, 40), (10, 30))
+    few_runs = {name: record for name, record in known.items() if not ("5shot/fip" in name and re.search("seed[234]", name))}
+    assert {(level.mode, level.labelled) for level in levels(groups, known)} - {
+        (level.mode, level.labelled) for level in levels(groups, few_runs)
+    } == {("FIP-ALL", 5)}
+
+
+def test_pages_show_what_labels_bring(tmp_path: Path) -> None:
+    groups, known = labelled(("fip-all", "scratch"), (5, 40), (10, 30), (1, 100), (None, 30))
+    known = {name: record for name, record in known.items() if "5shot/fip-all-40e" not in name or "search" in name}
 
     def look(trial: Trial) -> Record | None:
         return known.get(trial.name)
 
-    found = by_labels([(group, results(group, look)) for group in groups])
-    assert list(found) == ["CIFAR ResNet20"]
-    assert list(found["CIFAR ResNet20"]) == ["scratch"]  # the other has but two amounts
-    points = found["CIFAR ResNet20"]["scratch"]
-    assert list(points) == ["1", "5", "10"]
-    assert [mean for mean, _ in points.values()] == pytest.approx([34.5, 62, 72])  # of ten or five seeds; of 30 epochs, not of 100
-    assert by_labels([(group, results(group, look)) for group in two]) == {}
     (page,) = write_pages(["fewshot"], look, tmp_path, {"fewshot": groups})
-    assert "(fewshot/labels.svg)" in page.read_text(encoding="utf-8")
-    assert "CIFAR ResNet20" in (tmp_path / "fewshot" / "labels.svg").read_text(encoding="utf-8")
+    summary = write_summary(look, tmp_path, {"fewshot": groups})
+    for path, plot in ((page, "fewshot/labels.svg"), (summary, "labels.svg")):
+        text = path.read_text(encoding="utf-8")
+        assert f"({plot})" in text
+        assert "deviations of 5 to 10 runs; hollow: a single run." in text
+        drawn = re.findall(r">([^<>]*)</text>", (tmp_path / plot).read_text(encoding="utf-8"))
+        ticks = [word for word in drawn if word in ("1", "5", "10", "all")]
+        assert ticks == ["1", "5", "10", "all"]  # in this order, though one mode lacks the second
+    scans = tuple(replace(group, base="paired-lidar19", epochs=SCANS[group.shots]) for group in groups if group.shots != 10)
+    for group in scans:
+        known |= done(group, lambda trial: 0.1 + 0.01 * trial.seed)[1]
+    (page,) = write_pages(["segmentation"], look, tmp_path, {"segmentation": scans})
+    assert "labelled scans" in (tmp_path / "segmentation" / "labels.svg").read_text(encoding="utf-8")
+
+
+def test_three_pairs_prefer_nothing(tmp_path: Path) -> None:
+    """However narrow their interval, and nobody else's correction is harder for them."""
+    of_three = replace(GROUP, shots=5, epochs=40)
+    groups = (replace(GROUP, seeds=5), of_three)
+    known: dict[str, Record] = {}
+    for group in groups:
+        known |= done(group, lambda trial: 0.5 + 0.02 * (trial.arm == "scratch") + 0.0001 * trial.seed * (trial.arm == "scratch"))[1]
+    page = write_summary(lambda trial: known.get(trial.name), tmp_path, {"fewshot": groups}).read_text()
+    assert "over the 1 settings of 5 pairs or more" in page
+    assert "5 clouds a class, 40 epochs: start from either, it is not known which is better; FIP-ALL over scratch -2.01 ± " in page
+    assert "10 clouds a class, 5 epochs: start from random weights" in page
+
+
+def test_controls_are_corrected_and_say_what_they_are(tmp_path: Path) -> None:
+    """Of two gaps whose intervals exclude zero, the one that Holm's correction leaves is marked."""
+    arms = ("fip-iobn", "random-iobn", "fip-io", "random-io")
+    group = replace(GROUP, arms=arms, seeds=5)
+    rng = np.random.default_rng(1)
+    gains = {"fip-iobn": 0.1, "fip-io": 0.012}
+    _, known = done(group, lambda trial: 0.5 + gains.get(trial.arm, 0) + rng.normal(0, 0.006))
+    page = write_summary(lambda trial: known.get(trial.name), tmp_path, {"modes": (group,)}).read_text()
+    section = page.partition("## Image filters")[2].partition("## Pages")[0]
+    marked = {"IO+BN" in line: line.endswith(" \\*.") for line in section.splitlines() if line.startswith("- ")}
+    assert marked[True]
+    assert "With CIFAR ResNet20 those were not tried." in section
+    assert "over the 2 gaps of 5 pairs or more" in section

@@ -1,33 +1,42 @@
 """What each mode reaches by how much is labelled."""
 
-import math
+from pathlib import Path
 
+from training.reproduce.plots import Level, plot_labels
 from training.reproduce.search import Group
-from training.reproduce.stats import Mean
+from training.reproduce.tables import by_amount, has_usual_budget
 from training.reproduce.texts import NETWORKS
 from training.reproduce.view import SHORT, Result
 
+FEWEST_AMOUNTS, FEWEST_RUNS = 3, 3
 
-def by_labels(found: list[tuple[Group, dict[str, Result]]]) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
-    """Mean and standard deviation of the test scores by network, mode and how much is labelled, the least first, of three amounts or more;
-    of several budgets of epochs the one that stands first.
+
+def labels_plot(found: list[tuple[Group, dict[str, Result]]], labelled: str, score: str, path: Path, link: str) -> list[str]:
+    """The plot, and what has to be said of it; nothing where no network has three amounts of labels."""
+    levels = levels_of(found)
+    if not levels:
+        return []
+    plot_labels(levels, labelled, score, path)
+    runs = sorted(level.runs for level in levels if level.runs > 1)
+    return [
+        f"![Scores by the amount that is labelled]({link})",
+        "",
+        f"Means and standard deviations of {runs[0]} to {runs[-1]} runs{'; hollow: a single run' if len(runs) < len(levels) else ''}. "
+        "Epochs stand below: more labels mean more steps, too, to which a part of the rise is due. Longer budgets are left out.",
+        "",
+    ]
+
+
+def levels_of(found: list[tuple[Group, dict[str, Result]]]) -> list[Level]:
+    """Of the networks with three amounts of labels or more, each amount at its usual budget, the least first. A point stands for three
+    runs at least; where everything is labelled, one will do.
     """
-    curves: dict[str, dict[str, dict[int | None, Mean]]] = {}
-    for group, of in found:
-        arms = curves.setdefault(NETWORKS[group.network], {})
-        for arm, name in SHORT.items():
-            if arm in of and (score := of[arm].test) is not None:
-                arms.setdefault(name, {}).setdefault(group.shots, score)
-    return {
-        network: {
-            arm: {"all" if shots is None else str(shots): (score.mean, score.std) for shots, score in sorted(by_shots.items(), key=_amount)}
-            for arm, by_shots in arms.items()
-            if len(by_shots) > 2
-        }
-        for network, arms in curves.items()
-        if any(len(by_shots) > 2 for by_shots in arms.values())
-    }
-
-
-def _amount(labelled: tuple[int | None, Mean]) -> float:
-    return math.inf if labelled[0] is None else labelled[0]
+    levels: dict[str, list[Level]] = {}
+    for group, of in sorted(found, key=lambda pair: by_amount(pair[0].shots)):
+        for arm, mode in SHORT.items():
+            test = of[arm].test if arm in of else None
+            if test is None or not has_usual_budget(group) or test.count < (FEWEST_RUNS if group.shots else 1):
+                continue
+            network = NETWORKS[group.network]
+            levels.setdefault(network, []).append(Level(network, mode, group.shots, group.epochs, test.mean, test.std, test.count))
+    return [level for of in levels.values() if len({level.labelled for level in of}) >= FEWEST_AMOUNTS for level in of]
