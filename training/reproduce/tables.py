@@ -91,7 +91,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
     "backbones": (
         replace(_RESNET18_10, arms=LEARNERS),
         *(few(network, 10) for network in CIFAR),
-        *(few(network, 10, seeds=3, search_epochs=10) for network in ("cifar_resnet32", "cifar_resnet44")),
+        *(few(network, 10, search_epochs=10) for network in ("cifar_resnet32", "cifar_resnet44")),
         few("resnet50", 10, seeds=3, search_epochs=5),
     ),
     "recipe": (
