@@ -86,7 +86,11 @@ def _seen(spec: AugmentSpec) -> str:
     if spec.warp:
         words.append("some bent")
     if spec.cut:
-        words.append(f"without up to {spec.cut:.0%} of the points at one side")
+        words.append(f"{_some(spec.p_cut)}without up to {spec.cut:.0%} of the points at one side")
     if spec.strays:
-        words.append(f"with up to {spec.strays:.0%} strays")
+        words.append(f"{_some(spec.p_strays)}with up to {spec.strays:.0%} strays")
     return ", ".join(words)
+
+
+def _some(share: float) -> str:
+    return "" if share == 1 else f"{share:.0%} "
