@@ -92,7 +92,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
         replace(_RESNET18_10, arms=LEARNERS),
         *(few(network, 10) for network in CIFAR),
         *(few(network, 10, search_epochs=10) for network in ("cifar_resnet32", "cifar_resnet44")),
-        few("resnet50", 10, seeds=3, search_epochs=5),
+        few("resnet50", 10, seeds=3, search_epochs=10),
     ),
     "recipe": (
         Group("resnet18", 1, 300, ("fip-all", "scratch"), seeds=10, lr=0.01, base=OF_FEW),
