@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
+from training.reproduce.advice import Found, known_well
 from training.reproduce.plots import Level, plot_labels
-from training.reproduce.search import Group
 from training.reproduce.tables import by_amount, has_usual_budget
 from training.reproduce.texts import NETWORKS
-from training.reproduce.view import SHORT, Result
+from training.reproduce.view import SHORT
 
-FEWEST_AMOUNTS, FEWEST_RUNS = 3, 3
+FEWEST_AMOUNTS = 3
 
 
-def labels_plot(found: list[tuple[Group, dict[str, Result]]], labelled: str, score: str, path: Path, link: str) -> list[str]:
+def labels_plot(found: Found, labelled: str, score: str, path: Path, link: str) -> list[str]:
     """The plot, and what has to be said of it; nothing where no network has three amounts of labels."""
     levels = levels_of(found)
     if not levels:
@@ -27,16 +27,13 @@ def labels_plot(found: list[tuple[Group, dict[str, Result]]], labelled: str, sco
     ]
 
 
-def levels_of(found: list[tuple[Group, dict[str, Result]]]) -> list[Level]:
-    """Of the networks with three amounts of labels or more, each amount at its usual budget, the least first. A point stands for three
-    runs at least; where everything is labelled, one will do.
-    """
+def levels_of(found: Found) -> list[Level]:
+    """Of the networks with three amounts of labels or more, each amount at its usual budget, the least first."""
     levels: dict[str, list[Level]] = {}
     for group, of in sorted(found, key=lambda pair: by_amount(pair[0].shots)):
-        for arm, mode in SHORT.items():
-            test = of[arm].test if arm in of else None
-            if test is None or not has_usual_budget(group) or test.count < (FEWEST_RUNS if group.shots else 1):
-                continue
-            network = NETWORKS[group.network]
-            levels.setdefault(network, []).append(Level(network, mode, group.shots, group.epochs, test.mean, test.std, test.count))
+        network = NETWORKS[group.network]
+        for result in known_well(group, of) if has_usual_budget(group) else ():
+            if test := result.test:
+                level = Level(network, SHORT[result.arm], group.shots, group.epochs, test.mean, test.std, test.count)
+                levels.setdefault(network, []).append(level)
     return [level for of in levels.values() if len({level.labelled for level in of}) >= FEWEST_AMOUNTS for level in of]
