@@ -76,11 +76,11 @@ def limits(manifest: Manifest, story: Story) -> list[str]:
 def _seen(spec: AugmentSpec) -> str:
     """How training clouds stood, and what was missing of them or strewn in."""
     words = [f"leaning by up to {spec.tilt_deg:g}°" if spec.tilt_deg else "upright"]
-    turned = f"turned about the up axis by up to {spec.rotate_deg:g}°"
-    if not spec.rotate_deg or not spec.p_rotate:
-        words.append("facing as in the data")
-    else:
-        words.append(turned if spec.p_rotate == 1 else f"{spec.p_rotate:.0%} of the clouds {turned}, the others facing as in the data")
+    share = spec.p_rotate if spec.rotate_deg else 0.0
+    if share:
+        words.append(f"{'' if share == 1 else f'{share:.0%} of the clouds '}turned about the up axis by up to {spec.rotate_deg:g}°")
+    if share < 1:
+        words.append(f"{'the others ' if share else ''}facing as in the data")
     if spec.flip or spec.mirror:
         words.append("some mirrored")
     if spec.warp:
