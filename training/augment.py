@@ -50,9 +50,9 @@ class AugmentSpec(Frozen):
     p_rotate: how often a cloud is turned; tilt_deg: how far the up axis leans, within ±, to any side.
 
     For clouds of one class: cut: up to this share of the points is left out, those that lie farthest towards one side; strays: up to
-    this share is anywhere in the ball around the cloud instead; what is left is normalised as a file of it would be. warp: how often
-    a cloud is bent, by changes of its parts that go over into one another, drawn at four of its points: of size within ± warp_scale
-    (the logarithm, each axis), turned within ± warp_deg, shifted within ± warp_shift.
+    this share is anywhere in the ball around the cloud instead, the one with p_cut, the other with p_strays; what is left is normalised
+    as a file of it would be. warp: how often a cloud is bent, by changes of its parts that go over into one another, drawn at four of
+    its points: of size within ± warp_scale (the logarithm, each axis), turned within ± warp_deg, shifted within ± warp_shift.
 
     For scenes, whose points have classes: crop: side in metres of a square column around one of the points, all above and below it
     is kept; max_voxels: of more a random part is kept; mix: how often a sector around the origin is replaced by that of
@@ -81,6 +81,8 @@ class AugmentSpec(Frozen):
     tilt_deg: Annotated[Amount, later(0.0)] = 0.0
     cut: Annotated[float, Field(ge=0, lt=1), later(0.0)] = 0.0
     strays: Annotated[float, Field(ge=0, lt=1), later(0.0)] = 0.0
+    p_cut: Annotated[Probability, later(1.0)] = 1.0
+    p_strays: Annotated[Probability, later(1.0)] = 1.0
     warp: Annotated[Probability, later(0.0)] = 0.0
     warp_scale: Annotated[Amount, later(0.3)] = 0.3
     warp_deg: Annotated[Amount, later(10.0)] = 10.0
@@ -107,13 +109,20 @@ def augment(
     normalise: Callable[[PointCloud], PointCloud] = lambda cloud: cloud,
 ) -> PointCloud:
     """One random variant of a cloud with xyz (n, 3); `up` is the axis that it is turned about. normalise: as its model does."""
-    if spec.cut or spec.strays:
-        cloud = normalise(strayed(without_a_side(cloud, spec.cut, rng), spec.strays, rng))
+    cut, strewn = spec.cut and _happens(spec.p_cut, rng), spec.strays and _happens(spec.p_strays, rng)
+    if cut or strewn:
+        cloud = without_a_side(cloud, spec.cut, rng) if cut else cloud
+        cloud = normalise(strayed(cloud, spec.strays, rng) if strewn else cloud)
     if spec.drop:
         cloud = cloud.take(kept_rows(len(cloud), spec.drop, rng))
     if spec.warp and rng.random() < spec.warp:
         cloud = warped(cloud, spec, rng)
     return refeatured(moved(cloud, spec, rng, up), spec, rng)
+
+
+def _happens(probability: float, rng: np.random.Generator) -> bool:
+    """What is certain takes no draw."""
+    return probability == 1 or rng.random() < probability
 
 
 def kept_rows(count: int, drop: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -179,7 +188,7 @@ def moved(cloud: PointCloud, spec: AugmentSpec, rng: np.random.Generator, up: Ax
     """The cloud turned, mirrored, scaled, shifted, its points jittered."""
     xyz = cloud.xyz.copy()
     ground = [(UP[up] + 1) % 3, (UP[up] + 2) % 3]
-    if spec.rotate_deg and (spec.p_rotate == 1 or rng.random() < spec.p_rotate):
+    if spec.rotate_deg and _happens(spec.p_rotate, rng):
         angle = np.radians(rng.uniform(-spec.rotate_deg, spec.rotate_deg))
         cos, sin = np.cos(angle), np.sin(angle)
         xyz[:, ground] = xyz[:, ground] @ np.array([[cos, sin], [-sin, cos]], xyz.dtype)

@@ -5,6 +5,7 @@ from typing import cast
 import numpy as np
 
 from models.manifest import Manifest
+from training.augment import AugmentSpec
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell, input_words, weakest_words
 from training.datasets import Clouds
 from training.evaluate import ClassificationReport, Report
@@ -59,13 +60,37 @@ def data(manifest: Manifest, story: Story) -> str:
 def limits(manifest: Manifest, story: Story) -> list[str]:
     said = [
         "It knows no other answer than its classes: whatever it is shown gets one of them, often with a high score.",
-        "It was trained on one object a cloud, upright and facing as in the training data; objects turned away from that, parts of "
-        "objects and scenes are outside what was measured.",
+        f"It was trained on one object a cloud, {_seen(story.recipe.augment)}. Its scores are of clouds as they are in the data: objects "
+        "that are turned, cut or bent otherwise, and scenes, are outside what they tell.",
         "Scores are softmax values, not calibrated probabilities.",
     ]
     fewest = int(np.bincount(cast(Clouds, story.train).targets, minlength=len(manifest.labels)).min())
     if fewest < 100:
         said.append(f"The rarest class was learnt from {fewest} clouds.")
     if manifest.input.point_budget:
-        said.append(f"Clouds of far fewer than {manifest.input.point_budget:,} points are sparser than what it learnt from.")
+        fewest_points = round(manifest.input.point_budget * (1 - story.recipe.augment.cut) * (1 - story.recipe.augment.drop))
+        said.append(f"Clouds of far fewer than {fewest_points:,} points are sparser than what it learnt from.")
     return said
+
+
+def _seen(spec: AugmentSpec) -> str:
+    """How training clouds stood, and what was missing of them or strewn in."""
+    words = [f"leaning by up to {spec.tilt_deg:g}°" if spec.tilt_deg else "upright"]
+    turned = f"turned about the up axis by up to {spec.rotate_deg:g}°"
+    if not spec.rotate_deg or not spec.p_rotate:
+        words.append("facing as in the data")
+    else:
+        words.append(turned if spec.p_rotate == 1 else f"{spec.p_rotate:.0%} of the clouds {turned}, the others facing as in the data")
+    if spec.flip or spec.mirror:
+        words.append("some mirrored")
+    if spec.warp:
+        words.append("some bent")
+    if spec.cut:
+        words.append(f"{_some(spec.p_cut)}without up to {spec.cut:.0%} of the points at one side")
+    if spec.strays:
+        words.append(f"{_some(spec.p_strays)}with up to {spec.strays:.0%} strays")
+    return ", ".join(words)
+
+
+def _some(share: float) -> str:
+    return "" if share == 1 else f"{share:.0%} "

@@ -61,6 +61,19 @@ def test_strays_lie_in_the_ball_around_the_cloud() -> None:
     assert np.median(distances[moved] / radius) == pytest.approx(0.5 ** (1 / 3), abs=0.02)  # uniform in the volume
 
 
+@pytest.mark.parametrize("kind", ["cut", "strays"])
+def test_some_clouds_stay_whole(kind: str) -> None:
+    """As often as is said; where it is certain, the draws are those of before there was a choice."""
+    cloud = cloud_of()
+    spec = AugmentSpec.model_validate({**STILL, kind: 0.5, f"p_{kind}": 0.3})
+    changed = [not np.array_equal(augment(cloud, spec, np.random.default_rng(seed)).xyz, cloud.xyz) for seed in range(400)]
+    assert np.mean(changed) == pytest.approx(0.3, abs=0.08)
+    never, always = (spec.model_copy(update={f"p_{kind}": share}) for share in (0.0, 1.0))
+    assert np.array_equal(augment(cloud, never, np.random.default_rng(0)).xyz, cloud.xyz)
+    expected = without_a_side(cloud, 0.5, np.random.default_rng(7)) if kind == "cut" else strayed(cloud, 0.5, np.random.default_rng(7))
+    assert np.array_equal(augment(cloud, always, np.random.default_rng(7)).xyz, expected.xyz)
+
+
 def test_what_is_left_is_normalised_as_a_file_of_it_would_be() -> None:
     spec = InputSpec(features=(), voxel_size=0.1, normalise="unit_sphere")
     cloud = normalised(cloud_of(), spec)

@@ -6,6 +6,7 @@ from pathlib import Path
 from training.evaluate import counted
 from training.reproduce.explored import EXPLORED
 from training.reproduce.gaps import bars, by_budget, each_once, few_or_all, gaps_of, is_of_scenes, score_of, setting, verdicts
+from training.reproduce.labels import labels_plot
 from training.reproduce.plots import plot_gaps
 from training.reproduce.search import GRID, Exploration, Group, Known
 from training.reproduce.speed import speed
@@ -38,6 +39,8 @@ def _page(name: str, groups: tuple[Group, ...], known: Known, out: Path) -> str:
     if shown := bars(compared):
         plot_gaps(shown, out / name / "gaps.svg")
         lines += [f"![Paired gaps with their 95 % intervals]({name}/gaps.svg)", ""]
+    labelled = "labelled scans" if is_of_scenes(groups[0]) else "labelled clouds a class"
+    lines += labels_plot(found, labelled, f"{score_of(groups[0])} %", out / name / "labels.svg", f"{name}/labels.svg")
     for group, of in found:
         lines += [*_section(page, group, of, known, compare=name != "speed"), *speed(name, group, of, out)]
     lines += by_budget(compared)

@@ -37,6 +37,19 @@ class Point:
     engine: str = ""
 
 
+@dataclass(frozen=True)
+class Level:
+    """What a mode of a network reaches, in %, with so much labelled (None: everything), over so many runs."""
+
+    network: str
+    mode: str
+    labelled: int | None
+    epochs: int
+    score: float
+    std: float
+    runs: int
+
+
 def plot_gaps(bars: Sequence[Bar], path: Path) -> None:
     """One line a gap, its interval around it, and zero."""
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.32 * len(bars)))
@@ -89,6 +102,38 @@ def plot_costs(points: Sequence[Point], path: Path) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=len(modes), fontsize=8)
     figure.supxlabel("minutes of training steps, one thread", fontsize=9)
     figure.supylabel("test accuracy, %; bars: standard deviation over seeds", fontsize=9)
+    _save(figure, path)
+
+
+def plot_labels(levels: Sequence[Level], labelled: str, score: str, path: Path) -> None:
+    """A panel a network, a line a mode: a score in % by how much is labelled, its standard deviation as a bar; hollow is a single run.
+    A line ends where an amount is missing. `levels` come with the least labelled first.
+    """
+    networks, modes = (list(dict.fromkeys(getattr(level, key) for level in levels)) for key in ("network", "mode"))
+    width = 1 + 3 * len(networks)
+    figure, panels = plt.subplots(1, len(networks), figsize=(width, 3.8), squeeze=False, layout="constrained", sharey=True)
+    for panel, network in zip(panels.flat, networks, strict=True):
+        here = [level for level in levels if level.network == network]
+        ticks = list(dict.fromkeys((level.labelled, level.epochs) for level in here))
+        for mode, colour in zip(modes, COLOURS, strict=False):
+            means = np.full(len(ticks), np.nan)
+            beside = np.arange(len(ticks)) + 0.06 * (modes.index(mode) - (len(modes) - 1) / 2)
+            for level in here:
+                if level.mode != mode:
+                    continue
+                place = ticks.index((level.labelled, level.epochs))
+                means[place] = level.score
+                several = {"yerr": level.std, "capsize": 3} if level.runs > 1 else {"markerfacecolor": "white"}
+                panel.errorbar(beside[place], level.score, fmt="o", markersize=4, color=colour, zorder=3, **several)
+            panel.plot(beside, means, color=colour)
+        words = [f"{amount or 'all'}\n{epochs} epochs" for amount, epochs in ticks]
+        panel.set_xticks(range(len(ticks)), words, fontsize=8)
+        panel.set_title(network, fontsize=9)
+        panel.grid(alpha=0.3)
+    handles = [Line2D([], [], marker="o", color=colour, label=mode) for mode, colour in zip(modes, COLOURS, strict=False)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(modes), fontsize=8)
+    figure.supxlabel(labelled, fontsize=9)
+    figure.supylabel(score, fontsize=9)
     _save(figure, path)
 
 

@@ -98,7 +98,7 @@ def choose(group: Group, arm: str, known: Known) -> Choice:
     while True:
         missing = lacking(tried, 1)
         if not missing:
-            ranked = sorted(tried, key=lambda lr: -scores(lr)[0])
+            ranked = sorted(tried, key=lambda lr: (-scores(lr)[0], lr not in (min(tried), max(tried))))  # of equals the one at an end
             more = _past(ranked[0], tried)
             if more is None:
                 missing = lacking(ranked[: 2 if group.searches > 1 else 1], group.searches)

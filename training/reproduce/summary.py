@@ -1,16 +1,16 @@
 """docs/results/README.md: what a practitioner may take from all records, on one page."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from training.reproduce.advice import Found, advice, controls, known_well, networks
 from training.reproduce.besides import besides
 from training.reproduce.gaps import setting
+from training.reproduce.labels import labels_plot
 from training.reproduce.plots import Point, plot_costs
 from training.reproduce.search import Group, Known
 from training.reproduce.stats import paired
-from training.reproduce.tables import TABLES
+from training.reproduce.tables import TABLES, by_amount
 from training.reproduce.texts import PAGES
 from training.reproduce.trial import PAPER
 from training.reproduce.view import SHORT, Result, cost, every_record, in_short, results
@@ -39,7 +39,7 @@ OTHERS = {
 def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...]] = TABLES) -> Path:
     """The page and its plot."""
     every = [group for of in tables.values() for group in of if group.base == PAPER]
-    found = sorted(_settings(every, known), key=lambda pair: pair[0].shots or math.inf)
+    found = sorted(_settings(every, known), key=lambda pair: by_amount(pair[0].shots))
     records = every_record(tuple(every), known)
     hours = sum(map(cost, records)) / 3600
     lines = [
@@ -68,6 +68,7 @@ def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...
         "",
         *networks(found),
         "",
+        *labels_plot(found, "labelled clouds a class", "test %", out / "labels.svg", "labels.svg"),
         "## Which mode, when",
         "",
         *advice(found),
@@ -119,21 +120,31 @@ def _modes(found: Found) -> list[str]:
             rows.append(f"| {' | '.join(row)} |")
     if not rows:
         return ["No setting has three trials of a mode yet."]
+    networks_of = dict.fromkeys(group.network for group, of in found if any(result.records for result in of.values()))
     return [
         "Over scratch: the mean of the gaps of the seeds that both have (how many), and half of its 95 % interval; bold where that "
         "excludes zero, uncorrected. Where one of the two has more seeds, it is not the difference of their means. Minutes of training "
         "steps, one thread, by several versions of the code, with the engine that computed most of them: `amx` is up to three times as "
-        "fast as `avx512`. The search for a rate adds three to twelve such trainings, of all clouds as many epochs.",
+        f"fast as `avx512`. The search for a rate adds three to twelve such trainings{_shorter(found)}.",
         "",
         "| labels and network | mode | learning rate | test % | seeds | over scratch | minutes |",
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
-        "To train so: `fip train paper-modelnet40 --data DIR --shots N --set network=resnet18|cifar_resnet20|cifar_resnet56 --set "
-        "optim.lr=RATE --set epochs=E` and `--init image --mode all|iobn|ioms|io --weights FILE`, or `--init scratch`. `finetune-resnet18` "
-        "and `finetune-cifar20`, for your own folder, take the same options, but have recipes of their own: these rates were not tried "
-        "there.",
+        f"To train so: `fip train paper-modelnet40 --data DIR --shots N --set network={'|'.join(networks_of)} --set optim.lr=RATE --set "
+        "epochs=E` and `--init image --mode all|iobn|ioms|io --weights FILE`, or `--init scratch`. `finetune-resnet18` and "
+        "`finetune-cifar20`, for your own folder, take the same options, but have recipes of their own: these rates were not tried there.",
     ]
+
+
+def _shorter(found: Found) -> str:
+    """Whose rates were searched over fewer epochs, in words."""
+    fewer = [
+        f"{setting(group)} ({group.search_epochs})"
+        for group, of in found
+        if group.search_epochs not in (None, group.epochs) and any(result.records for result in of.values())
+    ]
+    return f"; of fewer epochs for {'; '.join(fewer)}" if fewer else ""
 
 
 def _points(group: Group, of: dict[str, Result]) -> list[Point]:

@@ -1,5 +1,6 @@
 """What is compared: the groups of trials behind every page."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, zip_longest
@@ -7,7 +8,7 @@ from itertools import chain, zip_longest
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
 from training.reproduce.explored import EXPLORED
 from training.reproduce.search import GRID, Group, Known, missing_of
-from training.reproduce.trial import Trial, kind_of
+from training.reproduce.trial import PAPER, Trial, kind_of
 
 PLAINEST = ("scratch", "fip-all")
 LEARNERS = (*PLAINEST, "fip-iobn")
@@ -25,7 +26,7 @@ STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
 CYCLIC = ("scratch-cyclic", "fip-all-cyclic")
 SCHEDULES = ("scratch", "fip-all", *CYCLIC)
 OF_FEW, OF_ALL = "few-modelnet40", "full-modelnet40"  # recipes of our own
-BUDGET = {1: 100, 5: 40, 10: 30}  # epochs by the number of shots: 200, 280 and 390 steps
+BUDGET: dict[int | None, int] = {1: 100, 5: 40, 10: 30, None: 30}  # epochs by the number of shots: 200, 280, 390 and some 8,300 steps
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
 SEARCHES = {"resnet18": 2, "cifar_resnet20": 2}  # draws that choose a learning rate; one for the other nets
 
@@ -40,7 +41,7 @@ def few(
     )
 
 
-def full(network: str, arms: tuple[str, ...], epochs: int = 30, search_epochs: int = 1) -> Group:
+def full(network: str, arms: tuple[str, ...], epochs: int = BUDGET[None], search_epochs: int = 1) -> Group:
     """One run of each arm: what a table says of all clouds with three seeds, it says with a better recipe (`full`)."""
     return Group(network, None, epochs, arms, seeds=1, search_epochs=search_epochs, curve=True)
 
@@ -54,7 +55,7 @@ _LONGER = {  # epochs, seeds, and epochs of the search where a whole one would c
     "cifar_resnet20": ((100, 5, None), (300, 3, 100)),
 }
 
-SCANS = {1: 220, 5: 73, None: 20}  # epochs by how many scans: 220 steps of two, or of the one that there is
+SCANS: dict[int | None, int] = {1: 220, 5: 73, None: 20}  # epochs by how many scans: 220 steps of two, or of the one that there is
 _LIDAR = "paired-lidar19"
 
 TABLES: dict[str, tuple[Group, ...]] = {
@@ -90,7 +91,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
     "backbones": (
         replace(_RESNET18_10, arms=LEARNERS),
         *(few(network, 10) for network in CIFAR),
-        *(few(network, 10, seeds=3, search_epochs=10) for network in ("cifar_resnet32", "cifar_resnet44")),
+        *(few(network, 10, search_epochs=10) for network in ("cifar_resnet32", "cifar_resnet44")),
         few("resnet50", 10, seeds=3, search_epochs=5),
     ),
     "recipe": (
@@ -107,6 +108,19 @@ TABLES: dict[str, tuple[Group, ...]] = {
         Group("cifar_resnet20", scans, epochs, LEARNERS, seeds=3, base=_LIDAR) for scans, epochs in SCANS.items()
     ),
 }  # fmt: skip
+
+
+USUAL = {PAPER: BUDGET, _LIDAR: SCANS}
+
+
+def has_usual_budget(group: Group) -> bool:
+    """Whether its epochs are those that networks are compared at, where there are several budgets for so many labels."""
+    return group.base not in USUAL or USUAL[group.base].get(group.shots) == group.epochs
+
+
+def by_amount(shots: int | None) -> float:
+    """To sort by how much is labelled."""
+    return math.inf if shots is None else shots
 
 
 def kind_of_table(name: str) -> str:
