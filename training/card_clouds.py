@@ -60,7 +60,7 @@ def data(manifest: Manifest, story: Story) -> str:
 def limits(manifest: Manifest, story: Story) -> list[str]:
     said = [
         "It knows no other answer than its classes: whatever it is shown gets one of them, often with a high score.",
-        f"It was trained on one object a cloud, {_seen(story.recipe.augment)}. Its scores are of clouds as they are in the data: objects "
+        f"It was trained on one object a cloud, {seen(story.recipe.augment)}. Its scores are of clouds as they are in the data: objects "
         "that are turned, cut or bent otherwise, and scenes, are outside what they tell.",
         "Scores are softmax values, not calibrated probabilities.",
     ]
@@ -73,7 +73,7 @@ def limits(manifest: Manifest, story: Story) -> list[str]:
     return said
 
 
-def _seen(spec: AugmentSpec) -> str:
+def seen(spec: AugmentSpec) -> str:
     """How training clouds stood, and what was missing of them or strewn in."""
     words = [f"leaning by up to {spec.tilt_deg:g}°" if spec.tilt_deg else "upright"]
     share = spec.p_rotate if spec.rotate_deg else 0.0
@@ -85,6 +85,8 @@ def _seen(spec: AugmentSpec) -> str:
         words.append("some mirrored")
     if spec.warp:
         words.append("some bent")
+    if spec.drop:
+        words.append(f"thinned by up to {spec.drop:.0%}")
     if spec.cut:
         words.append(f"{_some(spec.p_cut)}without up to {spec.cut:.0%} of the points at one side")
     if spec.strays:

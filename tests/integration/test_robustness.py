@@ -29,6 +29,7 @@ def test_robustness(data: Path, image_file: Path, tmp_path: Path, capsys: pytest
     whole = [levels[0] for levels in record["accuracy"].values()]
     assert whole == [json.loads((tmp_path / "run" / "checkpoint" / "metrics.json").read_text())["test_accuracy"]] * len(whole)
     page = (tmp_path / "out" / "robustness.md").read_text()
+    assert "- checkpoint learnt from objects leaning by up to 10°, 50% of the clouds turned about the up axis" in page
     for kind, damage in DAMAGES.items():
         assert damage.title in page
         assert " | ".join(f"{100 * share:.1f}" for share in record["accuracy"][kind]) in page

@@ -19,12 +19,15 @@ from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.voxelize import prepare
 from training.augment import UP, direction, rotation
+from training.card_clouds import seen
 from training.datasets import Clouds, read_split
 from training.evaluate import BATCH
 from training.progress import progress
 from training.publish import code_version
+from training.recipe import load_recipe
 from training.reproduce.plots import plot_levels
 from training.runstate import write_text
+from training.train import RECIPE
 
 Xyz = npt.NDArray[np.float64]
 FEWEST_POINTS = 8
@@ -95,7 +98,7 @@ DAMAGES = {
 
 @dataclass(frozen=True)
 class Found:
-    """accuracy: by damage, a share for each of its levels."""
+    """accuracy: by damage, a share for each of its levels. learnt: how the objects looked that it learnt from, if known."""
 
     model: str
     digest: str
@@ -103,6 +106,7 @@ class Found:
     clouds: int
     code: str
     accuracy: dict[str, list[float]]
+    learnt: str = ""
 
 
 def robustness(folder: Path, name: str, data: Path, out: Path, device: str = "cpu") -> Path:
@@ -117,11 +121,17 @@ def robustness(folder: Path, name: str, data: Path, out: Path, device: str = "cp
             raise BadDataset(f"{name} knows other classes than ModelNet40: {predictor.manifest.labels[:3]}…", where=str(data))
         accuracy = {kind: [_accuracy(predictor, clouds, kind, level) for level in damage.levels] for kind, damage in DAMAGES.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(asdict(Found(name, digest, clouds.digest, len(clouds), code_version(), accuracy)), indent=1) + "\n")
+        found = Found(name, digest, clouds.digest, len(clouds), code_version(), accuracy, _learnt(folder))
+        write_text(path, json.dumps(asdict(found), indent=1) + "\n")
     records = [record for each in sorted(path.parent.glob("*.json")) if (record := _read(each)) is not None]
     page = out / "robustness.md"
     write_text(page, _page(records, out))
     return page
+
+
+def _learnt(folder: Path) -> str:
+    recipe = folder / RECIPE
+    return seen(load_recipe(str(recipe)).augment) if recipe.is_file() else ""
 
 
 def damaged(cloud: PointCloud, kind: str, level: float, up: Axis, row: int) -> PointCloud:
@@ -179,5 +189,6 @@ def _page(records: list[Found], out: Path) -> str:
         lines += ["|---|" + "---|" * len(damage.levels)]
         lines += [f"| {record.model} | " + " | ".join(f"{100 * each:.1f}" for each in record.accuracy[kind]) + " |" for record in records]
         lines.append("")
+    lines += [f"- {record.model} learnt from objects {record.learnt}." for record in records if record.learnt] + [""]
     made = "; ".join(f"{record.model} (sha256 {record.digest[:12]}…) by {record.code}" for record in records)
     return "\n".join([*lines, f"{made}. Again with: `fip reproduce robustness --data MODELNET40_HDF5 [--model NAME]`.", ""])
