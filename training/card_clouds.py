@@ -90,7 +90,7 @@ def seen(spec: AugmentSpec) -> str:
     if spec.cut:
         words.append(f"{_some(spec.p_cut)}without up to {spec.cut:.0%} of the points at one side")
     if spec.strays:
-        words.append(f"{_some(spec.p_strays)}with up to {spec.strays:.0%} strays")
+        words.append(f"{_some(spec.p_strays)}with up to {spec.strays:.0%} strays within its ball")
     return ", ".join(words)
 
 

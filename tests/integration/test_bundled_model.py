@@ -1,5 +1,6 @@
 """The model that ships with the service: whole, small, documented, and on real clouds what its card says."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from models.predictor import Predictor
 from models.registry import Catalogue
 from training.datasets import LabelledClouds
 from training.recipe import load_recipe
+from training.reproduce.robustness import damaged
 
 NAME = "modelnet40"
 EVERY = 8  # every eighth test cloud: 309 of 2,468
@@ -59,7 +61,7 @@ def clouds(modelnet) -> LabelledClouds:
     return modelnet("test", lambda targets: np.arange(0, len(targets), EVERY))
 
 
-def labels(predictor: Predictor, xyz: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+def labels(predictor: Predictor, xyz: Iterable[npt.NDArray[np.float32]]) -> npt.NDArray[np.int64]:
     voxels = [predictor.voxelize(PointCloud(cloud)) for cloud in xyz]
     return np.array([found.index for start in range(0, len(voxels), 64) for found in predictor.classify(voxels[start : start + 64])])
 
@@ -71,6 +73,16 @@ def test_real_clouds_in_any_unit_and_place(predictor: Predictor, clouds: Labelle
     assert (found == targets).mean() >= 0.84  # a quarter of a thousand clouds: two points of slack below the bar of 86 %
     for changed in (xyz * np.float32(0.001), xyz * np.float32(1000), xyz + np.float32(1000)):
         assert (labels(predictor, changed) == found).mean() >= 0.985
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("kind", "level", "least"), [("outliers", 0.1, 0.84), ("thinned", 0.75, 0.82), ("occluded", 0.3, 0.76), ("upright", 90, 0.75)]
+)
+def test_damaged_clouds(predictor: Predictor, clouds: LabelledClouds, kind: str, level: float, least: float) -> None:
+    """A model of clean, upright clouds has 14, 75, 80 and 50 %."""
+    xyz = [damaged(PointCloud(cloud), kind, level, "z", row).xyz for row, cloud in enumerate(clouds.xyz)]
+    assert (labels(predictor, xyz) == clouds.targets).mean() >= least
 
 
 @pytest.mark.data

@@ -29,7 +29,7 @@ def test_clouds_that_stayed_as_they_were() -> None:
 def test_clouds_that_were_turned_thinned_and_damaged() -> None:
     found = said(rotate_deg=180, p_rotate=0.5, tilt_deg=10, cut=0.3, strays=0.1, drop=0.75)
     assert "leaning by up to 10°, 50% of the clouds turned about the up axis by up to 180°, the others facing as in the data" in found
-    assert "thinned by up to 75%, without up to 30% of the points at one side, with up to 10% strays. Its scores" in found
+    assert "thinned by up to 75%, without up to 30% of the points at one side, with up to 10% strays within its ball. Its scores" in found
     assert "far fewer than 179 points" in found  # 1,024 of which a side is cut off, and then some are dropped
     assert "50% without up to 30%" in said(cut=0.3, p_cut=0.5)
     assert "25% with up to 10% strays" in said(strays=0.1, p_strays=0.25)

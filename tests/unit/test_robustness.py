@@ -1,11 +1,13 @@
 """Damages to clouds: each is what it is called, grows with its level, and is the same for every model."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from models.pointcloud import PointCloud
 from training.augment import direction, rotation
-from training.reproduce.robustness import DAMAGES, damaged
+from training.reproduce.robustness import DAMAGES, Found, damaged, page_of
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,24 @@ def test_rotations_turn_by_their_angle_about_their_axis() -> None:
     np.testing.assert_allclose(turned @ axis, axis, atol=1e-12)
     assert np.trace(turned) == pytest.approx(1 + 2 * np.cos(np.radians(40)))
     np.testing.assert_allclose(rotation(np.array([0.0, 0.0, 1.0]), 90) @ [1, 0, 0], [0, 1, 0], atol=1e-12)
+
+
+def test_one_point_far_outside_and_a_floor(cloud: PointCloud) -> None:
+    far = damaged(cloud, "far", 3, "z", 0).xyz
+    changed = (far != cloud.xyz).any(1)
+    assert changed.sum() == 1
+    assert np.linalg.norm(far[changed]) == pytest.approx(3, rel=1e-5)
+    standing = damaged(cloud, "floor", 0.5, "z", 0).xyz
+    assert np.array_equal(standing[:1000], cloud.xyz)
+    assert len(standing) == 1500
+    assert np.all(standing[1000:, 2] == cloud.xyz[:, 2].min())
+    assert np.ptp(standing[1000:, :2], axis=0) == pytest.approx(2, abs=0.05)
+
+
+def test_a_page_says_how_training_clouds_looked_where_that_is_known(tmp_path: Path) -> None:
+    accuracy = {kind: [0.5] * len(damage.levels) for kind, damage in DAMAGES.items()}
+    known, unknown = (Found(name, "d" * 64, "e" * 64, 10, "code", accuracy, learnt) for name, learnt in (("a", "upright"), ("b", "")))
+    both, neither = page_of([known, unknown], tmp_path), page_of([unknown], tmp_path)
+    assert "- a learnt from objects upright.\n\na (sha256" in both
+    assert "learnt" not in neither
+    assert "\n\n\n" not in both + neither

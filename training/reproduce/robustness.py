@@ -65,6 +65,20 @@ def scatter(xyz: Xyz, share: float, up: int, rng: np.random.Generator) -> Xyz:
     return found
 
 
+def stray_far(xyz: Xyz, radii: float, up: int, rng: np.random.Generator) -> Xyz:
+    """A single point lies so far from the middle instead, outside the ball that holds the others."""
+    found = xyz.copy()
+    found[rng.integers(len(found))] = radii * direction(rng)
+    return found
+
+
+def on_a_floor(xyz: Xyz, share: float, up: int, rng: np.random.Generator) -> Xyz:
+    """With more points, a share of those there are, on a square of floor under the object, two radii wide."""
+    floor = rng.uniform(-1, 1, (round(share * len(xyz)), 3))
+    floor[:, up] = xyz[:, up].min()
+    return np.concatenate([xyz, floor])
+
+
 def turn_upright(xyz: Xyz, degrees: float, up: int, rng: np.random.Generator) -> Xyz:
     """Turned about the up axis, to either side."""
     return xyz @ rotation(np.eye(3)[up], degrees * rng.choice([-1, 1])).T
@@ -93,6 +107,8 @@ DAMAGES = {
     "occluded": Damage("one side cut off", "share of points", (0, 0.1, 0.2, 0.3, 0.5), occlude),
     "upright": Damage("turned about the up axis", "degrees", (0, 15, 30, 45, 90, 180), turn_upright),
     "turned": Damage("turned about any axis", "degrees", (0, 15, 30, 45, 90, 180), turn),
+    "far": Damage("one point far outside", "radii from the middle", (0, 1.5, 2, 3, 5), stray_far),
+    "floor": Damage("floor under the object", "points, share of its own", (0, 0.1, 0.2, 0.5, 1), on_a_floor),
 }
 
 
@@ -116,20 +132,21 @@ def robustness(folder: Path, name: str, data: Path, out: Path, device: str = "cp
     clouds = read_split("modelnet40", data, "test")
     known = _read(path)
     if known is None or (known.digest, known.data) != (digest, clouds.digest):
-        predictor = Predictor.load(folder, device)
+        predictor, learnt = Predictor.load(folder, device), _learnt(folder)
         if clouds.names != predictor.manifest.labels:
             raise BadDataset(f"{name} knows other classes than ModelNet40: {predictor.manifest.labels[:3]}…", where=str(data))
         accuracy = {kind: [_accuracy(predictor, clouds, kind, level) for level in damage.levels] for kind, damage in DAMAGES.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        found = Found(name, digest, clouds.digest, len(clouds), code_version(), accuracy, _learnt(folder))
+        found = Found(name, digest, clouds.digest, len(clouds), code_version(), accuracy, learnt)
         write_text(path, json.dumps(asdict(found), indent=1) + "\n")
     records = [record for each in sorted(path.parent.glob("*.json")) if (record := _read(each)) is not None]
     page = out / "robustness.md"
-    write_text(page, _page(records, out))
+    write_text(page, page_of(records, out))
     return page
 
 
 def _learnt(folder: Path) -> str:
+    """How its training objects looked; nothing of a checkpoint without its recipe."""
     recipe = folder / RECIPE
     return seen(load_recipe(str(recipe)).augment) if recipe.is_file() else ""
 
@@ -168,7 +185,8 @@ def _read(path: Path) -> Found | None:
     return found if sizes == {kind: len(damage.levels) for kind, damage in DAMAGES.items()} else None
 
 
-def _page(records: list[Found], out: Path) -> str:
+def page_of(records: list[Found], out: Path) -> str:
+    """The page, in Markdown; its plot is written below `out`."""
     curves = {
         damage.title: (damage.unit, damage.levels, {record.model: [100 * each for each in record.accuracy[kind]] for record in records})
         for kind, damage in DAMAGES.items()
@@ -178,8 +196,9 @@ def _page(records: list[Found], out: Path) -> str:
         "# robustness: what a classifier still knows of damaged clouds",
         "",
         f"Accuracy in % on the {records[0].clouds:,} test clouds of ModelNet40 (1,024 points, unit sphere), as served, each cloud damaged "
-        "in one way; a model normalises what is left as it normalises any file. The draws are the same for all models, one a cloud; by "
-        "chance alone such a figure is off by up to 1.2 points in 95 of 100 cases where it is near 90, by 2.0 where it is near 50.",
+        "in one way alone; a model normalises what is left as it normalises any file. The draws are the same for all models, one a cloud; "
+        "by chance alone such a figure is off by up to 1.2 points in 95 of 100 cases where it is near 90, by 2.0 where it is near 50. A model "
+        "whose training clouds were damaged in a like way is good at that damage; it says little of others.",
         "",
         "![Accuracy by kind and strength of damage](robustness/curves.svg)",
         "",
@@ -189,6 +208,7 @@ def _page(records: list[Found], out: Path) -> str:
         lines += ["|---|" + "---|" * len(damage.levels)]
         lines += [f"| {record.model} | " + " | ".join(f"{100 * each:.1f}" for each in record.accuracy[kind]) + " |" for record in records]
         lines.append("")
-    lines += [f"- {record.model} learnt from objects {record.learnt}." for record in records if record.learnt] + [""]
+    if learnt := [f"- {record.model} learnt from objects {record.learnt}." for record in records if record.learnt]:
+        lines += [*learnt, ""]
     made = "; ".join(f"{record.model} (sha256 {record.digest[:12]}…) by {record.code}" for record in records)
     return "\n".join([*lines, f"{made}. Again with: `fip reproduce robustness --data MODELNET40_HDF5 [--model NAME]`.", ""])
