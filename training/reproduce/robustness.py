@@ -197,8 +197,8 @@ def page_of(records: list[Found], out: Path) -> str:
         "",
         f"Accuracy in % on the {records[0].clouds:,} test clouds of ModelNet40 (1,024 points, unit sphere), as served, each cloud damaged "
         "in one way alone; a model normalises what is left as it normalises any file. The draws are the same for all models, one a cloud; "
-        "by chance alone such a figure is off by up to 1.2 points in 95 of 100 cases where it is near 90, by 2.0 where it is near 50. A model "
-        "whose training clouds were damaged in a like way is good at that damage; it says little of others.",
+        "by chance alone such a figure is off by up to 1.2 points in 95 of 100 cases where it is near 90, by 2.0 where it is near 50. "
+        "A model whose training clouds were damaged in a like way is good at that damage; it says little of others.",
         "",
         "![Accuracy by kind and strength of damage](robustness/curves.svg)",
         "",
