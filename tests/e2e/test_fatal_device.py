@@ -49,6 +49,9 @@ def test_a_fatal_error_of_the_device_loses_a_worker_and_no_request(tmp_path: Pat
         [lost] = running.events("worker lost")
         assert (lost["pid"], lost["why"]) == (pid, "the device failed: CUDA error: device-side assert triggered")
         assert [each.status_code for each in found] == [200] * 12
-        assert [each.json()["predictions"] for each in found] == [alone] * 12
+        for answer in found:  # those that went through the net together may differ in the last digits
+            predictions = answer.json()["predictions"]
+            assert [each["label"] for each in predictions] == [each["label"] for each in alone]
+            assert [each["score"] for each in predictions] == pytest.approx([each["score"] for each in alone], rel=1e-4)
         assert running.worker_pid() != pid
         assert running.metric("fip_worker_restarts_total") == 1
