@@ -113,6 +113,10 @@ class NativeEngine:
         if foreign or not self._takes(feats, products):
             return self._otherwise.conv(feats, weight, kernel_map, products=products, transpose=transpose, epilogue=epilogue)
         cin, cout = _channels(weight, transpose)
+        if isinstance(weight, torch.Tensor) and epilogue is None and self._is_product(kernel_map, products):
+            feats = checked(feats, "feats", (kernel_map.num_in, cin))
+            matrix = checked(weight[0], "weight", tuple(weight.shape[1:]))
+            return self._product(feats, matrix.T if transpose else matrix, products, ARENA.empty(kernel_map.num_out, cout))
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
         out = ARENA.empty(kernel_map.num_out, stride)
@@ -147,6 +151,8 @@ class NativeEngine:
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
         feats, grad = checked(feats, "feats", (kernel_map.num_in, cin)), checked(grad, "grad", (kernel_map.num_out, cout))
+        if self._is_product(kernel_map, products):
+            return self._product(feats.T, grad, products, ARENA.empty(cin, cout))[None]
         if stride != cout:
             grad = torch.nn.functional.pad(grad, (0, stride - cout))
         out = ARENA.empty(len(kernel_map.sizes), cin, stride)
@@ -159,6 +165,15 @@ class NativeEngine:
         task = GradCall(map_pairs(kernel_map), address(feats), address(lines), address(grad), address(out), cin, stride, threads)
         (self.kernels.weight_grad_bf16 if low else self.kernels.weight_grad)(ctypes.byref(task))
         return out if stride == cout else out[:, :, :cout].contiguous()
+
+    def _is_product(self, kernel_map: KernelMap, products: torch.dtype) -> bool:
+        """Whether a convolution is one product of matrices, which torch's library multiplies faster than kernels that look rows up."""
+        return len(kernel_map.sizes) == 1 and kernel_map.identity_tap == 0 and not self._multiplies_low(products)
+
+    def _product(self, left: torch.Tensor, right: torch.Tensor, products: torch.dtype, out: torch.Tensor) -> torch.Tensor:
+        if products == torch.bfloat16:
+            left, right = left.bfloat16().float(), right.bfloat16().float()
+        return torch.mm(left, right, out=out)
 
     def _takes(self, tensor: torch.Tensor, products: torch.dtype) -> bool:
         return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and products in (torch.float32, torch.bfloat16)
