@@ -59,8 +59,8 @@ def sparse_conv(feats: torch.Tensor, weight: torch.Tensor, route: Route, repeats
 
     feats (S, Cin), weight (K, Cin, Cout) -> (T, Cout). Differentiable in feats and weight. repeats: axes along which a frozen
     weight of k³ taps repeats itself, for a route that is tied along them; what is kept for backward is the weight, not a copy of
-    its part. Deterministic on a CPU for a given engine: the order of sums depends
-    on the map alone (of 1×1×1 kernels in training on the number of threads, too). Not twice differentiable. Raises: ValueError on shapes or dtypes that do not fit.
+    its part. Deterministic on a CPU for a given engine: the order of sums depends on the map alone (of 1×1×1 kernels, in training,
+    on the number of threads, too). Not twice differentiable. Raises: ValueError on shapes or dtypes that do not fit.
     """
     if feats.dtype != weight.dtype and not torch.is_autocast_enabled(feats.device.type):
         raise ValueError(f"feats are {feats.dtype}, weight is {weight.dtype}")

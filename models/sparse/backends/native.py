@@ -113,12 +113,13 @@ class NativeEngine:
         if foreign or not self._takes(feats, products):
             return self._otherwise.conv(feats, weight, kernel_map, products=products, transpose=transpose, epilogue=epilogue)
         cin, cout = _channels(weight, transpose)
-        if isinstance(weight, torch.Tensor) and epilogue is None and self._is_product(kernel_map, products):
+        threads = torch.get_num_threads()
+        if isinstance(weight, torch.Tensor) and epilogue is None and _is_product(kernel_map) and not self._multiplies_low(products):
             feats = checked(feats, "feats", (kernel_map.num_in, cin))
             matrix = checked(weight[0], "weight", tuple(weight.shape[1:]))
-            return self._product(feats, matrix.T if transpose else matrix, products, ARENA.empty(kernel_map.num_out, cout))
+            feats, matrix = (self._factor(each, products, threads) for each in (feats, matrix))
+            return torch.mm(feats, matrix.T if transpose else matrix, out=ARENA.empty(kernel_map.num_out, cout))
         stride = _rounded_up(cout, self.kernels.width)
-        threads = torch.get_num_threads()
         out = ARENA.empty(kernel_map.num_out, stride)
         feats = checked(feats, "feats", (kernel_map.num_in, cin))
         low = weight.data.dtype == torch.bfloat16 if isinstance(weight, Packed) else self._multiplies_low(products)
@@ -148,15 +149,16 @@ class NativeEngine:
         if not self._takes(feats, products):
             return self._otherwise.weight_grad(feats, grad, kernel_map, products=products)
         cin, cout = feats.shape[1], grad.shape[1]
+        low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
         stride = _rounded_up(cout, self.kernels.width)
         threads = torch.get_num_threads()
         feats, grad = checked(feats, "feats", (kernel_map.num_in, cin)), checked(grad, "grad", (kernel_map.num_out, cout))
-        if self._is_product(kernel_map, products):
-            return self._product(feats.T, grad, products, ARENA.empty(cin, cout))[None]
+        if _is_product(kernel_map) and not low:
+            feats, grad = (self._factor(each, products, threads) for each in (feats, grad))
+            return torch.mm(feats.T, grad, out=ARENA.empty(cin, cout))[None]
         if stride != cout:
             grad = torch.nn.functional.pad(grad, (0, stride - cout))
         out = ARENA.empty(len(kernel_map.sizes), cin, stride)
-        low = products == torch.bfloat16 and bool(self.kernels.weight_grad_bf16)
         lines = self._sum_lines(feats, kernel_map, low, threads)
         if low:
             feats, grad = self._rounded(feats, threads), self._rounded(grad, threads)
@@ -166,14 +168,9 @@ class NativeEngine:
         (self.kernels.weight_grad_bf16 if low else self.kernels.weight_grad)(ctypes.byref(task))
         return out if stride == cout else out[:, :, :cout].contiguous()
 
-    def _is_product(self, kernel_map: KernelMap, products: torch.dtype) -> bool:
-        """Whether a convolution is one product of matrices, which torch's library multiplies faster than kernels that look rows up."""
-        return len(kernel_map.sizes) == 1 and kernel_map.identity_tap == 0 and not self._multiplies_low(products)
-
-    def _product(self, left: torch.Tensor, right: torch.Tensor, products: torch.dtype, out: torch.Tensor) -> torch.Tensor:
-        if products == torch.bfloat16:
-            left, right = left.bfloat16().float(), right.bfloat16().float()
-        return torch.mm(left, right, out=out)
+    def _factor(self, factor: torch.Tensor, products: torch.dtype, threads: int) -> torch.Tensor:
+        """As torch's library is to multiply it in float32."""
+        return self._kept_float(factor, threads) if products == torch.bfloat16 else factor
 
     def _takes(self, tensor: torch.Tensor, products: torch.dtype) -> bool:
         return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and products in (torch.float32, torch.bfloat16)
@@ -229,6 +226,11 @@ def checked(tensor: torch.Tensor, name: str, shape: tuple[int, ...]) -> torch.Te
     if tuple(tensor.shape) != tuple(shape) or tensor.device.type != "cpu":
         raise ValueError(f"{name} must be {tuple(shape)} on the CPU, got {tuple(tensor.shape)} on {tensor.device.type}")
     return tensor.to(torch.float32).contiguous()
+
+
+def _is_product(kernel_map: KernelMap) -> bool:
+    """Whether a convolution is one product of matrices, which torch's library multiplies faster than kernels that look rows up."""
+    return len(kernel_map.sizes) == 1 and kernel_map.identity_tap == 0
 
 
 def _channels(weight: torch.Tensor | Packed, transpose: bool) -> tuple[int, int]:
