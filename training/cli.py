@@ -272,17 +272,20 @@ def reproduce(
     from models.device import parse_device
     from models.errors import nearest
     from models.registry import open_catalogue
-    from training.reproduce.command import again, kind_of_trial, listing, tables
+    from training.reproduce.command import again, kind_of_trial, listing, tables, without_nets
     from training.reproduce.robustness import robustness
     from training.reproduce.runner import MODELNET, Places
     from training.reproduce.tables import TABLES, kind_of_table
 
-    known = (*TABLES, "robustness")
+    known = (*TABLES, "neighbours", "robustness")
     if list_names or (name is None and not every and trial is None):
         click.echo("\n".join(listing()))
         return
     if name is not None and name not in known:
         raise click.BadParameter(f"unknown table{nearest(name, known)} (known: {', '.join(known)})", param_hint="NAME")
+    if name == "neighbours":
+        without_nets(data, out)
+        return
     wanted = [each for each in TABLES if kind_of_table(each) == MODELNET] if name is None else [name]
     if budget == 0 and name != "robustness" and trial is None:
         tables(wanted, None, out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from models.errors import BadOption
+from training.reproduce.neighbours import measure, read_found, write_neighbours
 from training.reproduce.pages import write_pages
 from training.reproduce.records import Records
 from training.reproduce.runner import Outcome, Places, run
@@ -39,6 +40,17 @@ def tables(names: list[str], places: Places | None, out: Path, jobs: int = 1, bu
         click.echo(f"{outcome.untrained} trials were left out: the 2D weights of their networks are not in the folder of --weights")
     if outcome.failed:
         raise click.ClickException("\n".join(f"{name}: {said}" for name, said in outcome.failed.items()))
+
+
+def without_nets(data: Path | None, out: Path) -> None:
+    """The control of `fewshot`: measured, unless it was, and its page and the summary. Raises: BadOption (no record, and no data)."""
+    known = Records(out / "trials").known
+    if data is not None:
+        measure(data, out)
+    if (found := read_found(out)) is None:
+        raise BadOption("nothing is recorded yet; --data says where ModelNet40 is", where="neighbours")
+    for page in (write_neighbours(found, known, out), write_summary(known, out)):
+        click.echo(page)
 
 
 def again(name: str, places: Places) -> None:
@@ -96,4 +108,5 @@ def _scores(record: Record) -> str:
 
 def listing() -> list[str]:
     """A line for every table that can be asked for."""
-    return [f"{name:12} {PAGES[name].title}" for name in TABLES] + ["robustness   what does a classifier still know of damaged clouds?"]
+    others = ["neighbours   how far does one come without a net?", "robustness   what does a classifier still know of damaged clouds?"]
+    return [f"{name:12} {PAGES[name].title}" for name in TABLES] + others

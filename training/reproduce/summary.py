@@ -7,6 +7,7 @@ from training.reproduce.advice import Found, advice, controls, known_well, netwo
 from training.reproduce.besides import besides
 from training.reproduce.gaps import setting
 from training.reproduce.labels import labels_plot
+from training.reproduce.neighbours import line_of, read_found
 from training.reproduce.plots import Point, plot_costs
 from training.reproduce.search import Group, Known
 from training.reproduce.stats import paired
@@ -24,6 +25,7 @@ OTHERS = {
     "analyse/cdnv-modelnet40.md": "how tight its classes are",
     "analyse/tsne-modelnet40.md": "its features in the plane",
     "analyse/dissect-modelnet40.md": "what its units answer",
+    "neighbours.md": "what a nearest neighbour says of the same few clouds, without a net",
     "robustness.md": "what the bundled classifier still knows of damaged clouds",
     "lidar.md": "image weights for LiDAR segmentation from a few scans",
     "bench-first-model.md": "one's own first model, timed",
@@ -67,6 +69,7 @@ def write_summary(known: Known, out: Path, tables: Mapping[str, tuple[Group, ...
         "Test % in the best of the modes:",
         "",
         *networks(found),
+        *([line_of(control)] if (control := read_found(out)) is not None else []),
         "",
         *labels_plot(found, "labelled clouds a class", "test %", out / "labels.svg", "labels.svg"),
         "## Which mode, when",
