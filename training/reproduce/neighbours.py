@@ -30,7 +30,7 @@ from training.runstate import write_text
 
 Grids = npt.NDArray[np.float32]
 CAP = 4
-GRIDS = tuple((cells, blur) for cells in (16, 20, 24, 28) for blur in (0.5, 0.75, 1.0, 1.5))  # cells of a side; blur: std in cells
+GRIDS = tuple((cells, blur) for cells in (16, 20, 24, 28) for blur in (0.5, 0.75, 1.0, 1.5, 2.0))  # cells of a side; blur: std in cells
 SEEDS = {1: 10, 5: 5, 10: 5}  # by clouds a class
 RECORD = Path("neighbours/modelnet40.json")
 SEARCHES = 2  # draws that choose a grid, on their held-out clouds
