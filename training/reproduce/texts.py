@@ -93,7 +93,8 @@ PAGES = {
         "nor how it chose the learning rate; its public code takes the epoch that is best on the test clouds. Here the budget is 30, 40 "
         "and 100 epochs at 10, 5 and 1 clouds a class (390, 280 and 200 steps), the last epoch counts, and 985 other labelled clouds a "
         "draw choose the rate: more labels than anyone has who has one cloud a class. The paper's gaps are beside ours with intervals that "
-        "follow from its means and deviations of three runs; it repeats filters along another axis (our zyx, ours is yzx).",
+        "follow from its means and deviations of three runs; it repeats filters along another axis (our zyx, ours is yzx). What a nearest "
+        "neighbour reaches on the same draws, without any net: [neighbours](neighbours.md).",
     ),
     "modes": Page(
         "what may be frozen, and is it the pretraining?",
