@@ -32,11 +32,16 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
             1,
             (
                 *_rates("fip-all-few", (0.003, 0.01, 0.03), epochs=100),
-                *_rates("scratch-few", (0.003, 0.01, 0.03), epochs=100),
-                *_rates("fip-iobn-few", (0.1,), epochs=100),
-                *_changed("fip-all-few", ("solid", "views8"), lr=0.01, epochs=100),
+                *_rates("scratch-few", (0.01,), epochs=100),
             ),
-            draws=2,
+            draws=1,
+        ),
+        Exploration(
+            "cifar_resnet20",
+            10,
+            (*_rates("fip-all+solid", (0.03, 0.1), epochs=200), *_rates("scratch+solid", (0.03, 0.1), epochs=200)),
+            draws=1,
+            base="few-modelnet40",
         ),
     ),
 }

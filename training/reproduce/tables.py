@@ -95,9 +95,9 @@ TABLES: dict[str, tuple[Group, ...]] = {
         few("resnet50", 10, seeds=3, search_epochs=10),
     ),
     "recipe": (
-        Group("resnet18", 1, 300, ("fip-all", "scratch"), seeds=10, lr=0.01, base=OF_FEW),
-        Group("resnet18", 10, 60, ("fip-all", "scratch"), seeds=5, lr=0.01, base=OF_FEW),
-        Group("resnet18", 5, 100, ("fip-all", "scratch"), seeds=5, lr=0.01, base=OF_FEW),
+        Group("cifar_resnet20", 10, 200, ("fip-all+solid", "scratch+solid"), seeds=5, lr=0.03, base=OF_FEW),
+        Group("cifar_resnet20", 1, 300, PLAINEST, seeds=10, lr=0.03, base=OF_FEW),
+        Group("cifar_resnet20", 5, 200, ("fip-all+solid", "scratch+solid"), seeds=5, lr=0.03, base=OF_FEW),
     ),
     "full": (
         Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=5, base=OF_ALL),

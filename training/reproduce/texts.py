@@ -10,6 +10,7 @@ from training.reproduce.view import SHORT, stages_in_words
 
 PAIRS: tuple[tuple[str, str, str], ...] = (  # what is subtracted from what, and what it tells
     ("fip-all", "scratch", "FIP-ALL over scratch"),
+    ("fip-all+solid", "scratch+solid", "FIP-ALL over scratch, both of bodies"),
     ("fip-iobn", "scratch", "FIP-IO+BN over scratch"),
     ("fip-iobn", "random-iobn", "IO+BN, image over random filters"),
     ("fip-ioms", "random-ioms", "IOms, image over random filters"),

@@ -13,6 +13,8 @@ from training.reproduce.trial import Record
 NAMES = {  # arm -> what it is, in words
     "scratch": "scratch: random weights, everything trained",
     "fip-all": "FIP-ALL: image weights, everything trained",
+    "fip-all+solid": "FIP-ALL: image weights, everything trained; bodies instead of pictures",
+    "scratch+solid": "scratch: random weights, everything trained; bodies instead of pictures",
     "fip-iobn": "FIP-IO+BN: image filters frozen, batch norms trained",
     "fip-ioms": "FIP-IOms: image filters frozen, statistics follow",
     "fip-io": "FIP-IO: image filters and norms frozen",
