@@ -27,7 +27,6 @@ OTHERS = {
     "analyse/dissect-modelnet40.md": "what its units answer",
     "neighbours.md": "what a nearest neighbour says of the same few clouds, without a net",
     "robustness.md": "what the bundled classifier still knows of damaged clouds",
-    "lidar.md": "image weights for LiDAR segmentation from a few scans",
     "bench-first-model.md": "one's own first model, timed",
     "bench-segment.md": "segmentation as served",
     "bench-tiling.md": "large clouds",
