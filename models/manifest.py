@@ -105,6 +105,7 @@ class NetworkSpec(Frozen):
     tied: the axis along which the filters of the stages are 2D filters repeated; their weights are then those filters.
     decoder: makes it a U-Net with an answer for every voxel: of the widths of the paper's `listing`, or of its `reference` code.
     blur: the reference's detour of the coarsest features over the points, and the dropout behind it (models.unet3d).
+    layout: of a classifier, the parts of a cloud along each axis that its head tells apart; None = it reads one mean over all.
     """
 
     name: str
@@ -113,6 +114,13 @@ class NetworkSpec(Frozen):
     tied: Annotated[Axis | None, Field(exclude_if=is_none)] = None
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, Field(exclude_if=lambda blur: not blur)] = False
+    layout: Annotated[int | None, Field(ge=2, le=4, exclude_if=is_none)] = None
+
+    @model_validator(mode="after")
+    def layout_is_of_clouds(self) -> "NetworkSpec":
+        if self.layout and self.decoder:
+            raise ValueError("layout: is for nets that name whole clouds")
+        return self
 
     @property
     def task(self) -> Task:
@@ -178,6 +186,8 @@ class Manifest(Frozen):
             raise ValueError("input.point_budget: a net that answers for every point cannot leave any out")
         if self.task == "segment" and self.input.whole_only:
             raise ValueError(f"input.{self.input.whole_only}: is for nets that name whole clouds")
+        if self.network.layout and (self.input.votes or self.input.views):
+            raise ValueError("network.layout: several clouds in one have no layout; leave out input.votes and input.views")
         if (self.label_map is not None) != (self.task == "segment"):
             raise ValueError("label_map: there is one if and only if the task is to segment")
         if self.label_map is not None and self.label_map.names != self.labels:

@@ -2,6 +2,7 @@
 
 Source: Image2Point §3 and its Listing 1. The stem is a fresh 3×3×3 convolution of stride 1 with batch norm and no ReLU;
 no max-pooling; head = mean over voxels, Linear, BatchNorm on the logits. S sites, C channels, B clouds, L classes.
+Beyond the source, a head that keeps the layout: the mean of each part of the cloud's box on its own, BatchNorm, Linear, BatchNorm.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from models.sparse.nn import ConvNorm, GlobalAvgPool, SparseAvgPool3d, SparseBatchNorm, SparseConv3d, SparseReLU, conv_norm
+from models.sparse.nn import ConvNorm, GlobalAvgPool, LayoutPool, SparseAvgPool3d, SparseBatchNorm, SparseConv3d, SparseReLU, conv_norm
 from models.sparse.tensor import SparseTensor
 from models.sparse.tying import AXES
 
@@ -132,29 +133,35 @@ def make_stages(net: nn.Module, shape: ResNetShape, tied: str) -> int:
 class ResNet3d(nn.Module):
     """Classifier: SparseTensor with (S, in_channels) -> logits (B, num_classes).
 
-    Parameter names: conv1, bn1, layer{1..4}.{b}.{conv,bn}{1,2,3}, layer{i}.{b}.downsample.{0,1}, [ds{i}.{0,1}], fc, fc_bn.
+    Parameter names: conv1, bn1, layer{1..4}.{b}.{conv,bn}{1,2,3}, layer{i}.{b}.downsample.{0,1}, [ds{i}.{0,1}], [layout_bn], fc, fc_bn.
 
     tied: the axis along which the filters of the stages repeat themselves; they are then parameters of (9, Cin, Cout), the
-    shortcuts' 2×2×2 of (1, Cin, Cout), the same matrix in all taps. Stem and head are never tied.
+    shortcuts' 2×2×2 of (1, Cin, Cout), the same matrix in all taps. Stem and head are never tied. layout: the parts along each axis
+    that a head which keeps the layout tells apart; None = the mean over all voxels.
     """
 
-    def __init__(self, shape: ResNetShape, in_channels: int, num_classes: int, *, tied: str = "") -> None:
+    def __init__(self, shape: ResNetShape, in_channels: int, num_classes: int, *, tied: str = "", layout: int | None = None) -> None:
         super().__init__()
         self.conv1 = SparseConv3d(in_channels, shape.stem)
         self.bn1 = SparseBatchNorm(shape.stem)
         self.stages = make_stages(self, shape, tied)
-        self.pool = GlobalAvgPool()
-        self.fc = nn.Linear(shape.out[-1], num_classes)
+        self.pool = LayoutPool(layout) if layout else GlobalAvgPool()
+        width = shape.out[-1] * (layout**3 if layout else 1)
+        self.layout_bn = nn.BatchNorm1d(width) if layout else nn.Identity()
+        self.fc = nn.Linear(width, num_classes)
         self.fc_bn = nn.BatchNorm1d(num_classes)
 
     def forward(self, x: SparseTensor) -> torch.Tensor:
-        features = self.features(x)
-        with torch.autocast(features.device.type, enabled=False):  # a head in bfloat16 would round every logit, and costs nothing
-            logits: torch.Tensor = self.fc_bn(self.fc(features))
+        return self.head(self.features(x))
+
+    def head(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, C) -> logits (B, L)."""
+        with torch.autocast(features.device.type, enabled=False):  # in bfloat16 it would round every logit, and save nothing
+            logits: torch.Tensor = self.fc_bn(self.fc(self.layout_bn(features)))
         return logits
 
     def features(self, x: SparseTensor) -> torch.Tensor:
-        """What the head reads: (B, C)."""
+        """What the head reads: (B, C), with a layout (B, cells³ · C)."""
         x = conv_norm(x, self.conv1, self.bn1)
         for stage in range(self.stages):
             if hasattr(self, f"ds{stage}"):

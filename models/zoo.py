@@ -15,5 +15,5 @@ def build(spec: NetworkSpec) -> nn.Module:
         raise BadCheckpoint(f"unknown network {spec.name!r}{nearest(spec.name, SHAPES)}", where="network.name", known=SHAPES)
     tied = spec.tied or ""
     if spec.decoder is None:
-        return ResNet3d(shape, spec.in_channels, spec.num_classes, tied=tied)
+        return ResNet3d(shape, spec.in_channels, spec.num_classes, tied=tied, layout=spec.layout)
     return UNet3d(shape, spec.in_channels, spec.num_classes, decoder=spec.decoder, blur=spec.blur, tied=tied)

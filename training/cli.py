@@ -19,8 +19,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--data",
     type=EXISTING_FOLDER,
-    required=True,
-    help="Folder with one subfolder of clouds a class, of labelled clouds, or what the recipe names.",
+    help="Folder with one subfolder of clouds a class, of labelled clouds, or what the recipe names (all but generated shapes need it).",
 )
 @click.option("--weights", help="2D weights: a .pth, .pth.tar, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
 @click.option(
@@ -47,7 +46,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def train(
     recipe: str,
-    data: Path,
+    data: Path | None,
     weights: str | None,
     init: str | None,
     mode: str | None,
@@ -71,6 +70,7 @@ def train(
     Ends with a checkpoint in RUN_DIR/checkpoint, scored once on the test clouds, and published if asked for. The same
     command goes on after a stop. On several processes: torchrun --nproc-per-node N --no-python fip train ...
     """
+    from training.datasets.kinds import GENERATED
     from training.distributed import world
     from training.loop import Compute
     from training.publishing import Target
@@ -84,12 +84,16 @@ def train(
     draft = read_draft(recipe, said)
     if teacher and draft.preview.distill is None:
         draft = read_draft(recipe, {**said, "distill": {}})
+    if (data is None) != (draft.preview.data.kind == GENERATED):
+        raise click.UsageError(
+            "Missing option '--data'." if data is None else "--data: generated shapes come from no folder; leave it out."
+        )
     goal = Target.parse(target, registry) if target else None
     name = goal.name if goal else draft.preview.name
     with world(device) as (here, place):
         compute = Compute(workers, cache, world=here, engine=engine)
         tutor = _checkpoint(teacher, registry) if teacher else None
-        job = Job(draft, data, weights, run_dir or Path("runs") / name, name, skip_bad, place, compute, tutor, unlabelled)
+        job = Job(draft, data or Path(), weights, run_dir or Path("runs") / name, name, skip_bad, place, compute, tutor, unlabelled)
         try:
             checkpoint = run(job)
         except KeyboardInterrupt:

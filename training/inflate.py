@@ -30,6 +30,7 @@ LEGACY_AXES: dict[str, tuple[Axis, Axis, Axis]] = {  # the reference's names -> 
     "z-axis": ("y", "z", "x"),
 }
 _SPELLED_OUT = {"repeat": "y", "height": "z", "width": "x"}  # the defaults
+_STEM = ("conv1.", "bn1.")
 _STAGE = re.compile(r"^layer(\d+)\.|^ds(\d+)\.")
 
 
@@ -40,7 +41,8 @@ class InflateSpec(Frozen):
     (I3D). shortcut: what a 1×1 filter becomes where the 3D net has 2×2×2: `repeat` = the same in all 8 taps, `mean` =
     an eighth of it. stages: which `layer{i}` to load; the others keep their random weights. tied: the parameters of the stages
     stay 2D filters, repeated in use; they then train as such. taps: the order of the taps in a file of MinkowskiEngine, whose
-    kernels are 3D and are copied, whatever the axes and scales say.
+    kernels are 3D and are copied, whatever the axes and scales say. stem: `copy` takes the stem as well, which only weights that
+    this project trained have in 3D; else it starts fresh.
     """
 
     axes: Literal["x-axis", "y-axis", "z-axis"] | None = None
@@ -52,6 +54,7 @@ class InflateSpec(Frozen):
     stages: tuple[int, ...] = (1, 2, 3, 4)
     tied: Annotated[bool, Field(exclude_if=lambda tied: not tied)] = False
     taps: Annotated[Taps, Field(exclude_if=lambda taps: taps == "hybrid")] = "hybrid"
+    stem: Annotated[Literal["fresh", "copy"], Field(exclude_if=lambda stem: stem == "fresh")] = "fresh"
 
     @model_validator(mode="after")
     def fits_together(self) -> "InflateSpec":
@@ -138,7 +141,8 @@ def inflate_state_dict(
 ) -> tuple[dict[str, torch.Tensor], InflationReport]:
     """A full state dict for the 3D net: inflated where the 2D net has a tensor of the same name, else as in `target`.
 
-    Only residual stages (`layer{i}`, and `ds{i}` where both nets have them) are inflated; stem and head stay fresh.
+    Only residual stages (`layer{i}`, and `ds{i}` where both nets have them) are inflated; the head stays fresh, and the stem unless
+    `stem` says copy.
     `num_batches_tracked` may be absent. ties: the tied filters of the 3D net (`models.sparse.nn.ties_of`).
     Raises: InflationError when any tensor of a chosen stage has no counterpart or does not fit, or when nothing was chosen.
     """
@@ -146,7 +150,7 @@ def inflate_state_dict(
     loaded: list[str] = []
     missing: list[str] = []
     for name, tensor in target.items():
-        if not _chosen(name, spec.stages):
+        if not _chosen(name, spec.stages) and not (spec.stem == "copy" and name.startswith(_STEM)):
             continue
         if name in source:
             state[name] = _inflate(name, source[name], tensor, spec, ties.get(name))
@@ -155,7 +159,7 @@ def inflate_state_dict(
             missing.append(name)
     if missing:
         raise InflationError(
-            f"{len(missing)} tensors of the chosen stages are not in the weights: {_brief(missing)}", known=sorted(source)[:5]
+            f"{len(missing)} tensors of the chosen parts are not in the weights: {_brief(missing)}", known=sorted(source)[:5]
         )
     if not loaded:
         raise InflationError(f"no stage was chosen or none matched (stages {list(spec.stages)}); nothing would be pretrained")

@@ -26,6 +26,7 @@ from training.runlog import read_scalars
 from training.teaching import TaughtClouds
 
 DATA_LICENCES = {
+    "generated": "generated shapes: made by this project's own code (training/shapes), of nobody's data",
     "modelnet40": "ModelNet40 (Princeton): academic use; the weights were trained on it",
     "semantickitti": "KITTI: CC BY-NC-SA 3.0, SemanticKITTI labels: CC BY-NC-SA 4.0; the weights were trained on them",
     "nuscenes": "nuScenes and nuScenes-lidarseg: CC BY-NC-SA 4.0; the weights were trained on them",

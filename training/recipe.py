@@ -18,7 +18,7 @@ from models.frozen import Frozen, is_none
 from models.manifest import MODEL_NAME, Decoder, InputSpec, NetworkSpec, Quirk, Task
 from models.resnet3d import SHAPES
 from training.augment import AugmentSpec, later
-from training.datasets.kinds import FOLDER, LABELLED, SCENE_KINDS
+from training.datasets.kinds import FOLDER, GENERATED, LABELLED, SCENE_KINDS
 from training.finetune import Init, Mode
 from training.inflate import InflateSpec
 from training.optim import OptimSpec, ScheduleSpec
@@ -34,7 +34,7 @@ STAND_INS: dict[str, object] = {  # for keys of `input` that wait for the data, 
     "features": [{"name": name, "fill": 0.0} for name in ("x", "red", "green", "blue", "intensity")],
 }
 TEST_SHARE = 0.2
-KINDS = ("modelnet40", FOLDER, *SCENE_KINDS)
+KINDS = ("modelnet40", FOLDER, GENERATED, *SCENE_KINDS)
 OF_SCENES = {  # keys that say nothing to a classifier, by the part of the recipe that they are in
     "": ("blur", "lovasz", "voxel_label", "miou_empty"),
     "input": ("devoxelize",),
@@ -48,6 +48,8 @@ class DataSpec(Frozen):
 
     test: share of every class that is set aside as test clouds where a folder comes without any, drawn by split_seed, so that runs
     of other seeds are scored on the same clouds. licence: what the card says of the data.
+
+    Of generated shapes: classes of them, and shapes of each to learn from; split_seed draws other classes.
 
     Of scenes: label_map: a map of the package or a YAML file instead of the data set's own; exclude: titles of scenes to leave
     out; extra: folders below that of the data, each of labelled clouds with a labels.yaml, whose classes and groups are some of
@@ -64,6 +66,8 @@ class DataSpec(Frozen):
     test: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == TEST_SHARE)] = TEST_SHARE
     split_seed: Annotated[int, Field(ge=0, exclude_if=lambda seed: seed == 0)] = 0
     licence: Annotated[str | None, Field(exclude_if=is_none)] = None
+    classes: Annotated[int, Field(ge=2, le=100_000), later(1000)] = 1000
+    shapes: Annotated[int, Field(ge=2, le=100_000), later(100)] = 100
     label_map: Annotated[str | None, Field(exclude_if=is_none)] = None
     exclude: Annotated[tuple[str, ...], later(())] = ()
     extra: Annotated[tuple[str, ...], later(())] = ()
@@ -128,6 +132,7 @@ class Recipe(Frozen):
     distill: Annotated[DistillSpec | None, Field(exclude_if=is_none)] = None
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, later(False)] = False
+    layout: Annotated[int | None, Field(ge=2, le=4), later(None)] = None
     lovasz: Annotated[float, Field(ge=0), later(0.0)] = 0.0
     voxel_label: Annotated[Quirk, later("corrected")] = "corrected"
     miou_empty: Annotated[Quirk, later("corrected")] = "corrected"
@@ -171,7 +176,12 @@ class Recipe(Frozen):
                 if getattr(part, key) != type(part).model_fields[key].default:
                     raise ValueError(f"{place}{'.' * bool(place)}{key}: is for nets that answer for every point; leave it out")
 
+        if self.layout and (self.input.votes or self.input.views):
+            raise ValueError("layout: several clouds in one have none; leave out input.votes and input.views")
+
     def _check_scenes(self) -> None:
+        if self.layout:
+            raise ValueError("layout: is for nets that name whole clouds; leave it out")
         if self.data.extra and self.data.kind == LABELLED:
             raise ValueError("data.extra: is for data sets of a known kind; put your own scenes into one folder")
         if self.input.point_budget is not None:
@@ -209,6 +219,7 @@ class Recipe(Frozen):
             tied=self.inflate.tied_axis,
             decoder=self.decoder,
             blur=self.blur,
+            layout=self.layout,
         )
 
     def to_yaml(self) -> str:

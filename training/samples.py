@@ -21,6 +21,7 @@ from training.augment import AugmentSpec, augment
 from training.augment_scene import augment_scene
 from training.datasets import Clouds, Scenes
 from training.datasets.file_scenes import naming
+from training.datasets.generated import GeneratedClouds
 from training.datasets.scenes import Scene
 from training.metrics import scored_targets
 from training.pack import Array, Pack, made_pack
@@ -112,6 +113,8 @@ class CloudSamples:
         return inverse_frequency(np.bincount(self.clouds.targets, minlength=self.num_classes))
 
     def cached(self, folder: Path) -> "CloudSamples":
+        if isinstance(self.clouds, GeneratedClouds):
+            return self  # made as fast as read
         what = "voxels" if self.augmentation is None else "prepared"
         key = hashlib.sha256(f"{self.clouds.digest} {self.spec.model_dump_json()} {what}".encode()).hexdigest()
         path = folder / f"{what}-{key[:16]}.bin"

@@ -12,7 +12,8 @@ from training.data import Data
 from training.datasets import FOLDER, Clouds, read_split
 from training.datasets.defaults import derive_input
 from training.datasets.folder import all_clouds, folder_splits, refuse_bad
-from training.datasets.kinds import SCENE_KINDS
+from training.datasets.generated import generated
+from training.datasets.kinds import GENERATED, SCENE_KINDS
 from training.datasets.listing import Split, list_folder
 from training.datasets.paths import printable
 from training.datasets.report import DataReport
@@ -23,15 +24,21 @@ from training.scene_sources import open_scenes, scenes_to_score
 from training.source import Derived, Source
 
 SCAN = "scan.npz"
+TEST_SHAPES = 2  # of each generated class
 
 
 def open_source(data: DataSpec, root: Path, run_dir: Path, say: Callable[[object], None], *, skip_bad: bool = False) -> Source:
-    """Open the data set at `root`. Of a folder every file is read once; what was found is said, and kept in `run_dir`.
+    """Open the data set at `root`; generated shapes need none. Of a folder every file is read once; what was found is said, and
+    kept in `run_dir`.
 
     Raises: BadDataset (says what is wrong with which file; unreadable ones are left out with `skip_bad`).
     """
     if data.kind in SCENE_KINDS:
         return open_scenes(data, root, say, skip_bad=skip_bad)
+    if data.kind == GENERATED:
+        shapes = generated(data.classes, data.shapes, data.split_seed)
+        others = generated(data.classes, TEST_SHAPES, data.split_seed, first=data.shapes)
+        return Source(data.kind, shapes, lambda: others, lambda: _derived(shapes, data.split_seed))
     if data.kind != FOLDER:
         train = read_split(data.kind, root, "train")
         return Source(data.kind, train, lambda: read_split(data.kind, root, "test"), lambda: _derived(train, data.split_seed))

@@ -289,13 +289,42 @@ class GlobalAvgPool(nn.Module):
         return _mean_by_row(x.feats, x.coords[:, 0].long(), x.batch_size)
 
 
+class LayoutPool(nn.Module):
+    """Where in a cloud what was found: (S, C) -> dense (B, cells³ · C).
+
+    The box around each cloud is cut into `cells` parts along each axis. Of each part the features of its sites are summed and divided
+    by the number of sites of the whole cloud, so that the mean over the parts is the global mean, up to a factor. Parts in the order
+    [x][y][z], channels last.
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, x: SparseTensor) -> torch.Tensor:
+        clouds, places = x.coords[:, 0].long(), x.coords[:, 1:].long()
+        largest = places.new_zeros(x.batch_size, 3).scatter_reduce_(0, clouds[:, None].expand_as(places), places, "amax")
+        parts = (2 * places + 1) * self.cells // (2 * (largest[clouds] + 1))  # (S, 3), of the centre of each site
+        rows = clouds
+        for axis in range(3):
+            rows = rows * self.cells + parts[:, axis]
+        sums: torch.Tensor = _SumByRow.apply(_wide(x.feats), rows, x.batch_size * self.cells**3)  # type: ignore[no-untyped-call]
+        counts = counts_of(clouds, x.batch_size).clamp(min=1)
+        shares = sums.reshape(x.batch_size, -1) / counts[:, None].to(sums.dtype)
+        return shares.to(x.feats.dtype)
+
+
+def _wide(feats: torch.Tensor) -> torch.Tensor:
+    return feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
+
+
 def _mean_by_row(feats: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
     """Mean of the feats (S, C) that share a target row: rows (S,) -> (num_rows, C).
 
     16-bit features are summed in float32: a count past 65,504 is infinite in float16. On CUDA the order of the sum, and so
     its last bits, may differ between runs.
     """
-    wide = feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
+    wide = _wide(feats)
     sums: torch.Tensor = _SumByRow.apply(wide, rows, num_rows)  # type: ignore[no-untyped-call]
     counts = counts_of(rows, num_rows).clamp(min=1)
     return (sums / counts[:, None].to(wide.dtype)).to(feats.dtype)

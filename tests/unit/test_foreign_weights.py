@@ -99,7 +99,7 @@ def test_stylized_imagenet(tmp_path: Path) -> None:
 def test_a_missing_tensor_is_named(tmp_path: Path, lost: str) -> None:
     source = image_state("cifar_resnet20", 1000, counted=False)
     path = saved(tmp_path / "w.pth.tar", wrapped({name: tensor for name, tensor in source.items() if name != lost}, "module."))
-    with pytest.raises(InflationError, match=f"1 tensors of the chosen stages are not in the weights: {lost}"):
+    with pytest.raises(InflationError, match=f"1 tensors of the chosen parts are not in the weights: {lost}"):
         inflated(path, "cifar_resnet20")
 
 
@@ -310,7 +310,7 @@ def test_failures_of_3d_weights_are_loud(pointcontrast: tuple[Path, State]) -> N
             inflate_state_dict(from_minkowski(changed, "hybrid"), target, InflateSpec())
         return str(error.value)
 
-    assert "1 tensors of the chosen stages are not in the weights: layer4.5.conv2.weight" in refused(
+    assert "1 tensors of the chosen parts are not in the weights: layer4.5.conv2.weight" in refused(
         {name: tensor for name, tensor in source.items() if name != "block4.5.conv2.kernel"}
     )
     assert "ds2.1.running_mean" in refused({name: tensor for name, tensor in source.items() if name != "bn3.bn.running_mean"})

@@ -95,7 +95,7 @@ def test_num_batches_tracked_may_be_absent() -> None:
 def test_failures_are_loud() -> None:
     net = build(NetworkSpec(name="resnet18", in_channels=3, num_classes=4))
     source, target = image_state(net), net.state_dict()
-    with pytest.raises(InflationError, match=r"1 tensors of the chosen stages.*layer4\.1\.conv2"):
+    with pytest.raises(InflationError, match=r"1 tensors of the chosen parts.*layer4\.1\.conv2"):
         inflate_state_dict({k: v for k, v in source.items() if k != "layer4.1.conv2.weight"}, target, InflateSpec())
     with pytest.raises(InflationError, match="nothing would be pretrained"):
         inflate_state_dict(source, target, InflateSpec(stages=()))

@@ -43,12 +43,12 @@ class Pooled:
 
 @torch.inference_mode()
 def pooled(net: ResNet3d, subject: Subject, clouds: Clouds) -> Pooled:
-    """Features of every cloud: means over the voxels of the last stage, not normalised further."""
+    """What the head reads of every cloud: means over the voxels of the last stage, not normalised further."""
     features, logits = [], []
     for batch in subject.batches(clouds):
         found = net.features(batch)  # (B, C)
         features.append(found.double().cpu().numpy())
-        logits.append(net.fc_bn(net.fc(found)).double().cpu().numpy())
+        logits.append(net.head(found).double().cpu().numpy())
     return Pooled(np.concatenate(features), np.concatenate(logits), clouds.targets)
 
 
