@@ -21,7 +21,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     type=EXISTING_FOLDER,
     help="Folder with one subfolder of clouds a class, of labelled clouds, or what the recipe names (all but generated shapes need it).",
 )
-@click.option("--weights", help="2D weights: a .pth, .pth.tar, .safetensors or .npz file, or a name that `fip weights fetch` knows.")
+@click.option("--weights", help="2D weights: a .pth, .pth.tar, .safetensors or .npz file, or a name that `fip weights list` shows.")
 @click.option(
     "--init",
     type=click.Choice(["image", "scratch", "random-frozen", "random-inflated"]),
@@ -167,7 +167,7 @@ def evaluate(
 
 @click.group()
 def weights() -> None:
-    """2D weights: download, list, look into."""
+    """Weights to begin with: download, list, look into, take from a model."""
 
 
 @weights.command()
@@ -193,8 +193,10 @@ def fetch(name: str, folder: Path | None) -> None:
 def list_weights() -> None:
     """Names that `fetch` knows, and whether they are here."""
     from models.cache import cache_dir
-    from training.image_weights import DOWNLOADS
+    from training.image_weights import DOWNLOADS, OWN
 
+    for name in OWN:
+        click.echo(f"{name:18} {'here':11} 3D, of this package")
     for name, download in DOWNLOADS.items():
         here = (cache_dir() / Path(download.url).name).is_file()
         click.echo(f"{name:18} {'downloaded' if here else '-':11} {download.licence}")
@@ -223,6 +225,22 @@ def show(source: str, network: str | None) -> None:
             click.echo(
                 f"{centred} of {kernels} kernels of 3×3×3 are heaviest at their centre; if few of a trained net are, try inflate.taps=cube"
             )
+
+
+@weights.command()
+@click.argument("model")
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@registry_option
+def body(model: str, target: Path, registry: str | None) -> None:
+    """Write what MODEL (a name, or a checkpoint folder) learnt, without its head, to the .safetensors file TARGET.
+
+    For `fip train RECIPE --weights TARGET --set inflate.stem=copy`: another net of the same kind begins with it.
+    """
+    from models.registry import open_catalogue
+    from training.image_weights import write_body
+
+    count = write_body(open_catalogue(registry).locate(model)[0], target)
+    click.echo(f"{count} tensors in {target}")
 
 
 def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

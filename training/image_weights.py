@@ -17,14 +17,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from models.artefact import sha256_of
 from models.cache import cache_dir
+from models.checkpoint import load_checkpoint
+from models.durable import write_whole
 from models.errors import BadWeights, nearest
 from training.minkowski import Taps, from_minkowski, is_minkowski
 from training.pickled import read_pickled
 
+HEAD = ("layout_bn.", "fc.", "fc_bn.", "head.")
 TIMEOUT_S = 60
 BLOCK_BYTES = 1 << 20
 
@@ -62,6 +65,9 @@ DOWNLOADS: dict[str, Download] = {
 }
 
 
+OWN = {path.stem: path for path in sorted((Path(__file__).parent / "own_weights").glob("*.safetensors"))}  # by name: those of the package
+
+
 @dataclass(frozen=True)
 class ImageWeights:
     """A state dict with plain names, and where it came from: 2D kernels (Cout, Cin, k, k) or 3D ones in our order (K, Cin, Cout)."""
@@ -72,17 +78,18 @@ class ImageWeights:
 
 
 def load_image_weights(source: str, cache: Path | None = None, taps: Taps = "hybrid") -> ImageWeights:
-    """Read a file, or the cached download of a name (`fip weights fetch NAME`). Raises: BadWeights.
+    """Read a file, weights of the package, or the cached download of a name (`fip weights fetch NAME`). Raises: BadWeights.
 
     taps: the order of the taps in a file of MinkowskiEngine.
     """
-    path = Path(source)
+    path = OWN.get(source, Path(source))
     if not path.is_file() and source in DOWNLOADS:
         path = (cache or cache_dir()) / Path(DOWNLOADS[source].url).name
         if not path.is_file():
             raise BadWeights(f"not downloaded yet: run `fip weights fetch {source}`", where=source)
+    known = [*OWN, *DOWNLOADS]
     if not path.is_file():
-        raise BadWeights(f"no such file, and no weights of that name{nearest(source, DOWNLOADS)}", where=source, known=DOWNLOADS)
+        raise BadWeights(f"no such file, and no weights of that name{nearest(source, known)}", where=source, known=known)
     if path.suffix not in _READERS:
         raise BadWeights(f"cannot read {path.suffix or 'files without an extension'}", where=str(path), known=_READERS)
     tensors = {_plain(name): tensor for name, tensor in _READERS[path.suffix](path).items()}
@@ -121,6 +128,21 @@ def fetch(
         if part.is_file():
             part.unlink()
     return path
+
+
+def write_body(checkpoint: Path, target: Path) -> int:
+    """Write the weights of a model without its head, for another net to begin with. Returns how many tensors those are.
+
+    Raises: BadCheckpoint, BadWeights (no .safetensors file, or it cannot be written).
+    """
+    if target.suffix != ".safetensors":
+        raise BadWeights("the file is to be called .safetensors", where=str(target))
+    kept = {name: tensor for name, tensor in load_checkpoint(checkpoint).tensors.items() if not name.startswith(HEAD)}
+    try:
+        write_whole(target, save(kept))
+    except OSError as error:
+        raise BadWeights(f"cannot be written: {error.strerror}", where=str(target)) from error
+    return len(kept)
 
 
 def _download(url: str, part: Path, progress: Callable[[int, int], None] | None) -> str:

@@ -149,13 +149,16 @@ def inflate_state_dict(
     state = {name: tensor.clone() for name, tensor in target.items()}
     loaded: list[str] = []
     missing: list[str] = []
+    counters: list[str] = []
     for name, tensor in target.items():
         if not _chosen(name, spec.stages) and not (spec.stem == "copy" and name.startswith(_STEM)):
             continue
         if name in source:
             state[name] = _inflate(name, source[name], tensor, spec, ties.get(name))
             loaded.append(name)
-        elif not name.endswith("num_batches_tracked"):
+        elif name.endswith("num_batches_tracked"):
+            counters.append(name)
+        else:
             missing.append(name)
     if missing:
         raise InflationError(
@@ -167,7 +170,7 @@ def inflate_state_dict(
     tied = tuple(name for name in loaded if name in ties)
     report = InflationReport(
         loaded=tuple(loaded),
-        fresh=tuple(name for name in target if name not in done),
+        fresh=tuple(name for name in target if name not in done and name not in counters),
         unused=tuple(name for name in source if name not in done),
         loaded_values=sum(target[name].numel() for name in loaded),
         total_values=sum(tensor.numel() for tensor in target.values()),

@@ -16,7 +16,7 @@ from training.reproduce.stats import STUDENT, Mean, holm, mean_of, paired, two_s
 from training.reproduce.tables import TABLES, every_trial, missing_of_tables
 from training.reproduce.texts import FIRST_EPOCH, PAIRS, PUBLISHED
 from training.reproduce.train import total
-from training.reproduce.trial import Record, Trial, digest_of, teacher_of
+from training.reproduce.trial import PAPER, Record, Trial, digest_of, teacher_of, weights_of
 
 
 @pytest.mark.parametrize("best", [0.001, 0.01, 0.03, 0.1, 1.0])
@@ -93,10 +93,11 @@ def test_an_arm_may_take_the_rate_of_another() -> None:
 
 def test_what_an_arm_says_is_a_recipe() -> None:
     """Freezing, filters, scale, axes and stages as their names have it."""
-    recipes = {arm: Trial("resnet18", 10, 30, arm, 0.03, 0).recipe() for arm in ARMS}
+    ours = {"shaped": "image", "imaged": "image"}  # arms of a recipe of our own
+    recipes = {arm: Trial("resnet18", 10, 30, arm, 0.03, 0, base="few-modelnet40" if arm in ours else PAPER).recipe() for arm in ARMS}
     assert len({recipe.digest for recipe in recipes.values()}) == len(recipes)
     for arm, recipe in recipes.items():
-        inits = {"fip": "image", "random": "random-frozen", "random2d": "random-inflated", "scratch": "scratch"}
+        inits = {"fip": "image", "random": "random-frozen", "random2d": "random-inflated", "scratch": "scratch", **ours}
         assert recipe.init == inits[arm.partition("-")[0]]
         assert recipe.mode == next((mode for mode in ("iobn", "ioms", "io") if mode in arm.split("-")), "all")
     assert recipes["fip-io"].inflate.directions == ("y", "z", "x")
@@ -108,14 +109,18 @@ def test_what_an_arm_says_is_a_recipe() -> None:
 
 def test_what_is_added_to_an_arm_changes_its_recipe() -> None:
     plain = Trial("resnet18", 1, 5, "fip-all", 0.1, 0).recipe()
-    added = Trial("resnet18", 1, 5, "fip-all+unsmoothed+views8+unsmoothed", 0.1, 0).recipe()
-    assert (added.label_smoothing, added.input.views) == (0, ViewSpec(count=8))
-    views_left_out = added.input.model_copy(update={"views": None})
-    assert plain == added.model_copy(update={"label_smoothing": plain.label_smoothing, "input": views_left_out})
+    added = Trial("resnet18", 1, 5, "fip-all+unsmoothed+fine+unsmoothed", 0.1, 0).recipe()
+    assert (added.label_smoothing, added.input.voxel_size) == (0, 0.035)
+    coarse = added.input.model_copy(update={"voxel_size": plain.input.voxel_size})
+    assert plain == added.model_copy(update={"label_smoothing": plain.label_smoothing, "input": coarse})
     few = Trial("resnet18", 1, 5, "fip-all-few", 0.1, 0).recipe()
-    changed = {name: Trial("resnet18", 1, 5, f"fip-all-few+{name}", 0.1, 0).recipe().digest for name in CHANGES}
+    changed = {name: Trial("resnet18", 1, 5, f"fip-all-few+{name}", 0.1, 0).recipe().digest for name in CHANGES if name != "mean"}
     assert few.digest not in changed.values()
     assert len(set(changed.values())) == len(changed)
+    shaped = Trial("cifar_resnet20", 1, 5, "shaped", 0.1, 0, base="few-modelnet40")
+    assert (shaped.recipe().layout, replace(shaped, arm="shaped+mean").recipe().layout) == (3, None)
+    begins = [weights_of(replace(shaped, arm=arm)) for arm in ("shaped", "imaged", "scratch")]
+    assert begins == ["shapes20", "cifar_resnet20", None]
 
 
 def test_every_trial_has_a_recipe_for_files_with_y_up() -> None:

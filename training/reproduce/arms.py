@@ -34,6 +34,10 @@ ARMS: dict[str, Overrides] = {
     "scratch-cyclic": {**_SCRATCH, **_CYCLIC},
     "fip-all-cyclic": {**_IMAGE, "mode": "all", **_CYCLIC},
 }
+ARMS |= {  # of `few-modelnet40`, which begins with generated shapes
+    "shaped": {**_IMAGE, "mode": "all"},
+    "imaged": {**_IMAGE, "mode": "all", "weights": None, "inflate.stem": "fresh"},
+}
 FEW: Overrides = {  # what the search of a recipe for few clouds begins with
     "input.features": [{"name": name} for name in ("one", "near", "far", "z")],
     "input.views": {"count": 4},
@@ -50,19 +54,15 @@ FEW: Overrides = {  # what the search of a recipe for few clouds begins with
     "label_smoothing": 0.1,
 }
 ARMS |= {f"{arm}-few": {**ARMS[arm], **FEW} for arm in ("fip-all", "fip-iobn", "scratch")}
-CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `fip-all-few+views8`
+CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `shaped+mean`
     "unwarped": {"augment.warp": 0},
     "unturned": {"augment.rotate_deg": 0},
     "unsmoothed": {"label_smoothing": 0},
-    "views8": {"input.views": {"count": 8}},
     "fine": {"input.voxel_size": 0.035},
-    "outlines": {"input.features": [{"name": "one"}]},
-    "counts": {"input.features": [{"name": name} for name in ("near", "far", "count", "z")]},
     "solid": {"input.views": None, "input.features": [{"name": name} for name in "xyz"]},  # bodies, as the paper has them
-    "tied": {"inflate.tied": True},
     "stages.1": {"optim.stages": 0.1},
     "stages.3": {"optim.stages": 0.3},
-    "votes": {"input.votes": {"count": 8}},
+    "mean": {"layout": None},
 }
 TEACHERS = {"fip-all-distilled": ("fip-all", 200, 0.03)}  # arm -> that of its teacher, with epochs and learning rate
 ARMS["fip-all-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}

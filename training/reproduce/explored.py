@@ -2,6 +2,8 @@
 
 from training.reproduce.search import Exploration
 
+OF_FEW = "few-modelnet40"
+
 
 def _rates(arm: str, rates: tuple[float, ...], epochs: int) -> tuple[tuple[str, float, int], ...]:
     return tuple((arm, lr, epochs) for lr in rates)
@@ -12,7 +14,7 @@ def _changed(arm: str, changes: tuple[str, ...], lr: float, epochs: int) -> tupl
     return tuple((f"{arm}+{change}", lr, epochs) for change in changes)
 
 
-PARTS = ("solid", "unwarped", "unturned", "unsmoothed", "views8", "fine", "outlines", "counts", "tied", "stages.1", "stages.3")
+PARTS = ("mean", "unwarped", "unturned", "unsmoothed", "stages.1", "stages.3")
 
 EXPLORED: dict[str, tuple[Exploration, ...]] = {
     "recipe": (
@@ -22,26 +24,17 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
             (
                 *_rates("fip-all-few", (0.01, 0.03, 0.1), epochs=300),
                 *_rates("scratch-few", (0.01, 0.03, 0.1), epochs=300),
-                *_changed("fip-all-few", PARTS, lr=0.03, epochs=300),
-                *_changed("scratch-few", ("solid",), lr=0.03, epochs=300),
-            ),
-            draws=2,
-        ),
-        Exploration(
-            "resnet18",
-            1,
-            (
-                *_rates("fip-all-few", (0.003, 0.01, 0.03), epochs=100),
-                *_rates("scratch-few", (0.01,), epochs=100),
+                *_changed("fip-all-few", ("solid",), lr=0.03, epochs=300),
             ),
             draws=1,
         ),
         Exploration(
             "cifar_resnet20",
-            10,
-            (*_rates("fip-all+solid", (0.03, 0.1), epochs=200), *_rates("scratch+solid", (0.03, 0.1), epochs=200)),
-            draws=1,
-            base="few-modelnet40",
+            1,
+            (*_rates("shaped", (0.003, 0.01, 0.03), epochs=60), *_changed("shaped", PARTS, lr=0.01, epochs=60)),
+            draws=2,
+            base=OF_FEW,
         ),
+        Exploration("cifar_resnet20", 10, _rates("shaped", (0.003, 0.01, 0.03), epochs=60), draws=1, base=OF_FEW),
     ),
 }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from models.errors import BadOption
-from training.reproduce.trial import Inputs, Record, Trial, Up, digest_of, kind_of, read_record
+from training.reproduce.trial import Inputs, Record, Trial, Up, digest_of, kind_of, read_record, weights_of
 
 UPS: tuple[Up, ...] = ("z", "y")
 
@@ -41,7 +41,7 @@ class Records:
         kind = kind_of(trial.base)
         mine = self._inputs.of(trial) if self._inputs and self._inputs.kind == kind else {}
         for what in ("train", "test", "weights"):
-            place = f"{what} of {kind}" if what != "weights" else f"2D weights of {trial.network}"
+            place = f"{what} of {kind}" if what != "weights" else f"2D weights of {weights_of(trial)}"
             digest = found.inputs[what]
             expected, where = self._data.setdefault(place, (digest, trial.name)) if digest else (None, "")
             if digest != expected:

@@ -24,7 +24,7 @@ from models.errors import BadWeights, FipError
 from training.data import Data
 from training.datasets import read_scenes, read_split
 from training.datasets.kinds import SCENE_KINDS
-from training.image_weights import load_image_weights
+from training.image_weights import OWN, load_image_weights
 from training.reproduce.records import Records
 from training.reproduce.search import Known
 from training.reproduce.train import train_trial
@@ -62,6 +62,7 @@ class Places:
         found = {network: path for network, names in WEIGHTS.items() if (path := self._first(names))}
         if not found:
             raise BadWeights("none of the 2D weights is here", where=str(self.weights), known=[names[0] for names in WEIGHTS.values()])
+        found |= OWN
         digests = {network: load_image_weights(str(path)).sha256 for network, path in found.items()}
         digests |= {"train": train.digest, "test": test.digest}
         return Inputs(self.kind, train, test, found, digests, self.runs / "cache", self.up)

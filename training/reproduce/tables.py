@@ -25,6 +25,7 @@ AXES = {  # the arm of every order -> the arm whose learning rate it takes
 STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
 CYCLIC = ("scratch-cyclic", "fip-all-cyclic")
 SCHEDULES = ("scratch", "fip-all", *CYCLIC)
+PARTS_OF_FEW = ("shaped", "imaged", "scratch", "shaped+mean", "scratch+mean")
 OF_FEW, OF_ALL = "few-modelnet40", "full-modelnet40"  # recipes of our own
 BUDGET: dict[int | None, int] = {1: 100, 5: 40, 10: 30, None: 30}  # epochs by the number of shots: 200, 280, 390 and some 8,300 steps
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
@@ -95,9 +96,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
         few("resnet50", 10, seeds=3, search_epochs=10),
     ),
     "recipe": (
-        Group("cifar_resnet20", 10, 200, ("fip-all+solid", "scratch+solid"), seeds=5, lr=0.03, base=OF_FEW),
-        Group("cifar_resnet20", 1, 300, PLAINEST, seeds=10, lr=0.03, base=OF_FEW),
-        Group("cifar_resnet20", 5, 200, ("fip-all+solid", "scratch+solid"), seeds=5, lr=0.03, base=OF_FEW),
+        *(Group("cifar_resnet20", shots, 60, PARTS_OF_FEW, 10 if shots == 1 else 5, lr=0.01, base=OF_FEW) for shots in (1, 10, 5)),
     ),
     "full": (
         Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=5, base=OF_ALL),

@@ -10,7 +10,11 @@ from training.reproduce.view import SHORT, stages_in_words
 
 PAIRS: tuple[tuple[str, str, str], ...] = (  # what is subtracted from what, and what it tells
     ("fip-all", "scratch", "FIP-ALL over scratch"),
-    ("fip-all+solid", "scratch+solid", "FIP-ALL over scratch, both of bodies"),
+    ("shaped", "scratch", "generated shapes over scratch"),
+    ("shaped", "imaged", "generated shapes over image weights alone"),
+    ("imaged", "scratch", "image weights over scratch"),
+    ("shaped", "shaped+mean", "the layout over the mean, after generated shapes"),
+    ("scratch", "scratch+mean", "the layout over the mean, from scratch"),
     ("fip-iobn", "scratch", "FIP-IO+BN over scratch"),
     ("fip-iobn", "random-iobn", "IO+BN, image over random filters"),
     ("fip-ioms", "random-ioms", "IOms, image over random filters"),
@@ -151,8 +155,10 @@ PAGES = {
     ),
     "recipe": Page(
         "how good can few clouds be?",
-        "A recipe of our own for few labelled clouds, as it is served: what its parts bring, and what was tried on the way to it. The "
-        "paper's ResNet18 has, with 2,048 points a cloud, 36.8 from one cloud a class and 73.2 from ten.",
+        "A recipe of our own for few labelled clouds, as it is served: an inflated CIFAR ResNet20 whose head keeps the layout, and that "
+        "told generated shapes apart before it saw a labelled cloud (recipe shapes-cifar20: no scan, no model of a thing, no label but "
+        "the number of a random program). What its parts bring, and what was tried on the way to it. The paper's ResNet18 has, with "
+        "2,048 points a cloud, 36.8 from one cloud a class and 73.2 from ten.",
     ),
     "full": Page(
         "what is image pretraining worth with all labels?",

@@ -21,7 +21,7 @@ from training.loop import Compute, fit
 from training.metrics import Confusion
 from training.publish import Made, code_version, describe
 from training.recipe import Recipe
-from training.reproduce.trial import Inputs, Record, Trial, starts_from_images, teacher_of
+from training.reproduce.trial import Inputs, Record, Trial, teacher_of, weights_of
 from training.run import Splits, Start, start, training_splits, without_labels
 from training.runlog import read_scalars
 from training.runstate import claim
@@ -41,7 +41,8 @@ class Beginning:
     @classmethod
     def of(cls, trial: Trial, inputs: Inputs) -> "Beginning":
         recipe = trial.recipe(inputs.up)
-        source = inputs.weights[trial.network] if starts_from_images(trial) else None
+        begins = weights_of(trial)
+        source = inputs.weights[begins] if begins else None
         begun = start(recipe, len(class_names(inputs.train, recipe)), str(source) if source else None)
         return cls(recipe, training_splits(recipe, inputs.train), begun, source)
 

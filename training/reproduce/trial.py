@@ -123,7 +123,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The data of one kind and 2D weights by network, with their digests. cache: of the test clouds as voxels."""
+    """The data of one kind, and 2D weights by network beside the package's own by name, with their digests. cache: of the test clouds as
+    voxels.
+    """
 
     kind: str
     train: Data
@@ -135,16 +137,20 @@ class Inputs:
 
     def of(self, trial: Trial) -> dict[str, str | None]:
         """What makes the record of a trial this one and no other."""
-        image = self.digests.get(trial.network) if starts_from_images(trial) else None
-        return {"recipe": digest_of(trial, self.up), "weights": image, "train": self.digests["train"], "test": self.digests["test"]}
+        begun = weights_of(trial)
+        weights = None if begun is None else self.digests.get(begun)
+        return {"recipe": digest_of(trial, self.up), "weights": weights, "train": self.digests["train"], "test": self.digests["test"]}
 
     def test_samples(self, recipe: Recipe) -> Samples:
         """The test data as it is, without votes, prepared once. To be called by one process before several do."""
         return checking(self.test, recipe).cached(self.cache)
 
 
-def starts_from_images(trial: Trial) -> bool:
-    return overrides_of(trial.arm)["init"] == "image"
+@cache
+def weights_of(trial: Trial) -> str | None:
+    """What it starts from: its network stands for the 2D weights of that, else the name of weights of the package; None from nothing."""
+    recipe = trial.recipe()
+    return (recipe.weights or trial.network) if recipe.init == "image" else None
 
 
 def read_record(folder: Path, trial: Trial) -> Record | None:

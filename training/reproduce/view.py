@@ -13,8 +13,10 @@ from training.reproduce.trial import Record
 NAMES = {  # arm -> what it is, in words
     "scratch": "scratch: random weights, everything trained",
     "fip-all": "FIP-ALL: image weights, everything trained",
-    "fip-all+solid": "FIP-ALL: image weights, everything trained; bodies instead of pictures",
-    "scratch+solid": "scratch: random weights, everything trained; bodies instead of pictures",
+    "shaped": "generated shapes learnt before, from image weights; everything trained",
+    "shaped+mean": "generated shapes learnt before; the head reads the mean alone",
+    "imaged": "FIP-ALL: image weights alone, everything trained; the head keeps the layout",
+    "scratch+mean": "scratch; the head reads the mean alone",
     "fip-iobn": "FIP-IO+BN: image filters frozen, batch norms trained",
     "fip-ioms": "FIP-IOms: image filters frozen, statistics follow",
     "fip-io": "FIP-IO: image filters and norms frozen",
