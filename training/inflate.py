@@ -30,7 +30,7 @@ LEGACY_AXES: dict[str, tuple[Axis, Axis, Axis]] = {  # the reference's names -> 
     "z-axis": ("y", "z", "x"),
 }
 _SPELLED_OUT = {"repeat": "y", "height": "z", "width": "x"}  # the defaults
-_STEM = ("conv1.", "bn1.")
+_STEM, _STEM_KERNEL = ("conv1.", "bn1."), "conv1.weight"
 _STAGE = re.compile(r"^layer(\d+)\.|^ds(\d+)\.")
 
 
@@ -41,8 +41,8 @@ class InflateSpec(Frozen):
     (I3D). shortcut: what a 1×1 filter becomes where the 3D net has 2×2×2: `repeat` = the same in all 8 taps, `mean` =
     an eighth of it. stages: which `layer{i}` to load; the others keep their random weights. tied: the parameters of the stages
     stay 2D filters, repeated in use; they then train as such. taps: the order of the taps in a file of MinkowskiEngine, whose
-    kernels are 3D and are copied, whatever the axes and scales say. stem: `copy` takes the stem as well, which only weights that
-    this project trained have in 3D; else it starts fresh.
+    kernels are 3D and are copied, whatever the axes and scales say. stem: `copy` takes the stem as well where it is 3D, as in what
+    `fip weights body` writes; else it starts fresh.
     """
 
     axes: Literal["x-axis", "y-axis", "z-axis"] | None = None
@@ -142,16 +142,17 @@ def inflate_state_dict(
     """A full state dict for the 3D net: inflated where the 2D net has a tensor of the same name, else as in `target`.
 
     Only residual stages (`layer{i}`, and `ds{i}` where both nets have them) are inflated; the head stays fresh, and the stem unless
-    `stem` says copy.
+    it is 3D and `stem` says copy.
     `num_batches_tracked` may be absent. ties: the tied filters of the 3D net (`models.sparse.nn.ties_of`).
     Raises: InflationError when any tensor of a chosen stage has no counterpart or does not fit, or when nothing was chosen.
     """
     state = {name: tensor.clone() for name, tensor in target.items()}
     loaded: list[str] = []
     missing: list[str] = []
+    stem = spec.stem == "copy" and _STEM_KERNEL in source and source[_STEM_KERNEL].dim() == 3
     counters: list[str] = []
     for name, tensor in target.items():
-        if not _chosen(name, spec.stages) and not (spec.stem == "copy" and name.startswith(_STEM)):
+        if not _chosen(name, spec.stages) and not (stem and name.startswith(_STEM)):
             continue
         if name in source:
             state[name] = _inflate(name, source[name], tensor, spec, ties.get(name))

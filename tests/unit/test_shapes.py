@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
+from models.errors import InflationError
 from models.manifest import NetworkSpec
 from models.zoo import build
 from training.datasets.generated import GeneratedClouds, generated
 from training.datasets.labelled import few_shot, hold_out
-from training.inflate import InflateSpec, inflate_state_dict
+from training.inflate import InflateSpec, inflate_state_dict, random_images
 from training.shapes.primitives import BODIES, varied
 from training.shapes.programs import PATTERNS, program, shape
 
@@ -94,3 +96,18 @@ def test_a_stem_is_copied_where_that_is_said() -> None:
     np.testing.assert_array_equal(copied["conv1.weight"], source["conv1.weight"])
     assert set(whole.loaded) - set(report.loaded) >= {"conv1.weight", "bn1.weight", "bn1.running_mean"}
     assert all(name.startswith(("fc.", "fc_bn.")) for name in whole.fresh)
+
+
+def test_a_stem_of_images_stays_fresh() -> None:
+    target = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=4)).state_dict()
+    images = random_images(target) | {"conv1.weight": torch.randn(16, 3, 3, 3)}
+    state, report = inflate_state_dict(images, target, InflateSpec(stem="copy"))
+    assert "conv1.weight" in report.fresh
+    np.testing.assert_array_equal(state["conv1.weight"], target["conv1.weight"])
+
+
+def test_a_stem_for_other_features_is_refused() -> None:
+    source = build(NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=9)).state_dict()
+    target = build(NetworkSpec(name="cifar_resnet20", in_channels=6, num_classes=4)).state_dict()
+    with pytest.raises(InflationError, match=r"conv1\.weight.*\(27, 3, 16\).*wants \(27, 6, 16\)"):
+        inflate_state_dict(source, target, InflateSpec(stem="copy"))
