@@ -186,8 +186,8 @@ class Manifest(Frozen):
             raise ValueError("input.point_budget: a net that answers for every point cannot leave any out")
         if self.task == "segment" and self.input.whole_only:
             raise ValueError(f"input.{self.input.whole_only}: is for nets that name whole clouds")
-        if self.network.layout and (self.input.votes or self.input.views):
-            raise ValueError("network.layout: several clouds in one have no layout; leave out input.votes and input.views")
+        if self.network.layout and self.input.views:
+            raise ValueError("network.layout: pictures side by side have none; leave out input.views")
         if (self.label_map is not None) != (self.task == "segment"):
             raise ValueError("label_map: there is one if and only if the task is to segment")
         if self.label_map is not None and self.label_map.names != self.labels:

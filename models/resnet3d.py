@@ -131,7 +131,7 @@ def make_stages(net: nn.Module, shape: ResNetShape, tied: str) -> int:
 
 
 class ResNet3d(nn.Module):
-    """Classifier: SparseTensor with (S, in_channels) -> logits (B, num_classes).
+    """Classifier: SparseTensor with (S, in_channels) -> logits (B, num_classes), of variants that vote the mean.
 
     Parameter names: conv1, bn1, layer{1..4}.{b}.{conv,bn}{1,2,3}, layer{i}.{b}.downsample.{0,1}, [ds{i}.{0,1}], [layout_bn], fc, fc_bn.
 
@@ -152,7 +152,10 @@ class ResNet3d(nn.Module):
         self.fc_bn = nn.BatchNorm1d(num_classes)
 
     def forward(self, x: SparseTensor) -> torch.Tensor:
-        return self.head(self.features(x))
+        logits = self.head(self.features(x))
+        if x.variants is None:
+            return logits
+        return torch.stack([votes.mean(0) for votes in logits.split(list(x.variants))])
 
     def head(self, features: torch.Tensor) -> torch.Tensor:
         """(B, C) -> logits (B, L)."""

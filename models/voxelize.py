@@ -9,7 +9,7 @@ Training augments between the two; serving does not.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ CELLS_PER_AXIS = 1 << 20  # a cell of three axes fits into one int64 key
 TABLE_CELLS_PER_POINT = 4  # beyond it sorting the points is faster than a table of the cells
 BUDGET_SEED = 0  # the subset of a dense cloud is the same for every request
 VOTE_SEED = 0  # and so are the variants that vote
-VOTE_GAP = 64  # cells between variants, and what each begins at a multiple of: twice the side of the coarsest cell of any net, and more
+VIEW_GAP = 64  # cells between views, and what each begins at a multiple of: twice the side of the coarsest cell of any net, and more
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 
@@ -36,7 +36,8 @@ class Voxels:
     `inverse[i]` is the voxel of prepared point i. `filled` names features that the file lacked. Rows are in ascending
     (x, y, z) order of their cells, so they do not depend on the order of the points. `grid`, (n, 3) float32 where the spec says
     trilinear, is where the points lie, in cells: a cell of coords c has its centre at c. `scaled` names features that were
-    brought from the file's range to the model's.
+    brought from the file's range to the model's. `variants`: where a cloud comes in several that vote, how many rows each has; they follow
+    one another, and what is said of a cloud is then true of each; `inverse` is of the first.
     """
 
     coords: npt.NDArray[np.int32]
@@ -45,6 +46,7 @@ class Voxels:
     filled: tuple[str, ...] = ()
     grid: npt.NDArray[np.float32] | None = None
     scaled: tuple[str, ...] = ()
+    variants: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -92,20 +94,32 @@ def placed(xyz: npt.NDArray[np.floating], spec: InputSpec, *, up: Axis | None, u
 def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
     """Group prepared points into cells of `spec.voxel_size` counted from the cloud's minimum corner.
 
-    Where the spec says votes or views, the voxels are those of all variants and views, side by side along x and so far apart that no
-    convolution joins them: the mean over voxels that a classifier's head reads then averages its logits over them, by their coarsest
-    voxels; `inverse` is of the first.
+    Where the spec says votes, the variants of the cloud follow one another. Where it says views, those of a variant lie side by side along
+    x, so far apart that no convolution joins them: the mean over voxels that a classifier's head reads then averages its logits over
+    them, by their coarsest voxels.
 
     Raises: NoPoints, ExtentTooLarge (more than 2^20 cells along an axis), MissingFeature (no column and no fill value).
     """
-    if spec.votes is None and spec.views is None:
-        return _voxelize(cloud, spec)
-    first, *others = (_voxelize(view, spec) for variant in variants(cloud, spec.votes) for view in views(variant, spec))
-    coords, start = [first.coords], 0
-    for before, part in itertools.pairwise((first, *others)):
-        start += VOTE_GAP * (math.ceil((int(before.coords[-1, 0]) + 1) / VOTE_GAP) + 1)  # the last row has the largest x
+    first, *others = (_side_by_side([_voxelize(view, spec) for view in views(variant, spec)]) for variant in variants(cloud, spec.votes))
+    if not others:
+        return first
+    every = (first, *others)
+    return replace(_joined(every, [each.coords for each in every]), variants=tuple(len(each) for each in every))
+
+
+def _side_by_side(parts: list[Voxels]) -> Voxels:
+    coords, start = [parts[0].coords], 0
+    for before, part in itertools.pairwise(parts):
+        start += VIEW_GAP * (math.ceil((int(before.coords[-1, 0]) + 1) / VIEW_GAP) + 1)  # the last row has the largest x
         coords.append(part.coords + np.array([start, 0, 0], np.int32))
-    return replace(first, coords=np.concatenate(coords), feats=np.concatenate([part.feats for part in (first, *others)]))
+    return _joined(parts, coords)
+
+
+def _joined(parts: Sequence[Voxels], coords: Sequence[npt.NDArray[np.int32]]) -> Voxels:
+    """The first of the parts with the voxels of all."""
+    if len(parts) == 1:
+        return parts[0]
+    return replace(parts[0], coords=np.concatenate(coords), feats=np.concatenate([part.feats for part in parts]))
 
 
 def variants(cloud: PointCloud, votes: VoteSpec | None) -> Iterator[PointCloud]:

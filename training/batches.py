@@ -28,10 +28,13 @@ Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, "Facts"]
 
 
 class Facts(NamedTuple):
-    """What is known of a batch without asking a device: its samples, and the different targets (none of shares), ascending."""
+    """What is known of a batch without asking a device: its clouds, the different targets (none of shares), ascending, and how many of
+    the clouds are the variants of each sample, where they vote.
+    """
 
-    samples: int
+    clouds: int
     occurring: tuple[int, ...]
+    variants: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def train_batches(
     def made(tensors: list[torch.Tensor]) -> TrainBatch:
         coords, feats, targets, rows = tensors
         known = facts.popleft()
-        inputs = sparse_tensor(coords, feats, known.samples, engine)
+        inputs = sparse_tensor(coords, feats, known.clouds, engine, known.variants)
         inputs.sites.build(wanted)
         return TrainBatch(inputs, targets, known.occurring, rows if len(rows) else None)
 
@@ -163,7 +166,8 @@ class _Batches(Dataset[Tensors | FipError]):
             return error  # raised in a worker, it would arrive as the text of a traceback
         inputs = collate([sample.voxels for sample in made], engine=self._engine)
         targets = np.concatenate([sample.targets for sample in made])
-        facts = Facts(len(made), () if targets.dtype.kind == "f" else tuple(np.unique(targets).tolist()))
+        occurring = () if targets.dtype.kind == "f" else tuple(np.unique(targets).tolist())
+        facts = Facts(inputs.batch_size, occurring, inputs.variants)
         return inputs.coords, inputs.feats, torch.from_numpy(targets), torch.from_numpy(_rows(made)), facts
 
 

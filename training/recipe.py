@@ -176,8 +176,8 @@ class Recipe(Frozen):
                 if getattr(part, key) != type(part).model_fields[key].default:
                     raise ValueError(f"{place}{'.' * bool(place)}{key}: is for nets that answer for every point; leave it out")
 
-        if self.layout and (self.input.votes or self.input.views):
-            raise ValueError("layout: several clouds in one have none; leave out input.votes and input.views")
+        if self.layout and self.input.views:
+            raise ValueError("layout: pictures side by side have none; leave out input.views")
 
     def _check_scenes(self) -> None:
         if self.layout:

@@ -104,12 +104,16 @@ class SiteCache:
 
 @dataclass(frozen=True)
 class SparseTensor:
-    """feats (S, C) on the sites of `level` (total stride 1, 2, 4, …) of a batch of `batch_size` clouds."""
+    """feats (S, C) on the sites of `level` (total stride 1, 2, 4, …) of a batch of `batch_size` clouds.
+
+    variants: at level 1, where some clouds come in several that vote, how many of the `batch_size` each of them has, in order.
+    """
 
     feats: torch.Tensor
     sites: SiteCache
     batch_size: int
     level: int = 1
+    variants: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         found, expected = self.feats.shape[0], self.coords.shape[0]
@@ -126,26 +130,36 @@ class SparseTensor:
         return replace(self, feats=feats)
 
 
-def sparse_tensor(coords: torch.Tensor, feats: torch.Tensor, batch_size: int | None = None, engine: Engine | None = None) -> SparseTensor:
+def sparse_tensor(
+    coords: torch.Tensor,
+    feats: torch.Tensor,
+    batch_size: int | None = None,
+    engine: Engine | None = None,
+    variants: tuple[int, ...] | None = None,
+) -> SparseTensor:
     """A tensor at level 1 from coords (S, 4) int [b, x, y, z] without duplicates and feats (S, C).
 
-    engine: what convolutions on it run on; None = the one chosen for its device.
+    engine: what convolutions on it run on; None = the one chosen for its device. variants: see SparseTensor.
     """
     if coords.dim() != 2 or coords.shape[1] != 4 or coords.is_floating_point():
         raise ValueError(f"coords must be (S, 4) integers, got {tuple(coords.shape)} {coords.dtype}")
     if batch_size is None:
         batch_size = int(coords[:, 0].max()) + 1 if len(coords) else 0
-    return SparseTensor(feats, SiteCache(coords, engine), batch_size)
+    return SparseTensor(feats, SiteCache(coords, engine), batch_size, variants=variants)
 
 
 def collate(batch: Sequence[Voxels], device: torch.device | str = "cpu", engine: Engine | None = None) -> SparseTensor:
-    """Put the voxels of B clouds into one tensor: (M_b, 3), (M_b, C) each -> (S, 4), (S, C) with S = ΣM_b."""
+    """Put the voxels of B clouds into one tensor: (M_b, 3), (M_b, C) each -> (S, 4), (S, C) with S = ΣM_b.
+
+    Variants that vote are clouds of their own in it.
+    """
     coords = np.empty((sum(len(voxels) for voxels in batch), 4), np.int32)
-    start = 0
-    for b, voxels in enumerate(batch):
-        stop = start + len(voxels)
-        coords[start:stop, 0] = b
-        coords[start:stop, 1:] = voxels.coords
-        start = stop
+    start, clouds = 0, 0
+    for voxels in batch:
+        coords[start : start + len(voxels), 1:] = voxels.coords
+        for rows in voxels.variants or (len(voxels),):
+            coords[start : start + rows, 0] = clouds
+            start, clouds = start + rows, clouds + 1
+    variants = tuple(len(voxels.variants or (0,)) for voxels in batch) if any(voxels.variants for voxels in batch) else None
     feats = np.concatenate([voxels.feats for voxels in batch])
-    return sparse_tensor(torch.from_numpy(coords).to(device), torch.from_numpy(feats).to(device), len(batch), engine)
+    return sparse_tensor(torch.from_numpy(coords).to(device), torch.from_numpy(feats).to(device), clouds, engine, variants)

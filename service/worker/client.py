@@ -108,7 +108,7 @@ class Worker:
         arrays: list[Array] = [array for voxels in batch for array in (voxels.coords, voxels.feats)]
         lock, channel = (self._beside, self._express) if lane == "express" else (self._busy, self._compute)
         with lock:
-            _, [logits] = self._ask(channel, {"model": key}, arrays)
+            _, [logits] = self._ask(channel, {"model": key, "variants": [voxels.variants for voxels in batch]}, arrays)
         return logits.view(np.float32)
 
     def _ask(self, channel: socket.socket, head: Head, arrays: list[Array]) -> tuple[Head, list[Array]]:

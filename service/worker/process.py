@@ -114,8 +114,12 @@ class Worker:
         send(channel, found, arrays)
 
     def _forward(self, head: Head, arrays: list[Array]) -> Answer:
-        """arrays: coords and feats of each cloud."""
-        batch = [Voxels(coords, feats, NO_VOXEL) for coords, feats in zip(arrays[::2], arrays[1::2], strict=True)]  # type: ignore[arg-type]
+        """arrays: coords and feats of each cloud; variants: rows of those of each that vote, None where there are none."""
+        said = cast(list[list[int] | None], head["variants"])
+        batch = [
+            Voxels(coords, feats, NO_VOXEL, variants=tuple(variants) if variants else None)  # type: ignore[arg-type]
+            for coords, feats, variants in zip(arrays[::2], arrays[1::2], said, strict=True)
+        ]
         net = self._nets.get(str(head["model"]))
         if net is None:
             raise BadCheckpoint("the model could not be loaded again after its worker died", where=str(head["model"]))

@@ -95,7 +95,7 @@ def test_a_net_with_a_layout_tells_a_cloud_from_its_mirror_image() -> None:
 def test_what_has_no_layout_is_refused() -> None:
     with pytest.raises(ValidationError, match="layout: is for nets that name whole clouds"):
         NetworkSpec(name="cifar_resnet20", in_channels=3, num_classes=3, layout=3, decoder="listing")
-    with pytest.raises(Exception, match=r"leave out input\.votes and input\.views"):
-        load_recipe("paper-modelnet40", {"layout": 3, "input.votes": {"count": 4}})
+    with pytest.raises(Exception, match=r"leave out input\.views"):
+        load_recipe("paper-modelnet40", {"layout": 3, "input.views": {"count": 4}})
     with pytest.raises(Exception, match="layout: is for nets that name whole clouds; leave it out"):
         load_recipe("semantickitti-resnet18", {"layout": 3})

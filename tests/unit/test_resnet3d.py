@@ -95,25 +95,28 @@ def test_one_cloud_does_not_see_another() -> None:
     torch.testing.assert_close(net(mixed)[1], net(alone)[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "res16unet34c", "cifar_resnet20"])
-def test_variants_that_vote_do_not_see_each_other(name: str) -> None:
-    """The logits of a cloud with votes are the mean of those of its variants, by their coarsest voxels."""
+@pytest.mark.parametrize(("name", "layout"), [("resnet18", None), ("resnet50", 2), ("res16unet34c", None), ("cifar_resnet20", 3)])
+def test_variants_that_vote_do_not_see_each_other(name: str, layout: int | None) -> None:
+    """The logits of a cloud with votes are the mean of those of its variants, whatever else is in the batch."""
     torch.manual_seed(0)
-    net = build(NetworkSpec(name=name, in_channels=3, num_classes=5)).double().eval()
+    net = build(NetworkSpec(name=name, in_channels=3, num_classes=5, layout=layout)).double().eval()
 
-    def logits(batch: list[Voxels]) -> tuple[torch.Tensor, torch.Tensor]:
-        """And how many sites of the last level each cloud has, over which its features are averaged."""
+    def logits(batch: list[Voxels]) -> torch.Tensor:
         tensor = collate(batch)
-        found = net(tensor.with_feats(tensor.feats.double()))
-        return found, torch.bincount(tensor.sites.coords(4 if name.startswith("cifar") else 8)[:, 0])
+        found: torch.Tensor = net(tensor.with_feats(tensor.feats.double()))
+        return found
 
     features = tuple(FeatureSpec(name=axis) for axis in ("x", "y", "z"))
     voted = InputSpec(features=features, voxel_size=0.1, votes=VoteSpec(count=4))
+    single = voted.model_copy(update={"votes": None})
     assert voted.votes
-    cloud = PointCloud(np.random.default_rng(0).normal(0, 0.5, (500, 3)).astype(np.float32))
-    each, sites = logits([voxelize(variant, voted.model_copy(update={"votes": None})) for variant in variants(cloud, voted.votes)])
-    expected = (each * sites[:, None]).sum(0) / sites.sum()
-    torch.testing.assert_close(logits([voxelize(cloud, voted)])[0][0], expected, atol=1e-9, rtol=1e-9)
+    clouds = [PointCloud(np.random.default_rng(seed).normal(0, 0.5, (500, 3)).astype(np.float32)) for seed in range(3)]
+    expected = [logits([voxelize(variant, single) for variant in variants(cloud, voted.votes)]).mean(0) for cloud in clouds]
+    found = logits([voxelize(cloud, voted) for cloud in clouds])
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-9, rtol=1e-9)
+    mixed = logits([voxelize(clouds[0], voted), voxelize(clouds[1], single), voxelize(clouds[2], voted)])
+    torch.testing.assert_close(mixed[[0, 2]], found[[0, 2]], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(mixed[1:2], logits([voxelize(clouds[1], single)]), atol=1e-9, rtol=1e-9)
 
 
 def test_unknown_network_lists_the_known() -> None:

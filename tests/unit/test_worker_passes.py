@@ -29,6 +29,7 @@ class Layer:
 
     def forward(self, batch: Sequence[Voxels]) -> torch.Tensor:
         self.begun.set()
+        self.batch = batch
         assert self.end.wait(GIVE_UP_S)
         return torch.from_numpy(batch[0].feats)
 
@@ -51,9 +52,9 @@ def test_a_short_pass_is_answered_in_the_middle_of_a_layer_of_a_long_one() -> No
         threads = [threading.Thread(target=passes), threading.Thread(target=worker.serve_express, args=(their_express,))]
         for thread in threads:
             thread.start()
-        send(compute, {"model": "long"}, CLOUD)
+        send(compute, {"model": "long", "variants": [None]}, CLOUD)
         assert long.begun.wait(GIVE_UP_S)
-        send(express, {"model": "short"}, CLOUD)
+        send(express, {"model": "short", "variants": [None]}, CLOUD)
         _, [found] = receive(express)
         np.testing.assert_array_equal(found, CLOUD[1])
         long.end.set()
@@ -63,6 +64,16 @@ def test_a_short_pass_is_answered_in_the_middle_of_a_layer_of_a_long_one() -> No
             end.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
+
+
+def test_a_pass_knows_which_rows_vote() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        worker, seen = Worker(there, "cpu", 0), Layer()
+        seen.end.set()
+        worker._nets["net"] = seen  # type: ignore[assignment]
+        worker._forward({"model": "net", "variants": [[2, 3], None]}, [*CLOUD, *CLOUD])
+    assert [voxels.variants for voxels in seen.batch] == [(2, 3), None]
 
 
 @pytest.mark.parametrize(

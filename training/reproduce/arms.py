@@ -63,6 +63,7 @@ CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `s
     "stages.1": {"optim.stages": 0.1},
     "stages.3": {"optim.stages": 0.3},
     "mean": {"layout": None},
+    "votes": {"input.votes": {"count": 8}},
 }
 TEACHERS = {"fip-all-distilled": ("fip-all", 200, 0.03)}  # arm -> that of its teacher, with epochs and learning rate
 ARMS["fip-all-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}
