@@ -4,11 +4,13 @@
 `card_clouds` and `card_scenes` where it depends on what the model was made to do.
 """
 
+from pathlib import Path
 from string import Template
 
 from models.manifest import Manifest
 from training import card_clouds, card_scenes
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell
+from training.image_weights import OWN
 
 CARD = Template("""---
 license: other
@@ -39,7 +41,7 @@ $limits
 | | |
 |---|---|
 | network | $network, $parameters parameters |
-| 2D weights | $weights |
+| weights it began with | $weights |
 | training data | $dataset (sha256 `$dataset_sha256`) |
 | recipe | `recipe.yaml`, made from $recipe (sha256 `$recipe_sha256`), mode $mode, seed $seed |
 | code | $code_version, $created |
@@ -49,9 +51,12 @@ $limits
 $licences
 """)
 
+OURS = "shapes"  # weights of the package
 ORIGINS = {
     "image": "A 2D ResNet trained on images, inflated into a 3D sparse ConvNet and finetuned on point clouds (Image2Point, ECCV 2022), "
     "mode `$mode`.",
+    OURS: "A 2D ResNet trained on images, inflated into a 3D sparse ConvNet (Image2Point, ECCV 2022) that then learnt to tell generated "
+    "shapes apart, finetuned on point clouds, mode `$mode`.",
     "scratch": "A 3D sparse ResNet trained on point clouds from random weights: no image pretraining.",
     "random-frozen": "A control, not for use: a 3D sparse ResNet whose random stages stayed as they were, mode `$mode`.",
     "random-inflated": "A control, not for use: a 3D sparse ResNet whose stages are random 2D filters, inflated, that stayed as they were, "
@@ -70,7 +75,7 @@ def write_card(manifest: Manifest, story: Story) -> str:
     return CARD.substitute(
         tag=words.TAG,
         name=manifest.name,
-        origin=Template(ORIGINS[made.init]).substitute(mode=made.mode),
+        origin=Template(ORIGINS[OURS if Path(made.weights_2d or "").stem in OWN else made.init]).substitute(mode=made.mode),
         intended=words.intended(manifest, _listed(manifest.labels)),
         scores=words.score_table(scores),
         choices=_choices(scores, words.UNITS, 0 if story.validation is None else len(story.validation)),
@@ -99,6 +104,8 @@ def _network(manifest: Manifest) -> str:
     parts = [spec.name]
     if spec.decoder:
         parts.append(f"as a U-Net, decoder of the {spec.decoder}{', with its blur' if spec.blur else ''}")
+    if spec.layout:
+        parts.append(f"whose head tells {spec.layout}×{spec.layout}×{spec.layout} parts of a cloud apart")
     if spec.tied:
         parts.append(f"filters of the stages tied along {spec.tied}")
     return ", ".join(parts)

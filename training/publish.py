@@ -34,6 +34,8 @@ DATA_LICENCES = {
     "scannet": "ScanNet: its terms of use, research only; the weights were trained on it",
 }
 WEIGHT_LICENCES = {
+    "shapes20": "weights shapes20: this project's generated shapes, learnt by CIFAR-10 ResNet weights of akamaster/pytorch_resnet_cifar10 "
+    "(BSD-2-Clause)",
     "cifar10_resnet": "CIFAR-10 ResNet weights of akamaster/pytorch_resnet_cifar10: BSD-2-Clause",
     "imagenet1k_": "ImageNet ResNet weights of facebookresearch/kill-the-bits: CC BY-NC 4.0",
     **{Path(download.url).stem: download.licence for download in DOWNLOADS.values()},
@@ -160,7 +162,7 @@ def _licences(made: Made) -> tuple[str, ...]:
     if made.start.image:
         name = made.start.image.name
         known = [licence for prefix, licence in WEIGHT_LICENCES.items() if name.startswith(prefix)]
-        licences += known or [f"2D weights {name}: licence not known here, ask whoever published them"]
+        licences += known or [f"weights {name}: licence not known here, ask whoever published them"]
     return tuple(licences)
 
 
