@@ -64,6 +64,10 @@ CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `s
     "stages.3": {"optim.stages": 0.3},
     "mean": {"layout": None},
     "votes": {"input.votes": {"count": 8}},
+    "votes.3": {"input.votes": {"count": 16, "scale": 0.3}},
+    "layout2": {"layout": 2},
+    "layout4": {"layout": 4},
+    "scaled": {"augment.scale": [0.6, 1.6]},
 }
 TEACHERS = {"fip-all-distilled": ("fip-all", 200, 0.03)}  # arm -> that of its teacher, with epochs and learning rate
 ARMS["fip-all-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}

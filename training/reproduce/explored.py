@@ -14,7 +14,7 @@ def _changed(arm: str, changes: tuple[str, ...], lr: float, epochs: int) -> tupl
     return tuple((f"{arm}+{change}", lr, epochs) for change in changes)
 
 
-PARTS = ("mean", "unwarped", "unturned", "unsmoothed", "stages.1", "stages.3")
+PARTS = ("mean", "layout2", "layout4", "votes.3", "unwarped", "unturned", "unsmoothed", "scaled", "stages.1", "stages.3")
 
 EXPLORED: dict[str, tuple[Exploration, ...]] = {
     "recipe": (
@@ -31,8 +31,8 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
         Exploration(
             "cifar_resnet20",
             1,
-            (*_rates("shaped", (0.01, 0.03, 0.1), epochs=60), *_changed("shaped", PARTS, lr=0.03, epochs=60)),
-            draws=2,
+            (*_rates("shaped", (0.01, 0.03, 0.1), epochs=60), ("shaped", 0.03, 200), *_changed("shaped", PARTS, lr=0.03, epochs=60)),
+            draws=4,
             base=OF_FEW,
         ),
         Exploration("cifar_resnet20", 10, _rates("shaped", (0.03, 0.1), epochs=60), draws=1, base=OF_FEW),
