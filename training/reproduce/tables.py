@@ -96,7 +96,9 @@ TABLES: dict[str, tuple[Group, ...]] = {
         few("resnet50", 10, seeds=3, search_epochs=10),
     ),
     "recipe": (
-        *(Group("cifar_resnet20", shots, 60, PARTS_OF_FEW, 10 if shots == 1 else 5, lr=0.01, base=OF_FEW) for shots in (1, 10, 5)),
+        Group("cifar_resnet20", 1, 200, PARTS_OF_FEW, seeds=5, more_seeds={"shaped": 10}, lr=0.03, base=OF_FEW),
+        Group("cifar_resnet20", 10, 150, PARTS_OF_FEW, seeds=3, more_seeds={"shaped": 5}, lr=0.1, base=OF_FEW),
+        Group("cifar_resnet20", 5, 150, PARTS_OF_FEW, seeds=3, more_seeds={"shaped": 5}, lr=0.1, base=OF_FEW),
     ),
     "full": (
         Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=5, base=OF_ALL),
