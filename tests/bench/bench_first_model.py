@@ -23,27 +23,27 @@ from tests.bench.post_test_set import float32_ply, labels
 from tests.bench.report import Row, write
 from tests.bench.service.process import serving
 from training.datasets import LabelledClouds
-from training.image_weights import OWN
 
 PER_CLASS = 10
 MINUTES, ACCURACY = 10.0, 55.0
 ABOUT = (
     "Ten PLY files a class of ModelNet40 (400 clouds, 40 of them held out to validate) to a model that is published and served: "
-    "`fip train finetune-cifar20 --data FOLDER --publish forty@champion`, seed 0, all cores; "
+    "`fip train finetune-cifar20 --data FOLDER --weights cifar10_resnet20.safetensors --publish forty@champion`, seed 0, all cores; "
     "then all 2,468 test clouds posted as PLY files."
 )
 
 
 def main() -> int:
     data = Path(os.environ["FIP_DATA"])
+    weights = data / "weights" / "cifar10_resnet20.safetensors"
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         first = stored_modelnet40.read(data, "train", first_of_each)
         write_folder(first, root / "scans", "train")
         files = write_folder(stored_modelnet40.read(data, "test", lambda labels: np.arange(len(labels))), root / "test", "test")
-        minutes = train(root / "scans", root)
+        minutes = train(root / "scans", weights, root)
         made = open_catalogue(str(root / "registry")).locate("forty@champion")[0]
-        digest = hashlib.sha256(OWN["shapes20"].read_bytes()).hexdigest()
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         with (
             serving(FIP_REGISTRY=str(root / "registry"), FIP_MODEL="forty@champion") as url,
             httpx.Client(base_url=url, timeout=60) as client,
@@ -56,7 +56,7 @@ def main() -> int:
         {"name": "train and publish", "value": round(minutes, 2), "unit": "min", "bar": f"<= {MINUTES:g}", "holds": minutes <= MINUTES},
         {"name": f"right of {len(found):,} over HTTP", "value": right, "unit": "", "bar": None, "holds": True},
         {"name": "accuracy over HTTP", "value": round(accuracy, 2), "unit": "%", "bar": f">= {ACCURACY:g}", "holds": accuracy >= ACCURACY},
-        {"name": "the digest of its weights in the card", "value": in_card, "unit": "", "bar": "= 1", "holds": in_card == 1},
+        {"name": "2D weights' digest in the card", "value": in_card, "unit": "", "bar": "= 1", "holds": in_card == 1},
     ]
     write("first-model", ABOUT, rows, values="one run")
     return 0 if all(row["holds"] for row in rows) else 1
@@ -78,9 +78,9 @@ def write_folder(clouds: LabelledClouds, root: Path, split: str) -> dict[str, Pa
     return files
 
 
-def train(folder: Path, root: Path) -> float:
+def train(folder: Path, weights: Path, root: Path) -> float:
     """Minutes that the whole command takes."""
-    command = [str(Path(sys.executable).with_name("fip")), "train", "finetune-cifar20", "--data", str(folder)]
+    command = [str(Path(sys.executable).with_name("fip")), "train", "finetune-cifar20", "--data", str(folder), "--weights", str(weights)]
     command += ["--publish", "forty@champion", "--registry", str(root / "registry"), "--run-dir", str(root / "run")]
     began = time.monotonic()
     subprocess.run(command, check=True, stdout=sys.stderr)

@@ -36,7 +36,7 @@ BEFORE = {  # digests of the recipes of clouds: who changes one makes another of
     "bundled-modelnet40": "f3b11f8d771c15faaccd6aff8cefd5a2399337644b7eeee63be5c172f1901565",
     "few-modelnet40": "d763b8193345af1f1d3db81308dbe152b9977c2fba721c9bf2e83aefb2ea35fe",
     "full-modelnet40": "7c9215225856f7bb69649d7eca979b0f58256c32e515efb3addfffa4bfa0a20d",
-    "finetune-cifar20": "4c45d6068257737948b609123a2ac72b2e45a465f8f59e17d488ed563a42472a",
+    "finetune-cifar20": "25a6a53f70511f233ff6c4af94a60505670239c270e2ed936b47c849f180e26c",
     "finetune-resnet18": "fdaf86b31fa0f1f3fcea7217398ef9c808689c663f14ab98859fea22fa65220c",
     "shapes-cifar20": "4407bd0c80efa8baf48afa76e7f847d8670451b572ce4fff7585f65c6e8441fc",
     "paper-modelnet40": "60fa8d3420ce4054b5c61de9d0971fd169e2605915ca54f00770a653f60b5d51",
