@@ -67,7 +67,7 @@ def test_the_wheel_carries_the_licence_and_stays_small(wheel: zipfile.ZipFile) -
     names = wheel.namelist()
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
-    assert sum(entry.file_size for entry in wheel.infolist()) < 10_000_000
+    assert sum(entry.file_size for entry in wheel.infolist()) < 12_000_000  # 7.6 of it weights: two models, and a start for others
 
 
 def test_compose_file_fits_the_published_schema(compose: dict) -> None:
