@@ -2,7 +2,7 @@
 
 Source: Image2Point §3 and its Listing 1. The stem is a fresh 3×3×3 convolution of stride 1 with batch norm and no ReLU;
 no max-pooling; head = mean over voxels, Linear, BatchNorm on the logits. S sites, C channels, B clouds, L classes.
-Beyond the source, a head that keeps the layout: the mean of each part of the cloud's box on its own, BatchNorm, Linear, BatchNorm.
+Beyond the source, a head that keeps the layout: what each part of the cloud's box adds to that mean, BatchNorm, Linear, BatchNorm.
 """
 
 from dataclasses import dataclass

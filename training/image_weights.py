@@ -27,7 +27,7 @@ from models.errors import BadWeights, nearest
 from training.minkowski import Taps, from_minkowski, is_minkowski
 from training.pickled import read_pickled
 
-HEAD = ("layout_bn.", "fc.", "fc_bn.", "head.")
+HEAD = ("layout_bn.", "fc.", "fc_bn.")
 TIMEOUT_S = 60
 BLOCK_BYTES = 1 << 20
 

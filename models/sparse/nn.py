@@ -293,8 +293,8 @@ class LayoutPool(nn.Module):
     """Where in a cloud what was found: (S, C) -> dense (B, cells³ · C).
 
     The box around each cloud is cut into `cells` parts along each axis. Of each part the features of its sites are summed and divided
-    by the number of sites of the whole cloud, so that the mean over the parts is the global mean, up to a factor. Parts in the order
-    [x][y][z], channels last.
+    by the number of sites of the whole cloud, so that all parts together are the global mean. Parts in the order [x][y][z], channels
+    last.
     """
 
     def __init__(self, cells: int) -> None:
@@ -308,26 +308,28 @@ class LayoutPool(nn.Module):
         rows = clouds
         for axis in range(3):
             rows = rows * self.cells + parts[:, axis]
-        sums: torch.Tensor = _SumByRow.apply(_wide(x.feats), rows, x.batch_size * self.cells**3)  # type: ignore[no-untyped-call]
+        sums = _sums_by_row(x.feats, rows, x.batch_size * self.cells**3)
         counts = counts_of(clouds, x.batch_size).clamp(min=1)
         shares = sums.reshape(x.batch_size, -1) / counts[:, None].to(sums.dtype)
         return shares.to(x.feats.dtype)
 
 
-def _wide(feats: torch.Tensor) -> torch.Tensor:
-    return feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
-
-
 def _mean_by_row(feats: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """Mean of the feats (S, C) that share a target row: rows (S,) -> (num_rows, C).
-
-    16-bit features are summed in float32: a count past 65,504 is infinite in float16. On CUDA the order of the sum, and so
-    its last bits, may differ between runs.
-    """
-    wide = _wide(feats)
-    sums: torch.Tensor = _SumByRow.apply(wide, rows, num_rows)  # type: ignore[no-untyped-call]
+    """Mean of the feats (S, C) that share a target row: rows (S,) -> (num_rows, C)."""
+    sums = _sums_by_row(feats, rows, num_rows)
     counts = counts_of(rows, num_rows).clamp(min=1)
-    return (sums / counts[:, None].to(wide.dtype)).to(feats.dtype)
+    return (sums / counts[:, None].to(sums.dtype)).to(feats.dtype)
+
+
+def _sums_by_row(feats: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Sum of the feats (S, C) that share a target row: rows (S,) -> (num_rows, C).
+
+    16-bit features are summed in float32, and stay so: a count past 65,504 is infinite in float16. On CUDA the order of the sum,
+    and so its last bits, may differ between runs.
+    """
+    wide = feats.float() if feats.dtype in (torch.float16, torch.bfloat16) else feats
+    sums: torch.Tensor = _SumByRow.apply(wide, rows, num_rows)  # type: ignore[no-untyped-call]
+    return sums
 
 
 def counts_of(rows: torch.Tensor, num_rows: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from models.errors import BadDataset, BadWeights, WrongTask
-from models.manifest import NetworkSpec
+from models.manifest import NetworkSpec, VoteSpec
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
 from models.resnet3d import SHAPES
@@ -164,6 +164,12 @@ def test_features_under_the_head_are_the_logits_of_the_predictor(subject: Subjec
     np.testing.assert_allclose(found.logits, logits.numpy(), atol=1e-4)
     assert found.features.shape == (21, 64)
     assert found.accuracy == pytest.approx(float((logits.numpy().argmax(1) == clouds.targets).mean()))
+
+
+def test_a_model_whose_variants_vote_is_looked_at_without_them(subject: Subject, clouds: LabelledClouds) -> None:
+    voted = subject.manifest.model_copy(update={"input": subject.manifest.input.model_copy(update={"votes": VoteSpec(count=3)})})
+    found, alone = pooled(subject.net, replace(subject, manifest=voted), clouds), pooled(subject.net, subject, clouds)
+    np.testing.assert_array_equal(found.features, alone.features)
 
 
 def test_hooks_see_what_convolutions_and_norms_make(subject: Subject, clouds: LabelledClouds) -> None:

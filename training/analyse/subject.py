@@ -87,8 +87,9 @@ class Subject:
         return clouds, note
 
     def voxels(self, clouds: Clouds, row: int) -> Voxels:
-        """One cloud as the net gets it."""
-        return Processor(self.manifest, None).voxelize(clouds.cloud(row), up=self.up)
+        """One cloud as the net gets it, without the variants that would vote with it."""
+        alone = self.manifest.model_copy(update={"input": self.manifest.input.model_copy(update={"votes": None})})
+        return Processor(alone, None).voxelize(clouds.cloud(row), up=self.up)
 
     def batches(self, clouds: Clouds, size: int = BATCH) -> Iterator[SparseTensor]:
         """All clouds in order, `size` at a time."""

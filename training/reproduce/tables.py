@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 
 from training.reproduce.arms import AXIS_MODES, DEFAULT_ORDER, ORDERS, STAGE_SETS
-from training.reproduce.explored import EXPLORED
+from training.reproduce.explored import EXPLORED, OF_FEW
 from training.reproduce.search import GRID, Group, Known, missing_of
 from training.reproduce.trial import PAPER, Trial, kind_of
 
@@ -26,7 +26,7 @@ STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
 CYCLIC = ("scratch-cyclic", "fip-all-cyclic")
 SCHEDULES = ("scratch", "fip-all", *CYCLIC)
 PARTS_OF_FEW = ("shaped", "imaged", "scratch", "shaped+mean", "scratch+mean")
-OF_FEW, OF_ALL = "few-modelnet40", "full-modelnet40"  # recipes of our own
+OF_ALL = "full-modelnet40"  # beside OF_FEW a recipe of our own
 BUDGET: dict[int | None, int] = {1: 100, 5: 40, 10: 30, None: 30}  # epochs by the number of shots: 200, 280, 390 and some 8,300 steps
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
 SEARCHES = {"resnet18": 2, "cifar_resnet20": 2}  # draws that choose a learning rate; one for the other nets
