@@ -19,6 +19,8 @@ from tests.fire import until
 
 pytestmark = pytest.mark.e2e
 
+KEPT_AFTER_MS = 250  # of the page: how long after a change the address tells the view
+
 STREETS = load_label_map("semantickitti19")
 
 
@@ -238,6 +240,17 @@ def test_a_link_brings_the_view_back(page: Page, address: str) -> None:
     page.goto(link)
     page.wait_for_selector("#legend tr.hidden", timeout=WAIT_MS)
     until(lambda: bool((pixels(page) != before).any(axis=-1).mean() < 0.01), "it is the same view")
+
+
+def test_a_link_that_is_being_followed_is_not_written_over(page: Page) -> None:
+    page.click("[data-sample='chair.ply']")
+    page.wait_for_selector("#bars li", timeout=WAIT_MS)
+    until(lambda: "sample=chair.ply" in page.evaluate("location.hash"), "the address tells the view")
+    page.evaluate("history.replaceState(null, '', '#sample=street.bin')")  # as the address is before the page hears of it
+    page.focus("#canvas")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(4 * KEPT_AFTER_MS)
+    assert page.evaluate("location.hash") == "#sample=street.bin"
 
 
 def test_without_webgl_it_says_so_and_labels_all_the_same(launch: Launch, address: str) -> None:

@@ -23,6 +23,7 @@ const KEEP_MS = 250;
 
 const view = opened();
 const wanted = read(location.hash);
+let address = location.hash; // of this page: any other is a link that was just followed
 let known: Model[] = [];
 let file: File | null = null;
 let sample = "";
@@ -298,11 +299,12 @@ function keep(): void {
 function keepNow(): void {
   clearTimeout(keeping);
   keeping = 0;
-  if (!cloud || !view) return;
+  if (!cloud || !view || location.hash !== address) return;
   const value = (id: string) => find<HTMLInputElement>(id).value;
   const said = { up: value("up"), unit: value("unit"), input_format: value("input_format") };
   const shown = { place: view.place, mode, hidden: [...hidden], ...(sized && { size: Number(value("size")) }), background: value("background"), safe };
   history.replaceState(null, "", written({ ...shown, model: value("model"), sample, ...said }));
+  address = location.hash;
 }
 
 /** Have the default model of a task chosen, unless one of that task is. */
