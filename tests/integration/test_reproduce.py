@@ -128,7 +128,7 @@ def leave(theirs: ExitStack, other: Path) -> bool:
 
 def test_a_student_learns_what_its_teacher_says(places: Places, tmp_path: Path) -> None:
     """Of the clouds that few shots leave; and votes are scored with and without."""
-    trial = Trial("cifar_resnet20", 2, 1, "fip-all-distilled+votes", 0.1, 0)
+    trial = Trial("cifar_resnet20", 2, 1, "shaped-distilled+votes", 0.1, 0)
     elsewhere = replace(places, records=tmp_path / "trials", runs=tmp_path / "runs")
     assert run(lambda known: [] if known(trial) else [trial], elsewhere, jobs=1).whole
     found = Records(elsewhere.records).known(trial)
@@ -148,7 +148,7 @@ def test_a_stop_between_teacher_and_student_changes_nothing(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Before the teacher speaks, or when it is to be scored: it is not trained again, and the student learns the same."""
-    trial, inputs = Trial("cifar_resnet20", 2, 1, "fip-all-distilled", 0.1, 0), places.inputs()
+    trial, inputs = Trial("cifar_resnet20", 2, 1, "shaped-distilled", 0.1, 0), places.inputs()
     whole = train_trial(trial, inputs, tmp_path / "whole")
 
     def stop(*args: object) -> NoReturn:

@@ -137,14 +137,14 @@ def test_names_of_trials_are_names_of_files_everywhere() -> None:
 
 
 def test_a_trial_is_another_one_with_another_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = Trial("cifar_resnet20", 10, 5, "fip-all-distilled", 0.1, 3)
+    trial = Trial("cifar_resnet20", 10, 5, "shaped-distilled", 0.1, 3)
     teacher = teacher_of(trial)
     assert teacher is not None
     assert teacher_of(teacher) is None
-    assert (teacher.arm, teacher.seed, teacher.shots) == ("fip-all", 3, 10)
+    assert (teacher.arm, teacher.seed, teacher.shots) == ("shaped", 3, 10)
     before = digest_of(trial, "z")
     assert before != trial.recipe().digest
-    monkeypatch.setitem(TEACHERS, "fip-all-distilled", ("fip-all", teacher.epochs + 1, teacher.lr))
+    monkeypatch.setitem(TEACHERS, "shaped-distilled", (teacher.arm, teacher.epochs + 1, teacher.lr))
     digest_of.cache_clear()
     assert digest_of(trial, "z") != before
 

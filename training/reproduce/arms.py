@@ -69,8 +69,8 @@ CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `s
     "layout4": {"layout": 4},
     "scaled": {"augment.scale": [0.6, 1.6]},
 }
-TEACHERS = {"fip-all-distilled": ("fip-all", 200, 0.03)}  # arm -> that of its teacher, with epochs and learning rate
-ARMS["fip-all-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}
+TEACHERS = {"shaped-distilled": ("shaped", 150, 0.1)}  # arm -> that of its teacher, with epochs and learning rate
+ARMS["shaped-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}
 for _order in ORDERS:
     _axes: Overrides = dict(zip(("inflate.repeat", "inflate.height", "inflate.width"), _order, strict=True))
     if _order != DEFAULT_ORDER:

@@ -104,7 +104,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
         Group("cifar_resnet20", None, 40, PLAINEST, seeds=3, search_epochs=5, base=OF_ALL),
         Group("resnet18", None, 40, PLAINEST, seeds=1, search_epochs=5, base=OF_ALL),
     ),
-    "distill": (Group("cifar_resnet20", 10, 20, ("fip-all-distilled",), seeds=3, lr=0.03, base=OF_ALL),),
+    "distill": (Group("cifar_resnet20", 10, 20, ("shaped-distilled",), seeds=3, lr=0.1, base=OF_FEW),),
     "segmentation": tuple(
         Group("cifar_resnet20", scans, epochs, LEARNERS, seeds=3, base=_LIDAR) for scans, epochs in SCANS.items()
     ),

@@ -30,7 +30,7 @@ NAMES = {  # arm -> what it is, in words
     "fip-io-mean": "FIP-IO, scaled: 3×3 filters by 1/3, 2×2×2 shortcuts by 1/8",
     "fip-all-tied": "FIP-ALL, filters stay 2D (tied)",
     "scratch-tied": "scratch, filters are 2D (tied)",
-    "fip-all-distilled": "FIP-ALL, taught about the clouds without labels",
+    "shaped-distilled": "the recipe for few clouds, taught about those without labels",
     "scratch-cyclic": "scratch, cyclic learning rate",
     "fip-all-cyclic": "FIP-ALL, cyclic learning rate",
 }
