@@ -171,8 +171,8 @@ PAGES = {
         "The semi-supervised learner that Image2Point's public code sets out to build: a teacher of ten labelled clouds a class says what "
         "it sees in all others, its scores are sharpened, and a student learns from them beside the labelled ones. Both are the net "
         "of our own recipe for few clouds, with the same draw and seed; the teacher is trained for 150 epochs. Rate, temperature and "
-        "epochs were not searched, and there is no control of as many steps on the labelled clouds alone: what is told is the gain of the whole "
-        "over its teacher.",
+        "epochs were not searched, and there is no control of as many steps on the labelled clouds alone: what is told is the gain of "
+        "the whole over its teacher.",
     ),
     "segmentation": Page(
         "does image pretraining help to label LiDAR scans?",
