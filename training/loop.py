@@ -37,6 +37,7 @@ from training.recipe import Recipe
 from training.runlog import RunLog
 from training.runstate import BEST, STATE, RunState, read_state, write
 from training.samples import Samples
+from training.soup import Soup, copied
 from training.validation import validate
 
 CACHE = "cache"
@@ -102,6 +103,7 @@ class Trainer:
     engine: Engine
     loss_weights: torch.Tensor | None
     groups: torch.Tensor | None
+    soup: Soup | None
 
 
 def fit(
@@ -113,8 +115,8 @@ def fit(
     run_dir: Path,
     compute: Compute = DEFAULT,
 ) -> Position:
-    """Train `net` in place, on the device it is on, for `recipe.epochs` or until it stops early; from the state in `run_dir` on
-    if there is one. Returns where it ended.
+    """Train `net` in place, on the device it is on, for `recipe.epochs` (as many times as there are runs in its soup) or until it stops
+    early; from the state in `run_dir` on if there is one. Returns where it ended.
 
     After every epoch, now and then within one, and when Ctrl-C or SIGTERM ask for the end, run_dir holds the complete state;
     and the weights of the epoch with the best validation score, the accuracy or mIoU (`best.pt`; never chosen on test unless
@@ -130,11 +132,13 @@ def fit(
     steps = len(_plan(learn, recipe, 0, world))
     if not steps:
         raise BadDataset(f"{len(train)} samples in batches of {recipe.batch_size} leave a process fewer than {learn.fewest} at a time")
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps))
-    position = _resume(run_dir, net, optimiser, schedule)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lr_factor(recipe.schedule, recipe.epochs, steps, recipe.soup))
+    soup = Soup.of(net) if recipe.soup > 1 else None
+    position = _resume(run_dir, net, optimiser, schedule, soup)
     if position.epoch or position.step:
         world.say(
-            f"going on after epoch {position.epoch} of {recipe.epochs}" + (f", step {position.step} of {steps}" if position.step else "")
+            f"going on after epoch {position.epoch} of {recipe.total_epochs}"
+            + (f", step {position.step} of {steps}" if position.step else "")
         )
     if _finished(recipe, position):
         return position
@@ -153,21 +157,29 @@ def fit(
         filters_stay_frozen(net),
         stop_request() as stop,
     ):
-        trainer = Trainer(net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, engine, weights, groups)
+        trainer = Trainer(
+            net, model, policy, recipe, optimiser, schedule, learn, check, run_dir, compute, device, engine, weights, groups, soup
+        )
         if recipe.recalibrate and not position.epoch and not position.step:
             _recalibrate(trainer)
+            if soup:
+                soup.start = copied(net)
         while not _finished(recipe, position):
+            if soup and not position.step and not position.epoch % recipe.epochs:
+                soup.begin(net, optimiser)
             scalars = _train_epoch(trainer, position, stop)
             _close_epoch(trainer, position, scalars, log, stop)
-    if position.epoch < recipe.epochs:
-        world.say(f"stopped after epoch {position.epoch} of {recipe.epochs}: validation is no better than after epoch {position.improved}")
+    if position.epoch < recipe.total_epochs:
+        world.say(
+            f"stopped after epoch {position.epoch} of {recipe.total_epochs}: validation is no better than after epoch {position.improved}"
+        )
     return position
 
 
 def _finished(recipe: Recipe, position: Position) -> bool:
     """Whether all epochs are done, or too many in a row brought nothing."""
     stalled = recipe.early_stop is not None and position.epoch - position.improved >= recipe.early_stop.patience
-    return position.epoch >= recipe.epochs or (stalled and position.step == 0)
+    return position.epoch >= recipe.total_epochs or (stalled and position.step == 0)
 
 
 @torch.no_grad()
@@ -302,6 +314,8 @@ def _close_epoch(trainer: Trainer, position: Position, scalars: dict[str, float]
     """Validate, keep the best weights, log, save. Raises: KeyboardInterrupt (asked to end; the epoch is saved)."""
     recipe, world = trainer.recipe, trainer.compute.world
     epoch = position.epoch + 1
+    if trainer.soup and epoch % recipe.epochs == 0:
+        trainer.soup.add(trainer.net, epoch // recipe.epochs)
     if len(trainer.validation):
         scalars |= _validation_scores(validate(trainer.net, trainer.validation, world, trainer.engine), recipe)
     score = scalars.get("val_miou", scalars.get("val_accuracy", math.inf))
@@ -346,7 +360,9 @@ def _plan(train: Samples, recipe: Recipe, epoch: int, world: World) -> list[list
     )
 
 
-def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR) -> Position:
+def _resume(
+    run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule: torch.optim.lr_scheduler.LambdaLR, soup: Soup | None
+) -> Position:
     """How far the run in the run directory is, after putting back what it holds."""
     path = run_dir / STATE
     if not path.is_file():
@@ -356,6 +372,8 @@ def _resume(run_dir: Path, net: nn.Module, optimiser: torch.optim.SGD, schedule:
         net.load_state_dict(state["net"])
         resume_sgd(optimiser, state["optimiser"])
         schedule.load_state_dict(json.loads(state["schedule"]))
+        if soup:
+            soup.put_back(state["soup"], net)
         return Position(
             epoch=state["epoch"],
             step=state["step"],
@@ -389,4 +407,6 @@ def save_state(trainer: Trainer, position: Position) -> None:
         "optimiser": trainer.optimiser.state_dict(),
         "schedule": json.dumps({**schedule, "lr_lambdas": [None]}),
     }
+    if trainer.soup:
+        state["soup"] = trainer.soup.state
     write(trainer.run_dir / STATE, state)

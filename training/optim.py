@@ -75,12 +75,13 @@ def resume_sgd(optimiser: torch.optim.SGD, state: dict[str, object]) -> None:
         group["fused"] = fused
 
 
-def lr_factor(spec: ScheduleSpec, epochs: int, steps_per_epoch: int) -> Callable[[int], float]:
-    """Step number (0, 1, …) -> factor on the learning rate."""
+def lr_factor(spec: ScheduleSpec, epochs: int, steps_per_epoch: int, runs: int = 1) -> Callable[[int], float]:
+    """Step number (0, 1, …) -> factor on the learning rate, which begins anew with each of so many runs of `epochs`."""
     total = max(1, epochs * steps_per_epoch)
     warmup = int(spec.warmup_epochs * steps_per_epoch)
 
     def factor(step: int) -> float:
+        step -= min(step // total, runs - 1) * total
         if spec.kind == "reference":
             return 0.5 * (1 + math.cos(math.pi * step / (spec.half_period or epochs)))
         if step < warmup:

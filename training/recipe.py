@@ -104,6 +104,8 @@ class Recipe(Frozen):
     weights are those of the epoch best on validation, without it those of the last.
 
     recalibrate: before the first step, the statistics of the frozen batch norms are estimated anew on the training samples.
+    soup: how many runs of `epochs` there are, one after the other from the same start with draws of their own; the mean of their weights is
+    published (see training.soup).
     notes: what the card of the model has to say beside the facts of the run. distill: learn also from unlabelled clouds, by a teacher.
     """
 
@@ -133,6 +135,7 @@ class Recipe(Frozen):
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, later(False)] = False
     layout: Annotated[int | None, Field(ge=2, le=4), later(None)] = None
+    soup: Annotated[int, Field(gt=0, le=100), later(1)] = 1
     lovasz: Annotated[float, Field(ge=0), later(0.0)] = 0.0
     voxel_label: Annotated[Quirk, later("corrected")] = "corrected"
     miou_empty: Annotated[Quirk, later("corrected")] = "corrected"
@@ -148,6 +151,8 @@ class Recipe(Frozen):
             raise ValueError(f"init: {self.init} freezes the stages; say mode io, ioms or iobn")
         if self.recalibrate and self.mode != "io":
             raise ValueError("recalibrate: is for frozen batch norms; say mode io")
+        if self.soup > 1 and self.chooses:
+            raise ValueError("soup: the weights are those of all runs at their ends; leave out early_stop and selection")
         if not self.input.features:
             raise ValueError("input.features: names no feature; the first is usually x, y and z")
         if self.data.kind not in KINDS:
@@ -204,6 +209,11 @@ class Recipe(Frozen):
     def chooses(self) -> bool:
         """Whether the published weights are those of the best epoch on validation, not of the last."""
         return self.early_stop is not None or self.selection == "reference"
+
+    @property
+    def total_epochs(self) -> int:
+        """Of all runs."""
+        return self.epochs * self.soup
 
     @property
     def task(self) -> Task:

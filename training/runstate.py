@@ -26,10 +26,11 @@ class RunState(TypedDict):
 
     losses: of those steps; best: highest validation accuracy so far, last reached after best_epoch; improved: the epoch that last
     beat the one before it that did so, whose accuracy is mark, by what early stop asks for; schedule: JSON. engine: the name of
-    what the run computes on; not in states from before the record.
+    what the run computes on; not in states from before the record. soup: where several runs are averaged, the tensors of that.
     """
 
     engine: NotRequired[str | None]
+    soup: NotRequired[dict[str, dict[str, torch.Tensor]]]
     epoch: int
     step: int
     losses: list[float]
