@@ -44,7 +44,7 @@ class VoteSpec(Frozen):
     """Variants of a cloud whose logits are averaged: the cloud itself and count - 1 others, the same for every cloud.
 
     scale: each axis by a factor between 1 / (1 + scale) and 1 + scale; translate: each axis by up to so much either way, in prepared
-    units. Other points then share a voxel, which is most of what the mean gains by.
+    units, which moves no voxel, as those are counted from a corner of the cloud: features x, y and z see it.
     """
 
     count: Annotated[int, Field(ge=2, le=64)]

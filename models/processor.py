@@ -89,7 +89,7 @@ class Processor:
             raise NonFinite(OVERFLOW)
         weights = np.exp(logits - logits.max())
         scores = weights / weights.sum()
-        return Classification(logits, scores, np.argsort(-scores, kind="stable"), len(voxels), voxels.filled)
+        return Classification(logits, scores, np.argsort(-scores, kind="stable"), voxels.of_cloud, voxels.filled)
 
     def answers_of_points(self, voxels: Voxels, logits: torch.Tensor, *, keep_logits: bool = False) -> Segmentation:
         """From the logits of the voxels (M, L) to the answers of the points, with the logits (N, L) of these if they are to be kept."""

@@ -146,7 +146,8 @@ class ResNet3d(nn.Module):
         self.bn1 = SparseBatchNorm(shape.stem)
         self.stages = make_stages(self, shape, tied)
         self.pool = LayoutPool(layout) if layout else GlobalAvgPool()
-        width = shape.out[-1] * (layout**3 if layout else 1)
+        self.channels = shape.out[-1]
+        width = self.channels * (layout**3 if layout else 1)
         self.layout_bn = nn.BatchNorm1d(width) if layout else nn.Identity()
         self.fc = nn.Linear(width, num_classes)
         self.fc_bn = nn.BatchNorm1d(num_classes)

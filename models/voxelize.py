@@ -26,6 +26,7 @@ BUDGET_SEED = 0  # the subset of a dense cloud is the same for every request
 VOTE_SEED = 0  # and so are the variants that vote
 VIEW_GAP = 64  # cells between views, and what each begins at a multiple of: twice the side of the coarsest cell of any net, and more
 
+NO_POINT = np.empty(0, np.int64)
 _AXES = {"x": 0, "y": 1, "z": 2}
 
 
@@ -48,8 +49,17 @@ class Voxels:
     scaled: tuple[str, ...] = ()
     variants: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.variants is not None and sum(self.variants) != len(self.coords):
+            raise ValueError(f"variants of {sum(self.variants)} voxels, and there are {len(self.coords)}")
+
     def __len__(self) -> int:
         return len(self.coords)
+
+    @property
+    def of_cloud(self) -> int:
+        """How many voxels the cloud itself has."""
+        return self.variants[0] if self.variants else len(self)
 
 
 def prepare(cloud: PointCloud, spec: InputSpec, *, up: Axis | None = None, unit: str | None = None) -> PointCloud:
@@ -100,10 +110,10 @@ def voxelize(cloud: PointCloud, spec: InputSpec) -> Voxels:
 
     Raises: NoPoints, ExtentTooLarge (more than 2^20 cells along an axis), MissingFeature (no column and no fill value).
     """
-    first, *others = (_side_by_side([_voxelize(view, spec) for view in views(variant, spec)]) for variant in variants(cloud, spec.votes))
-    if not others:
-        return first
-    every = (first, *others)
+    said = (_side_by_side([_voxelize(view, spec) for view in views(variant, spec)]) for variant in variants(cloud, spec.votes))
+    every = [each if not number else replace(each, inverse=NO_POINT, grid=None) for number, each in enumerate(said)]
+    if len(every) == 1:
+        return every[0]
     return replace(_joined(every, [each.coords for each in every]), variants=tuple(len(each) for each in every))
 
 

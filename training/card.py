@@ -4,13 +4,13 @@
 `card_clouds` and `card_scenes` where it depends on what the model was made to do.
 """
 
-from pathlib import Path
+from dataclasses import replace
 from string import Template
 
-from models.manifest import Manifest
+from models.manifest import Manifest, Provenance
 from training import card_clouds, card_scenes
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell
-from training.image_weights import OWN
+from training.datasets.kinds import GENERATED
 
 CARD = Template("""---
 license: other
@@ -51,17 +51,16 @@ $limits
 $licences
 """)
 
-OURS = "shapes"  # weights of the package
 ORIGINS = {
-    "image": "A 2D ResNet trained on images, inflated into a 3D sparse ConvNet and finetuned on point clouds (Image2Point, ECCV 2022), "
-    "mode `$mode`.",
-    OURS: "A 2D ResNet trained on images, inflated into a 3D sparse ConvNet (Image2Point, ECCV 2022) that then learnt to tell generated "
-    "shapes apart, finetuned on point clouds, mode `$mode`.",
-    "scratch": "A 3D sparse ResNet trained on point clouds from random weights: no image pretraining.",
+    "image": "A 2D ResNet trained on images, inflated into a 3D sparse ConvNet and $taught (Image2Point, ECCV 2022), mode `$mode`.",
+    "scratch": "A 3D sparse ResNet $taught from random weights: no image pretraining.",
     "random-frozen": "A control, not for use: a 3D sparse ResNet whose random stages stayed as they were, mode `$mode`.",
     "random-inflated": "A control, not for use: a 3D sparse ResNet whose stages are random 2D filters, inflated, that stayed as they were, "
     "mode `$mode`.",
 }
+BODY = "A 3D sparse ResNet that began with what `$model` had learnt, $taught, mode `$mode`. That model: $origin"
+SHAPES = "taught to tell generated shapes apart"
+CLOUDS = "trained on point clouds"
 
 
 def write_card(manifest: Manifest, story: Story) -> str:
@@ -75,7 +74,7 @@ def write_card(manifest: Manifest, story: Story) -> str:
     return CARD.substitute(
         tag=words.TAG,
         name=manifest.name,
-        origin=Template(ORIGINS[OURS if Path(made.weights_2d or "").stem in OWN else made.init]).substitute(mode=made.mode),
+        origin=_origin(made, story),
         intended=words.intended(manifest, _listed(manifest.labels)),
         scores=words.score_table(scores),
         choices=_choices(scores, words.UNITS, 0 if story.validation is None else len(story.validation)),
@@ -97,6 +96,16 @@ def write_card(manifest: Manifest, story: Story) -> str:
         engine=made.engine or "not recorded",
         licences="\n".join(f"- {licence}" for licence in made.licences),
     )
+
+
+def _origin(made: Provenance, story: Story) -> str:
+    own = Template(BODY if story.body else ORIGINS[made.init])
+    text = own.safe_substitute(mode=made.mode, taught=SHAPES if made.dataset == GENERATED else CLOUDS)
+    if story.body:
+        before = replace(story, body=None, recipe=story.recipe.model_copy(update={"soup": 1}))
+        text = Template(text).substitute(model=cell(story.body.model), origin=_origin(story.body.provenance, before))
+    runs = story.recipe.soup
+    return text + (f" Its weights are the mean of those of {runs} runs (a soup)." if runs > 1 else "")
 
 
 def _network(manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.manifest import InputSpec
+from training.bodies import Body
 from training.data import Data
 from training.datasets import Scenes
 from training.evaluate import Report
@@ -54,7 +55,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Story:
-    """What a card needs beside the manifest. validation: None where that was the test data. notes: what its user must know of the data."""
+    """What a card needs beside the manifest. validation: None where that was the test data. notes: what its user must know of the data.
+
+    body: of the model that it began with, where that was one of ours.
+    """
 
     recipe: Recipe
     train: Data
@@ -62,6 +66,7 @@ class Story:
     scores: Scores
     num_parameters: int
     notes: tuple[str, ...] = ()
+    body: Body | None = None
 
     @cached_property
     def train_points(self) -> npt.NDArray[np.int64]:
@@ -84,6 +89,11 @@ def input_words(spec: InputSpec) -> str:
         parts.append("clouds are centred on their mean and scaled to a unit sphere, so unit and place do not matter;")
     if spec.point_budget:
         parts.append(f"those of more than {spec.point_budget:,} points are sampled down to that, always the same way;")
+    if spec.votes:
+        parts.append(
+            f"the answer is the mean over {spec.votes.count} variants of a cloud, which cost as many times as much; the scores here are of "
+            "that mean, those of single epochs are not;"
+        )
     parts.append(f"the up axis is {spec.up} (`?up=` tells otherwise).")
     return " ".join(parts)
 

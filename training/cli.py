@@ -113,7 +113,7 @@ def _checkpoint(model: str, registry: str) -> Path:
 
 @click.command()
 @click.argument("model")
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Folder of the data set.")
+@click.option("--data", type=EXISTING_FOLDER, help="Folder of the data set (none for models of generated shapes).")
 @click.option("--kind", help="Kind of data set: modelnet40, folder, semantickitti, s3dis, nuscenes, scannet, labelled [the model's own].")
 @click.option("--split", default="test", show_default=True, type=click.Choice(["train", "test"]))
 @click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read.")
@@ -125,7 +125,7 @@ def _checkpoint(model: str, registry: str) -> Path:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [PyTorch's choice].")
 def evaluate(
     model: str,
-    data: Path,
+    data: Path | None,
     kind: str | None,
     split: str,
     skip_bad: bool,
@@ -218,9 +218,15 @@ def show(source: str, network: str | None) -> None:
     click.echo(f"{image.name}: {len(image.tensors)} tensors, {values:,} values, sha256 {image.sha256}")
     if network:
         target = build(NetworkSpec(name=network, in_channels=3, num_classes=40)).state_dict()
-        report = inflate_state_dict(image.tensors, target, InflateSpec())[1]
+        if image.body:
+            image.body.fits(network, image.body.features, stem=False)
+        report = inflate_state_dict(image.tensors, target, InflateSpec(stem="copy" if image.body else "fresh"))[1]
         click.echo(report)
-        if report.copied:
+        if image.body:
+            click.echo(
+                f"from {image.body.model}, whose stem reads {', '.join(image.body.features)}: say --set inflate.stem=copy to keep it"
+            )
+        elif report.copied:
             centred, kernels = heaviest_at_centre([image.tensors[name] for name in report.copied])
             click.echo(
                 f"{centred} of {kernels} kernels of 3×3×3 are heaviest at their centre; if few of a trained net are, try inflate.taps=cube"
@@ -237,7 +243,7 @@ def body(model: str, target: Path, registry: str | None) -> None:
     For `fip train RECIPE --weights TARGET --set inflate.stem=copy`: another net of the same kind begins with it.
     """
     from models.registry import open_catalogue
-    from training.image_weights import write_body
+    from training.bodies import write_body
 
     count = write_body(open_catalogue(registry).locate(model)[0], target)
     click.echo(f"{count} tensors in {target}")

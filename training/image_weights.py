@@ -17,17 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from models.artefact import sha256_of
 from models.cache import cache_dir
-from models.checkpoint import load_checkpoint
-from models.durable import write_whole
 from models.errors import BadWeights, nearest
+from training.bodies import FOLDER, Body, body_of
 from training.minkowski import Taps, from_minkowski, is_minkowski
 from training.pickled import read_pickled
 
-HEAD = ("layout_bn.", "fc.", "fc_bn.")
 TIMEOUT_S = 60
 BLOCK_BYTES = 1 << 20
 
@@ -65,16 +63,20 @@ DOWNLOADS: dict[str, Download] = {
 }
 
 
-OWN = {path.stem: path for path in sorted((Path(__file__).parent / "own_weights").glob("*.safetensors"))}  # by name: those of the package
+OWN = {path.stem: path for path in sorted(FOLDER.glob("*.safetensors"))}  # by name: those of the package
 
 
 @dataclass(frozen=True)
 class ImageWeights:
-    """A state dict with plain names, and where it came from: 2D kernels (Cout, Cin, k, k) or 3D ones in our order (K, Cin, Cout)."""
+    """A state dict with plain names, and where it came from: 2D kernels (Cout, Cin, k, k) or 3D ones in our order (K, Cin, Cout).
+
+    body: what is known of the model that they were taken from, where that is one of ours.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     name: str
     sha256: str
+    body: Body | None = None
 
 
 def load_image_weights(source: str, cache: Path | None = None, taps: Taps = "hybrid") -> ImageWeights:
@@ -95,7 +97,7 @@ def load_image_weights(source: str, cache: Path | None = None, taps: Taps = "hyb
     tensors = {_plain(name): tensor for name, tensor in _READERS[path.suffix](path).items()}
     if is_minkowski(tensors):
         tensors = from_minkowski(tensors, taps)
-    return ImageWeights(tensors, path.name, sha256_of(path))
+    return ImageWeights(tensors, path.name, sha256_of(path), body_of(path))
 
 
 def fetch(
@@ -106,6 +108,8 @@ def fetch(
     `progress(done, total)` counts bytes; total is 0 where the server does not say. The file appears under its name only
     when it is whole. Raises: BadWeights (unknown name, no connection, wrong checksum).
     """
+    if name in OWN:
+        raise BadWeights("these come with the package: there is nothing to fetch", where=name)
     if name not in downloads:
         raise BadWeights(f"no download is called {name!r}{nearest(name, downloads)}", known=downloads)
     download = downloads[name]
@@ -128,21 +132,6 @@ def fetch(
         if part.is_file():
             part.unlink()
     return path
-
-
-def write_body(checkpoint: Path, target: Path) -> int:
-    """Write the weights of a model without its head, for another net to begin with. Returns how many tensors those are.
-
-    Raises: BadCheckpoint, BadWeights (no .safetensors file, or it cannot be written).
-    """
-    if target.suffix != ".safetensors":
-        raise BadWeights("the file is to be called .safetensors", where=str(target))
-    kept = {name: tensor for name, tensor in load_checkpoint(checkpoint).tensors.items() if not name.startswith(HEAD)}
-    try:
-        write_whole(target, save(kept))
-    except OSError as error:
-        raise BadWeights(f"cannot be written: {error.strerror}", where=str(target)) from error
-    return len(kept)
 
 
 def _download(url: str, part: Path, progress: Callable[[int, int], None] | None) -> str:

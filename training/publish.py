@@ -15,6 +15,7 @@ from models.artefact import SCORES
 from models.checkpoint import save_checkpoint
 from models.labels import LabelMap
 from models.manifest import Manifest, Provenance
+from training.bodies import Body
 from training.card import write_card
 from training.card_parts import Scores, Story
 from training.data import Data, class_names, label_map
@@ -34,8 +35,6 @@ DATA_LICENCES = {
     "scannet": "ScanNet: its terms of use, research only; the weights were trained on it",
 }
 WEIGHT_LICENCES = {
-    "shapes20": "weights shapes20: this project's generated shapes, learnt by CIFAR-10 ResNet weights of akamaster/pytorch_resnet_cifar10 "
-    "(BSD-2-Clause)",
     "cifar10_resnet": "CIFAR-10 ResNet weights of akamaster/pytorch_resnet_cifar10: BSD-2-Clause",
     "imagenet1k_": "ImageNet ResNet weights of facebookresearch/kill-the-bits: CC BY-NC 4.0",
     **{Path(download.url).stem: download.licence for download in DOWNLOADS.values()},
@@ -111,7 +110,7 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     plot_curve(run_dir, part / "curve.png")
     parameters = sum(parameter.numel() for parameter in net.parameters())
     validation = None if scores.chosen_on_test else made.validation
-    card = write_card(manifest, Story(made.recipe, made.train, validation, scores, parameters, made.notes))
+    card = write_card(manifest, Story(made.recipe, made.train, validation, scores, parameters, made.notes, _body(made)))
     manifest = save_checkpoint(part, net, manifest, card, half=made.recipe.half)
     part.replace(folder)
     return manifest
@@ -155,11 +154,17 @@ def _git(folder: Path, *args: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def _body(made: Made) -> Body | None:
+    return made.start.image.body if made.start.image else None
+
+
 def _licences(made: Made) -> tuple[str, ...]:
     data = made.recipe.data
     unknown = f"training data {made.dataset}: licence not stated; ask whoever published this model"
     licences = [data.licence or DATA_LICENCES.get(data.kind, unknown)]
-    if made.start.image:
+    if body := _body(made):
+        licences += [licence for licence in body.provenance.licences if licence not in licences]
+    elif made.start.image:
         name = made.start.image.name
         known = [licence for prefix, licence in WEIGHT_LICENCES.items() if name.startswith(prefix)]
         licences += known or [f"weights {name}: licence not known here, ask whoever published them"]

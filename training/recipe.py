@@ -34,6 +34,7 @@ STAND_INS: dict[str, object] = {  # for keys of `input` that wait for the data, 
     "features": [{"name": name, "fill": 0.0} for name in ("x", "red", "green", "blue", "intensity")],
 }
 TEST_SHARE = 0.2
+MOST_CLASSES, MOST_SHAPES = 30_000, 100_000_000  # generated ones: their programs are kept in memory, and a number of each shape
 KINDS = ("modelnet40", FOLDER, GENERATED, *SCENE_KINDS)
 OF_SCENES = {  # keys that say nothing to a classifier, by the part of the recipe that they are in
     "": ("blur", "lovasz", "voxel_label", "miou_empty"),
@@ -41,6 +42,7 @@ OF_SCENES = {  # keys that say nothing to a classifier, by the part of the recip
     "data": ("label_map", "exclude", "extra", "test_area", "clip", "clip_test"),
     "augment": ("crop", "max_voxels", "mix"),
 }
+OF_SHAPES = ("classes", "shapes")  # keys of the data that say nothing of clouds that somebody has
 
 
 class DataSpec(Frozen):
@@ -66,7 +68,7 @@ class DataSpec(Frozen):
     test: Annotated[float, Field(ge=0, lt=1, exclude_if=lambda share: share == TEST_SHARE)] = TEST_SHARE
     split_seed: Annotated[int, Field(ge=0, exclude_if=lambda seed: seed == 0)] = 0
     licence: Annotated[str | None, Field(exclude_if=is_none)] = None
-    classes: Annotated[int, Field(ge=2, le=100_000), later(1000)] = 1000
+    classes: Annotated[int, Field(ge=2, le=MOST_CLASSES), later(1000)] = 1000
     shapes: Annotated[int, Field(ge=2, le=100_000), later(100)] = 100
     label_map: Annotated[str | None, Field(exclude_if=is_none)] = None
     exclude: Annotated[tuple[str, ...], later(())] = ()
@@ -180,7 +182,11 @@ class Recipe(Frozen):
             for key in keys:
                 if getattr(part, key) != type(part).model_fields[key].default:
                     raise ValueError(f"{place}{'.' * bool(place)}{key}: is for nets that answer for every point; leave it out")
-
+        for key in OF_SHAPES if self.data.kind != GENERATED else ("test",):
+            if getattr(self.data, key) != DataSpec.model_fields[key].default:
+                raise ValueError(f"data.{key}: is {'not ' * (key == 'test')}for data.kind {GENERATED}; leave it out")
+        if self.data.kind == GENERATED and self.data.classes * self.data.shapes > MOST_SHAPES:
+            raise ValueError(f"data.shapes: {self.data.classes} classes of so many are more than {MOST_SHAPES:,} shapes; say fewer")
         if self.layout and self.input.views:
             raise ValueError("layout: pictures side by side have none; leave out input.views")
 

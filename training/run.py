@@ -71,7 +71,11 @@ def _image(recipe: Recipe, weights: str | None) -> ImageWeights:
     source = weights or recipe.weights
     if source is None:
         raise BadWeights(f"the recipe starts from 2D weights of {recipe.network}: say where they are with --weights")
-    return load_image_weights(source, taps=recipe.inflate.taps)
+    image = load_image_weights(source, taps=recipe.inflate.taps)
+    if image.body:
+        features = tuple(feature.name for feature in recipe.input.features)
+        image.body.fits(recipe.network, features, stem=recipe.inflate.stem == "copy")
+    return image
 
 
 def _inflated(image: ImageWeights, net: nn.Module, recipe: Recipe) -> tuple[dict[str, torch.Tensor], InflationReport]:

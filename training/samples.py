@@ -113,8 +113,8 @@ class CloudSamples:
         return inverse_frequency(np.bincount(self.clouds.targets, minlength=self.num_classes))
 
     def cached(self, folder: Path) -> "CloudSamples":
-        if isinstance(self.clouds, GeneratedClouds):
-            return self  # made as fast as read
+        if isinstance(self.clouds, GeneratedClouds) or self.spec.votes:
+            return self  # made as fast as read; variants are asked for once
         what = "voxels" if self.augmentation is None else "prepared"
         key = hashlib.sha256(f"{self.clouds.digest} {self.spec.model_dump_json()} {what}".encode()).hexdigest()
         path = folder / f"{what}-{key[:16]}.bin"

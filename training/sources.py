@@ -12,7 +12,7 @@ from training.data import Data
 from training.datasets import FOLDER, Clouds, read_split
 from training.datasets.defaults import derive_input
 from training.datasets.folder import all_clouds, folder_splits, refuse_bad
-from training.datasets.generated import generated
+from training.datasets.generated import GeneratedClouds, generated
 from training.datasets.kinds import GENERATED, SCENE_KINDS
 from training.datasets.listing import Split, list_folder
 from training.datasets.paths import printable
@@ -36,9 +36,8 @@ def open_source(data: DataSpec, root: Path, run_dir: Path, say: Callable[[object
     if data.kind in SCENE_KINDS:
         return open_scenes(data, root, say, skip_bad=skip_bad)
     if data.kind == GENERATED:
-        shapes = generated(data.classes, data.shapes, data.split_seed)
-        others = generated(data.classes, TEST_SHAPES, data.split_seed, first=data.shapes)
-        return Source(data.kind, shapes, lambda: others, lambda: _derived(shapes, data.split_seed))
+        shapes = {split: _shapes(data, split) for split in ("train", "test")}
+        return Source(data.kind, shapes["train"], lambda: shapes["test"], lambda: _derived(shapes["train"], data.split_seed))
     if data.kind != FOLDER:
         train = read_split(data.kind, root, "train")
         return Source(data.kind, train, lambda: read_split(data.kind, root, "test"), lambda: _derived(train, data.split_seed))
@@ -63,13 +62,25 @@ def open_source(data: DataSpec, root: Path, run_dir: Path, say: Callable[[object
     )
 
 
+def _shapes(data: DataSpec, split: str) -> GeneratedClouds:
+    """Those that are learnt from, or the ones after them in every class."""
+    if split == "train":
+        return generated(data.classes, data.shapes, data.split_seed)
+    return generated(data.classes, TEST_SHAPES, data.split_seed, first=data.shapes)
+
+
 def data_to_score(
-    root: Path, split: str, kind: str | None, manifest: Manifest, recipe: Recipe | None, *, skip_bad: bool = False
+    root: Path | None, split: str, kind: str | None, manifest: Manifest, recipe: Recipe | None, *, skip_bad: bool = False
 ) -> tuple[Data, str | None]:
     """The data of a split that a model is to be judged on, and what must be said of it.
 
-    kind: None looks at the folder, or at what the model was trained on. Raises: BadDataset, BadLabels.
+    root: None where they come from no folder. kind: None looks at the folder, or at what the model was trained on. Raises: BadDataset,
+    BadLabels.
     """
+    if root is None:
+        if kind not in (None, GENERATED) or recipe is None or recipe.data.kind != GENERATED:
+            raise BadDataset("say --data: the model was not trained on generated shapes, which alone come from no folder")
+        return _shapes(recipe.data, split), None
     trained_on = manifest.provenance.dataset_sha256
     if manifest.task == "segment":
         return scenes_to_score(root, split, kind, recipe, trained_on, skip_bad=skip_bad)

@@ -303,8 +303,12 @@ class LayoutPool(nn.Module):
 
     def forward(self, x: SparseTensor) -> torch.Tensor:
         clouds, places = x.coords[:, 0].long(), x.coords[:, 1:].long()
-        largest = places.new_zeros(x.batch_size, 3).scatter_reduce_(0, clouds[:, None].expand_as(places), places, "amax")
-        parts = (2 * places + 1) * self.cells // (2 * (largest[clouds] + 1))  # (S, 3), of the centre of each site
+        first, last = (
+            places.new_zeros(x.batch_size, 3).scatter_reduce_(0, clouds[:, None].expand_as(places), places, end, include_self=False)
+            for end in ("amin", "amax")
+        )
+        sides = last - first + 1
+        parts = (2 * (places - first[clouds]) + 1) * self.cells // (2 * sides[clouds])  # (S, 3), of the centre of each site
         rows = clouds
         for axis in range(3):
             rows = rows * self.cells + parts[:, axis]

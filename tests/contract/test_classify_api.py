@@ -1,7 +1,9 @@
 """POST /v1/classify: the shape of its answer, its options, the ways to send a file and to say what it is."""
 
 import io
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,6 +13,11 @@ import pytest
 from fastapi import FastAPI
 
 from models.artefact import read_manifest
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.io import read_cloud
+from models.manifest import VoteSpec
+from models.predictor import Predictor
+from models.zoo import build
 from service.app import create_app
 from service.settings import Settings
 
@@ -35,6 +42,25 @@ def test_shape_of_the_answer(client: httpx.Client, ball: Ball, tiny_registry: Pa
     assert sum(scores) == pytest.approx(1, abs=1e-5)
     assert response.headers["X-Model"] == "tiny:1"
     assert [part.split(";")[0] for part in response.headers["Server-Timing"].split(", ")] == [*answer["timings_ms"], "encode"]
+
+
+def test_variants_vote_whatever_else_is_asked_meanwhile(tiny_registry: Path, tmp_path: Path, serve: Serve, ball: Ball) -> None:
+    shutil.copytree(tiny_registry / "tiny", tmp_path / "tiny")
+    folder = tmp_path / "tiny" / "1"
+    checkpoint = load_checkpoint(folder)
+    manifest = checkpoint.manifest
+    voted = manifest.model_copy(update={"input": manifest.input.model_copy(update={"votes": VoteSpec(count=4)})})
+    net = build(manifest.network)
+    checkpoint.load_into(net)
+    save_checkpoint(folder, net, voted, (folder / "README.md").read_text())
+    bodies = [ball(500 + 100 * number) for number in range(8)]
+    predictor = Predictor.load(folder)
+    with serve(create_app(Settings(registry=str(tmp_path), model="tiny"))) as client, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda body: client.post("/v1/classify?logits=true", content=body).json(), bodies))
+    for body, answer in zip(bodies, answers, strict=True):
+        alone = predictor.classify([predictor.voxelize(read_cloud(io.BytesIO(body)))])[0]
+        np.testing.assert_allclose(answer["logits"], alone.logits, atol=1e-4)
+        assert answer["num_voxels"] == alone.num_voxels <= answer["num_points"]
 
 
 def test_top_and_logits(client: httpx.Client, ball: Ball) -> None:

@@ -13,9 +13,10 @@ from models.errors import BadDataset, BadWeights, WrongTask
 from models.manifest import NetworkSpec, VoteSpec
 from models.pointcloud import PointCloud
 from models.predictor import Predictor
-from models.resnet3d import SHAPES
+from models.resnet3d import SHAPES, ResNet3d
 from models.zoo import build
 from tests.untrained_segmenter import save_segmenter
+from training.analyse.dissect import random_basis
 from training.analyse.features import catching, last_stage, main_path, maxima, pooled, strongest, watching
 from training.analyse.image_net import ImageResNet, image_net
 from training.analyse.images import CIFAR, IMAGENET, MEAN, STD, find_photographs, read_image
@@ -170,6 +171,16 @@ def test_a_model_whose_variants_vote_is_looked_at_without_them(subject: Subject,
     voted = subject.manifest.model_copy(update={"input": subject.manifest.input.model_copy(update={"votes": VoteSpec(count=3)})})
     found, alone = pooled(subject.net, replace(subject, manifest=voted), clouds), pooled(subject.net, subject, clouds)
     np.testing.assert_array_equal(found.features, alone.features)
+
+
+def test_a_head_that_keeps_the_layout_is_looked_at_below_it(subject: Subject, clouds: LabelledClouds) -> None:
+    network = subject.manifest.network.model_copy(update={"layout": 3})
+    net = build(network).eval()
+    assert isinstance(net, ResNet3d)
+    laid = replace(subject, net=net, manifest=subject.manifest.model_copy(update={"network": network}))
+    assert pooled(net, laid, clouds).features.shape == (21, 27 * 64)
+    bases = np.stack([random_basis(net.channels, seed) for seed in range(2)])
+    assert strongest(net, laid, clouds, bases).shape == (3, 21, 64)
 
 
 def test_hooks_see_what_convolutions_and_norms_make(subject: Subject, clouds: LabelledClouds) -> None:

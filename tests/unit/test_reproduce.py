@@ -93,7 +93,7 @@ def test_an_arm_may_take_the_rate_of_another() -> None:
 
 def test_what_an_arm_says_is_a_recipe() -> None:
     """Freezing, filters, scale, axes and stages as their names have it."""
-    ours = {"shaped": "image", "imaged": "image"}  # arms of a recipe of our own
+    ours = {"souped": "image", "shaped": "image", "imaged": "image"}  # arms of a recipe of our own
     recipes = {arm: Trial("resnet18", 10, 30, arm, 0.03, 0, base="few-modelnet40" if arm in ours else PAPER).recipe() for arm in ARMS}
     assert len({recipe.digest for recipe in recipes.values()}) == len(recipes)
     for arm, recipe in recipes.items():
@@ -119,7 +119,7 @@ def test_what_is_added_to_an_arm_changes_its_recipe() -> None:
         digests = [few.recipe().digest, *(replace(few, arm=f"{few.arm}+{name}").recipe().digest for name in CHANGES if name not in same)]
         assert len(set(digests)) == len(digests)
     assert (shaped.recipe().layout, replace(shaped, arm="shaped+mean").recipe().layout) == (3, None)
-    begins = [weights_of(replace(shaped, arm=arm)) for arm in ("shaped", "imaged", "scratch")]
+    begins = [weights_of(replace(shaped, arm=arm)) for arm in ("souped", "imaged", "scratch")]
     assert begins == ["shapes20", "cifar_resnet20", None]
 
 

@@ -1,6 +1,7 @@
 """prepare and voxelize against a dictionary of cells, and by what must not change their answer."""
 
 import time
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -224,6 +225,9 @@ def test_votes_are_variants_one_after_the_other():
     assert np.array_equal(found.coords, np.concatenate([part.coords for part in parts]))
     assert np.array_equal(found.inverse, parts[0].inverse)
     assert found.variants == tuple(len(part) for part in parts)
+    assert found.of_cloud == parts[0].of_cloud == len(parts[0])
+    with pytest.raises(ValueError, match="variants of"):
+        replace(found, variants=found.variants[1:])
     assert parts[0].variants is None
     factors = [np.ptp(each.xyz, axis=0) / np.ptp(cloud.xyz, axis=0) for each in variants(cloud, voted.votes)]
     assert np.allclose(factors[0], 1)

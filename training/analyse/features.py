@@ -43,7 +43,9 @@ class Pooled:
 
 @torch.inference_mode()
 def pooled(net: ResNet3d, subject: Subject, clouds: Clouds) -> Pooled:
-    """What the head reads of every cloud: means over the voxels of the last stage, not normalised further."""
+    """What the head reads of every cloud: means over the voxels of the last stage, of a head that keeps the layout those of each part
+    by its share of the voxels; not normalised further.
+    """
     features, logits = [], []
     for batch in subject.batches(clouds):
         found = net.features(batch)  # (B, C)

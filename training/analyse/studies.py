@@ -14,6 +14,17 @@ from training.analyse.plots import pairs, scatter
 from training.analyse.subject import Subject
 
 FEATURES = "Features are what the last layer reads: means over the voxels of the last stage, after its ReLU, not normalised further."
+PARTS = (
+    "Features are what the head reads: of each of the {0}×{0}×{0} parts of a cloud the sums over the voxels of the last stage, after its "
+    "ReLU, by how many voxels the cloud has; not normalised further."
+)
+UNVOTED = " Each cloud is looked at as it is; served, the model has variants of it vote."
+
+
+def _read(subject: Subject) -> str:
+    """What they are, in words."""
+    spec, votes = subject.manifest.network, subject.manifest.input.votes
+    return (PARTS.format(spec.layout) if spec.layout else FEATURES) + (UNVOTED if votes else "")
 
 
 def cdnv_study(subject: Subject, asked: Asked) -> Analysis:
@@ -40,7 +51,8 @@ def cdnv_study(subject: Subject, asked: Asked) -> Analysis:
     closest = _closest(matrix, names)
     lines = [
         f"How tight classes are in the features of the net: CDNV of two classes is the mean of their variances over the squared distance "
-        f"of their means; 0 is fully collapsed, and a small one means that a nearest class centre is enough to classify. {FEATURES}",
+        f"of their means; 0 is fully collapsed, and a small one means that a nearest class centre is enough to classify. "
+        f"{_read(subject)}",
         f"Shown: {shown}{f'; {train}' if train else ''}. *Plain* divides by n and takes the distance of estimated means as it is, which "
         "is biased upward by var/n for each mean, so that few clouds look more collapsed than they are; *corrected* takes that off. "
         "Pairs that the correction leaves no distance are not in the mean. The nearest centre leaves each cloud out of its own class's "
@@ -73,7 +85,7 @@ def tsne_study(subject: Subject, asked: Asked, perplexity: float, neighbours: in
     by_class = {name: _share(apart[found.targets == i]) for i, name in enumerate(shown.clouds.names)}
     mixed = sorted((value, name) for name, value in by_class.items() if value is not None)[:5]
     lines = [
-        f"{FEATURES} Shown: {shown}; PCA to {min(tsne.COMPONENTS, found.features.shape[1])}, then scikit-learn's t-SNE, perplexity "
+        f"{_read(subject)} Shown: {shown}; PCA to {min(tsne.COMPONENTS, found.features.shape[1])}, then scikit-learn's t-SNE, perplexity "
         f"{perplexity:g}, {tsne.ITERATIONS:,} iterations, seed {asked.seed}. Distances and densities in such a picture mean nothing; what "
         f"can be relied on is how many of a cloud's {neighbours} nearest others are of its class, in the features themselves.",
         table(

@@ -26,8 +26,7 @@ def dissect_study(subject: Subject, asked: Asked, k: int) -> Analysis:
     clouds = shown.clouds
     if not 2 <= k <= len(clouds) // 2:
         raise BadOption(f"the top {k} of {len(clouds)} clouds tell nothing: from 2 to half of the clouds", where="--top")
-    size = subject.net.fc.in_features
-    bases = np.stack([random_basis(size, asked.seed + i) for i in range(BASES)])
+    bases = np.stack([random_basis(subject.net.channels, asked.seed + i) for i in range(BASES)])
     values, *turned = strongest(subject.net, subject, clouds, bases)  # (D, U) each
     units = dissect(values, clouds.targets, len(names), k)
     if len(units.order) == 0:

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ class GeneratedClouds:
         digits = len(str(self.classes - 1))
         return tuple(f"shape{number:0{digits}}" for number in range(self.classes))
 
-    @property
+    @cached_property
     def targets(self) -> npt.NDArray[np.int64]:
         targets: npt.NDArray[np.int64] = self.rows % self.classes
         return targets
@@ -55,6 +55,6 @@ def generated(classes: int, shapes: int, seed: int = 0, *, first: int = 0) -> Ge
     return GeneratedClouds(classes, np.arange(first * classes, (first + shapes) * classes), seed)
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 15)  # of all classes of any recipe
 def _program(seed: int, number: int) -> Program:
     return program(np.random.default_rng((seed, 0, number)))

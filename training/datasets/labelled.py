@@ -101,13 +101,15 @@ def hold_out(clouds: AnyClouds, share: float, seed: int, *, smallest: int = 2) -
 
     Clouds that know of their copies (`Grouped`) are drawn with them, and those that lie under two classes stay in the rest.
     """
+    if not share:
+        return clouds, clouds.take(np.arange(0))
     rng = np.random.default_rng(seed)
     groups = _groups_of(clouds)
     alone = np.arange(len(clouds)) if groups is None else _drawable(groups, clouds.targets)
     held = []
     for target in range(len(clouds.names)):
         of_class = alone[clouds.targets[alone] == target]
-        count = min(max(1, round(share * len(of_class))), len(of_class) - 1) if share and len(of_class) >= smallest else 0
+        count = min(max(1, round(share * len(of_class))), len(of_class) - 1) if len(of_class) >= smallest else 0
         held.append(rng.choice(of_class, count, replace=False))
     rows = np.sort(np.concatenate(held)).astype(np.int64)
     if groups is not None:

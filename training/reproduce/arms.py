@@ -11,7 +11,8 @@ DEFAULT_ORDER = "yzx"
 _IMAGE: Overrides = {"init": "image"}
 _RANDOM: Overrides = {"init": "random-frozen"}
 _RANDOM_2D: Overrides = {"init": "random-inflated"}
-_SCRATCH: Overrides = {"init": "scratch", "mode": "all"}
+_ONE: Overrides = {"soup": 1}
+_SCRATCH: Overrides = {"init": "scratch", "mode": "all", **_ONE}
 _MEAN: Overrides = {"inflate.scale": "mean"}
 _CYCLIC: Overrides = {"schedule.kind": "reference", "schedule.half_period": 270}  # of the paper's 300 epochs, to an epoch of our 277
 
@@ -35,8 +36,9 @@ ARMS: dict[str, Overrides] = {
     "fip-all-cyclic": {**_IMAGE, "mode": "all", **_CYCLIC},
 }
 ARMS |= {  # of `few-modelnet40`, which begins with generated shapes
-    "shaped": {**_IMAGE, "mode": "all"},
-    "imaged": {**_IMAGE, "mode": "all", "weights": None, "inflate.stem": "fresh"},
+    "souped": {**_IMAGE, "mode": "all"},
+    "shaped": {**_IMAGE, "mode": "all", **_ONE},
+    "imaged": {**_IMAGE, "mode": "all", "weights": None, "inflate.stem": "fresh", **_ONE},
 }
 FEW: Overrides = {  # what the search of a recipe for few clouds begins with
     "input.features": [{"name": name} for name in ("one", "near", "far", "z")],
@@ -70,7 +72,7 @@ CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `s
     "scaled": {"augment.scale": [0.6, 1.6]},
 }
 TEACHERS = {"shaped-distilled": ("shaped", 150, 0.1)}  # arm -> that of its teacher, with epochs and learning rate
-ARMS["shaped-distilled"] = {**_IMAGE, "mode": "all", "distill": {"temperature": 0.8, "copies": 4}}
+ARMS["shaped-distilled"] = {**_IMAGE, "mode": "all", **_ONE, "distill": {"temperature": 0.8, "copies": 4}}
 for _order in ORDERS:
     _axes: Overrides = dict(zip(("inflate.repeat", "inflate.height", "inflate.width"), _order, strict=True))
     if _order != DEFAULT_ORDER:

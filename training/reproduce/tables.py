@@ -25,7 +25,7 @@ AXES = {  # the arm of every order -> the arm whose learning rate it takes
 STAGES = tuple(f"fip-all-stages{name}" for name in STAGE_SETS)
 CYCLIC = ("scratch-cyclic", "fip-all-cyclic")
 SCHEDULES = ("scratch", "fip-all", *CYCLIC)
-PARTS_OF_FEW = ("shaped", "imaged", "scratch", "shaped+mean", "scratch+mean")
+PARTS_OF_FEW = ("souped", "shaped", "imaged", "scratch", "shaped+mean", "scratch+mean")
 OF_ALL = "full-modelnet40"  # beside OF_FEW a recipe of our own
 BUDGET: dict[int | None, int] = {1: 100, 5: 40, 10: 30, None: 30}  # epochs by the number of shots: 200, 280, 390 and some 8,300 steps
 CIFAR = ("cifar_resnet20", "cifar_resnet56")
@@ -96,7 +96,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
         few("resnet50", 10, PLAINEST, seeds=2, search_epochs=10),
     ),
     "recipe": (
-        Group("cifar_resnet20", 1, 200, PARTS_OF_FEW, seeds=5, more_seeds={"shaped": 10}, lr=0.03, base=OF_FEW),
+        Group("cifar_resnet20", 1, 200, PARTS_OF_FEW, seeds=5, more_seeds={"souped": 10, "shaped": 10}, lr=0.03, base=OF_FEW),
         Group("cifar_resnet20", 10, 150, PARTS_OF_FEW, seeds=3, more_seeds={"shaped": 5}, lr=0.1, base=OF_FEW),
         Group("cifar_resnet20", 5, 150, PARTS_OF_FEW, seeds=3, more_seeds={"shaped": 5}, lr=0.1, base=OF_FEW),
     ),

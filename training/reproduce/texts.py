@@ -10,6 +10,7 @@ from training.reproduce.view import SHORT, stages_in_words
 
 PAIRS: tuple[tuple[str, str, str], ...] = (  # what is subtracted from what, and what it tells
     ("fip-all", "scratch", "FIP-ALL over scratch"),
+    ("souped", "shaped", "the mean of three runs over one run"),
     ("shaped", "scratch", "generated shapes over scratch"),
     ("shaped", "imaged", "generated shapes over image weights alone"),
     ("imaged", "scratch", "image weights over scratch"),

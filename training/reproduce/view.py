@@ -13,6 +13,7 @@ from training.reproduce.trial import Record
 NAMES = {  # arm -> what it is, in words
     "scratch": "scratch: random weights, everything trained",
     "fip-all": "FIP-ALL: image weights, everything trained",
+    "souped": "generated shapes learnt before, from image weights; everything trained, three times, and the weights averaged",
     "shaped": "generated shapes learnt before, from image weights; everything trained",
     "shaped+mean": "generated shapes learnt before; the head reads the mean alone",
     "imaged": "FIP-ALL: image weights alone, everything trained; the head keeps the layout",
