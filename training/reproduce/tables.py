@@ -93,7 +93,7 @@ TABLES: dict[str, tuple[Group, ...]] = {
         replace(_RESNET18_10, arms=LEARNERS),
         *(few(network, 10) for network in CIFAR),
         *(few(network, 10, search_epochs=10) for network in ("cifar_resnet32", "cifar_resnet44")),
-        few("resnet50", 10, PLAINEST, seeds=2, search_epochs=10),
+        few("resnet50", 10, PLAINEST, seeds=1, search_epochs=10),
     ),
     "recipe": (
         Group("cifar_resnet20", 1, 200, PARTS_OF_FEW, seeds=5, more_seeds={"souped": 10, "shaped": 10}, lr=0.03, base=OF_FEW),
