@@ -65,6 +65,7 @@ CHANGES: dict[str, Overrides] = {  # what may be added to the name of an arm: `s
     "stages.1": {"optim.stages": 0.1},
     "stages.3": {"optim.stages": 0.3},
     "mean": {"layout": None},
+    "souped": {"soup": 3},
     "votes": {"input.votes": {"count": 8}},
     "votes.3": {"input.votes": {"count": 16, "scale": 0.3}},
     "layout2": {"layout": 2},

@@ -34,11 +34,19 @@ EXPLORED: dict[str, tuple[Exploration, ...]] = {
             (
                 *_rates("shaped", (0.01, 0.03, 0.1), epochs=60),
                 *_rates("shaped", (0.03, 0.1), epochs=200),
+                ("souped", 0.03, 200),
+                ("scratch+souped", 0.03, 200),
                 *_changed("shaped", PARTS, lr=0.03, epochs=60),
             ),
             draws=4,
             base=OF_FEW,
         ),
-        Exploration("cifar_resnet20", 10, (*_rates("shaped", (0.03, 0.1, 0.3), epochs=60), ("shaped", 0.1, 150)), draws=1, base=OF_FEW),
+        Exploration(
+            "cifar_resnet20",
+            10,
+            (*_rates("shaped", (0.03, 0.1, 0.3), epochs=60), ("shaped", 0.1, 150), ("souped", 0.1, 150)),
+            draws=1,
+            base=OF_FEW,
+        ),
     ),
 }
