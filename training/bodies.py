@@ -34,7 +34,8 @@ class Body(Frozen):
             raise BadWeights(f"these are weights of a {self.network}, and no start for a {network}", where=self.model)
         if stem and features != self.features:
             raise BadWeights(
-                f"its stem reads {', '.join(self.features)}, the recipe's reads {', '.join(features)}: say inflate.stem=fresh",
+                f"its stem reads {', '.join(self.features)}, the recipe's reads {', '.join(features)}: leave out inflate.stem=copy, and "
+                "the stem starts fresh",
                 where=self.model,
             )
 

@@ -4,13 +4,13 @@
 `card_clouds` and `card_scenes` where it depends on what the model was made to do.
 """
 
-from dataclasses import replace
 from string import Template
 
 from models.manifest import Manifest, Provenance
 from training import card_clouds, card_scenes
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell
 from training.datasets.kinds import GENERATED
+from training.evaluate import counted
 
 CARD = Template("""---
 license: other
@@ -26,7 +26,7 @@ $intended
 ## Scores
 $scores
 
-$choices $intervals This is one run with one seed: the spread over seeds is not known.
+$choices $intervals This is one training with one seed: the spread over seeds is not known.
 $weakest
 
 ![loss and validation score over the epochs](curve.png)
@@ -58,7 +58,7 @@ ORIGINS = {
     "random-inflated": "A control, not for use: a 3D sparse ResNet whose stages are random 2D filters, inflated, that stayed as they were, "
     "mode `$mode`.",
 }
-BODY = "A 3D sparse ResNet that began with what `$model` had learnt, $taught, mode `$mode`. That model: $origin"
+BODY = "A 3D sparse ResNet that began with what `$model` (sha256 of its manifest `$digest`) had learnt$without, $taught, mode `$mode`."
 SHAPES = "taught to tell generated shapes apart"
 CLOUDS = "trained on point clouds"
 
@@ -99,13 +99,19 @@ def write_card(manifest: Manifest, story: Story) -> str:
 
 
 def _origin(made: Provenance, story: Story) -> str:
-    own = Template(BODY if story.body else ORIGINS[made.init])
-    text = own.safe_substitute(mode=made.mode, taught=SHAPES if made.dataset == GENERATED else CLOUDS)
-    if story.body:
-        before = replace(story, body=None, recipe=story.recipe.model_copy(update={"soup": 1}))
-        text = Template(text).substitute(model=cell(story.body.model), origin=_origin(story.body.provenance, before))
-    runs = story.recipe.soup
-    return text + (f" Its weights are the mean of those of {runs} runs (a soup)." if runs > 1 else "")
+    recipe, body = story.recipe, story.body
+    facts = {"mode": made.mode, "taught": SHAPES if made.dataset == GENERATED else CLOUDS}
+    if body:
+        facts |= {"model": cell(body.model), "digest": body.manifest_sha256[:12]}
+        facts["without"] = "" if recipe.inflate.stem == "copy" else ", without its stem"
+    text = Template(BODY if body else ORIGINS[made.init]).substitute(facts)
+    if recipe.soup > 1:
+        text += f" Its weights are the mean of those of {recipe.soup} runs of {counted(recipe.epochs, 'epoch')} from there (a soup)."
+    if body:
+        before = body.provenance
+        weights = f"{before.weights_2d} (sha256 `{before.weights_2d_sha256}`)" if before.weights_2d else "random weights"
+        text += f" `{facts['model']}` itself was {SHAPES if before.dataset == GENERATED else CLOUDS} from {weights}."
+    return text
 
 
 def _network(manifest: Manifest) -> str:
@@ -124,13 +130,15 @@ def _choices(scores: Scores, units: str, num_validation: int) -> str:
     if scores.chosen_on_test:
         return f"**The published epoch was chosen on the test {units}, as the reference code does: its test score is flattered.**"
     tested = (
-        f"The test {units} were scored once by this run, after training; before, it at most looked through them for damage and copies."
+        f"The test {units} were scored after training alone; before, it at most looked through them for damage and copies."
         if scores.test
         else f"There were no test {units}."
     )
     if not num_validation:
         return f"{tested} Nothing was held out for validation."
     held = f"The validation {units} were not trained on;"
+    if scores.runs > 1:
+        return f"{tested} {held} nothing was chosen on them. In the curve the last epoch of a run is that of the mean so far."
     if scores.best_published:
         return f"{tested} {held} the published epoch was chosen on them, which flatters its score there."
     return f"{tested} {held} the published epoch was not chosen on them."

@@ -8,7 +8,7 @@ from models.manifest import Manifest
 from training.augment import AugmentSpec
 from training.card_parts import CLASSES_SHOWN, Scores, Story, cell, input_words, weakest_words
 from training.datasets import Clouds
-from training.evaluate import ClassificationReport, Report
+from training.evaluate import ClassificationReport, Report, counted
 
 TAG, UNITS = "point-cloud-classification", "clouds"
 INTERVALS = "The intervals are Wilson's, over the clouds of the split."
@@ -66,7 +66,7 @@ def limits(manifest: Manifest, story: Story) -> list[str]:
     ]
     fewest = int(np.bincount(cast(Clouds, story.train).targets, minlength=len(manifest.labels)).min())
     if fewest < 100:
-        said.append(f"The rarest class was learnt from {fewest} clouds.")
+        said.append(f"The rarest class was learnt from {counted(fewest, 'cloud')}.")
     if manifest.input.point_budget:
         fewest_points = round(manifest.input.point_budget * (1 - story.recipe.augment.cut) * (1 - story.recipe.augment.drop))
         said.append(f"Clouds of far fewer than {fewest_points:,} points are sparser than what it learnt from.")

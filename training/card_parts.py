@@ -12,7 +12,7 @@ from models.manifest import InputSpec
 from training.bodies import Body
 from training.data import Data
 from training.datasets import Scenes
-from training.evaluate import Report
+from training.evaluate import Report, counted
 from training.progress import progress
 from training.recipe import Recipe
 
@@ -25,7 +25,8 @@ class Scores:
     """Reports of the published weights, each None where there is no data.
 
     best_published: whether they are those of the epoch best on validation (else of the last); other_test: the test report of
-    the other of the two. epoch: which of the `epochs` that were trained is published. test_without: test reports of scenes that
+    the other of the two. epoch: which of the `epochs` that were trained is published; runs: how many of them there were,
+    which are averaged. test_without: test reports of scenes that
     lack a column. chosen_on_test: validation was on the test data (a quirk of the reference), and has no report of its own.
     """
 
@@ -35,6 +36,7 @@ class Scores:
     other_test: Report | None = None
     epoch: int = 0
     epochs: int = 0
+    runs: int = 1
     test_without: Mapping[str, Report] = field(default_factory=dict)
     chosen_on_test: bool = False
 
@@ -47,6 +49,8 @@ class Scores:
         """What a table of scores shows, with the title of each row."""
         kind = f"best on {'test' if self.chosen_on_test else 'validation'}" if self.best_published else "the last"
         published = f"epoch {self.epoch} of {self.epochs}, {kind} (published)"
+        if self.runs > 1:
+            published = f"mean of {self.runs} runs of {counted(self.epochs // self.runs, 'epoch')} (published)"
         rows = [(f"test, {published}", self.test), (f"test, {self.other_name}", self.other_test)]
         rows += [(f"test, published, without {column}", report) for column, report in self.test_without.items()]
         rows.append((f"validation, {published}", self.validation))

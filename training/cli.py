@@ -72,6 +72,7 @@ def train(
     """
     from training.datasets.kinds import GENERATED
     from training.distributed import world
+    from training.image_weights import OWN
     from training.loop import Compute
     from training.publishing import Target
     from training.recipe import parse_override, read_draft
@@ -79,7 +80,8 @@ def train(
     from training.train import train as run
 
     _limit_threads(threads)
-    flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed}
+    own = weights if weights in OWN else None  # what comes with the package is part of the recipe, which the checkpoint keeps
+    flags: dict[str, object] = {"init": init, "mode": mode, "data.shots": shots, "seed": seed, "weights": own}
     said = {key: value for key, value in flags.items() if value is not None} | dict(parse_override(text) for text in overrides)
     draft = read_draft(recipe, said)
     if teacher and draft.preview.distill is None:
@@ -191,12 +193,14 @@ def fetch(name: str, folder: Path | None) -> None:
 
 @weights.command("list")
 def list_weights() -> None:
-    """Names that `fetch` knows, and whether they are here."""
+    """Names of weights: those of the package, those that `fetch` knows, and whether they are here."""
     from models.cache import cache_dir
-    from training.image_weights import DOWNLOADS, OWN
+    from training.image_weights import DOWNLOADS, OWN, load_image_weights
 
     for name in OWN:
-        click.echo(f"{name:18} {'here':11} 3D, of this package")
+        body = load_image_weights(name).body
+        assert body
+        click.echo(f"{name:18} {'here':11} 3D {body.network}, of this package; {'; '.join(body.provenance.licences)}")
     for name, download in DOWNLOADS.items():
         here = (cache_dir() / Path(download.url).name).is_file()
         click.echo(f"{name:18} {'downloaded' if here else '-':11} {download.licence}")
@@ -216,17 +220,18 @@ def show(source: str, network: str | None) -> None:
     image = load_image_weights(source)
     values = sum(tensor.numel() for tensor in image.tensors.values())
     click.echo(f"{image.name}: {len(image.tensors)} tensors, {values:,} values, sha256 {image.sha256}")
+    if image.body:
+        reads = ", ".join(image.body.features)
+        click.echo(f"the body of {image.body.model}, a {image.body.network} whose stem reads {reads}: --set inflate.stem=copy keeps that")
+        click.echo("\n".join(image.body.provenance.licences))
     if network:
-        target = build(NetworkSpec(name=network, in_channels=3, num_classes=40)).state_dict()
+        channels = len(image.body.features) if image.body else 3
+        target = build(NetworkSpec(name=network, in_channels=channels, num_classes=40)).state_dict()
         if image.body:
             image.body.fits(network, image.body.features, stem=False)
         report = inflate_state_dict(image.tensors, target, InflateSpec(stem="copy" if image.body else "fresh"))[1]
         click.echo(report)
-        if image.body:
-            click.echo(
-                f"from {image.body.model}, whose stem reads {', '.join(image.body.features)}: say --set inflate.stem=copy to keep it"
-            )
-        elif report.copied:
+        if report.copied and not image.body:
             centred, kernels = heaviest_at_centre([image.tensors[name] for name in report.copied])
             click.echo(
                 f"{centred} of {kernels} kernels of 3×3×3 are heaviest at their centre; if few of a trained net are, try inflate.taps=cube"
@@ -246,7 +251,7 @@ def body(model: str, target: Path, registry: str | None) -> None:
     from training.bodies import write_body
 
     count = write_body(open_catalogue(registry).locate(model)[0], target)
-    click.echo(f"{count} tensors in {target}")
+    click.echo(f"{count} tensors in {target}; what they are: fip weights show {target}")
 
 
 def _hours(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

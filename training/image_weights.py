@@ -84,7 +84,7 @@ def load_image_weights(source: str, cache: Path | None = None, taps: Taps = "hyb
 
     taps: the order of the taps in a file of MinkowskiEngine.
     """
-    path = OWN.get(source, Path(source))
+    path = OWN.get(source.removesuffix(".safetensors"), Path(source)) if not Path(source).is_file() else Path(source)
     if not path.is_file() and source in DOWNLOADS:
         path = (cache or cache_dir()) / Path(DOWNLOADS[source].url).name
         if not path.is_file():

@@ -107,7 +107,7 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     kind = "class_accuracy" if manifest.task == "classify" else "class_iou"
     details = {**manifest.metrics, kind: report.class_scores if report else {}, "epochs": read_scalars(run_dir)}
     (part / SCORES).write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
-    plot_curve(run_dir, part / "curve.png")
+    plot_curve(run_dir, part / "curve.png", made.recipe)
     parameters = sum(parameter.numel() for parameter in net.parameters())
     validation = None if scores.chosen_on_test else made.validation
     card = write_card(manifest, Story(made.recipe, made.train, validation, scores, parameters, made.notes, _body(made)))
@@ -116,8 +116,8 @@ def write_checkpoint(folder: Path, run_dir: Path, made: Made, scores: Scores) ->
     return manifest
 
 
-def plot_curve(run_dir: Path, path: Path) -> None:
-    """Loss and validation score over the epochs of a run."""
+def plot_curve(run_dir: Path, path: Path, recipe: Recipe) -> None:
+    """Loss and validation score over the epochs; of several runs with a line where each ends."""
     mpl.use("Agg")
     from matplotlib.figure import Figure
 
@@ -128,6 +128,8 @@ def plot_curve(run_dir: Path, path: Path) -> None:
     keys = ["loss", *scores[:1]]  # where nothing was held out there is no score to draw
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         axes.plot(epochs, [row.get(key, math.nan) for row in rows])
+        for run in range(1, recipe.soup):
+            axes.axvline(run * recipe.epochs + 0.5, color="grey", linestyle=":")
         axes.set_xlabel("epoch")
         axes.set_title(key.replace("_", " "))
         axes.grid(alpha=0.3)
@@ -173,6 +175,8 @@ def _licences(made: Made) -> tuple[str, ...]:
 
 def _metrics(scores: Scores) -> dict[str, float]:
     metrics: dict[str, float] = {"epoch": float(scores.epoch), "epochs": float(scores.epochs)}
+    if scores.runs > 1:
+        metrics["runs"] = float(scores.runs)
     for split, report in (("test", scores.test), ("validation", scores.validation)):
         if report is not None:
             metrics |= {f"{split}_{name}": value for name, value in report.numbers.items()}
@@ -208,5 +212,7 @@ def headlines(manifest: Manifest) -> list[str]:
         unit, title = ("cloud", "accuracy") if name == "accuracy" else ("scene", "mIoU")
         many = counted(round(metrics[f"{split}_{unit}s"]), unit)
         kept = f"after epoch {metrics['epoch']:.0f}, whose weights are kept"
+        if (runs := metrics.get("runs", 1)) > 1:
+            kept = f"the mean of {runs:.0f} runs, which is kept"
         lines.append(f"{split} {title} {score:.2%} on {many}{spread}, {kept}")
     return lines

@@ -137,7 +137,7 @@ class Recipe(Frozen):
     decoder: Annotated[Decoder | None, Field(exclude_if=is_none)] = None
     blur: Annotated[bool, later(False)] = False
     layout: Annotated[int | None, Field(ge=2, le=4), later(None)] = None
-    soup: Annotated[int, Field(gt=0, le=100), later(1)] = 1
+    soup: Annotated[int, Field(strict=True, gt=0, le=100), later(1)] = 1
     lovasz: Annotated[float, Field(ge=0), later(0.0)] = 0.0
     voxel_label: Annotated[Quirk, later("corrected")] = "corrected"
     miou_empty: Annotated[Quirk, later("corrected")] = "corrected"
@@ -154,7 +154,7 @@ class Recipe(Frozen):
         if self.recalibrate and self.mode != "io":
             raise ValueError("recalibrate: is for frozen batch norms; say mode io")
         if self.soup > 1 and self.chooses:
-            raise ValueError("soup: the weights are those of all runs at their ends; leave out early_stop and selection")
+            raise ValueError("soup: averages whole runs, and early_stop or selection picks an epoch; leave one out")
         if not self.input.features:
             raise ValueError("input.features: names no feature; the first is usually x, y and z")
         if self.data.kind not in KINDS:

@@ -59,9 +59,14 @@ def start(recipe: Recipe, num_classes: int, weights: str | None) -> Start:
     return Start(net, spec, freeze_policy(net, recipe.mode), image, report)
 
 
-def check_weights(recipe: Recipe, weights: str | None) -> None:
-    """See that 2D weights are there and fit, before anything costs time. Raises: BadWeights, InflationError."""
+def check_weights(recipe: Recipe, weights: str | None, *, whole: bool = True) -> None:
+    """See that 2D weights are there and fit, before anything costs time. whole: the recipe says already what the stem reads.
+
+    Raises: BadWeights, InflationError.
+    """
     if recipe.init == "image":
+        if not whole:
+            recipe = recipe.model_copy(update={"inflate": recipe.inflate.model_copy(update={"stem": "fresh"})})
         with torch.device("meta"):  # shapes alone
             net = build(recipe.network_spec(num_classes=2))
         _inflated(_image(recipe, weights), net, recipe)
@@ -72,6 +77,8 @@ def _image(recipe: Recipe, weights: str | None) -> ImageWeights:
     if source is None:
         raise BadWeights(f"the recipe starts from 2D weights of {recipe.network}: say where they are with --weights")
     image = load_image_weights(source, taps=recipe.inflate.taps)
+    if recipe.inflate.stem == "copy" and all(tensor.dim() == 4 for name, tensor in image.tensors.items() if name == "conv1.weight"):
+        raise BadWeights("the stem of a 2D net is not copied: leave out inflate.stem=copy", where=image.name)
     if image.body:
         features = tuple(feature.name for feature in recipe.input.features)
         image.body.fits(recipe.network, features, stem=recipe.inflate.stem == "copy")

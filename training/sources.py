@@ -79,7 +79,7 @@ def data_to_score(
     """
     if root is None:
         if kind not in (None, GENERATED) or recipe is None or recipe.data.kind != GENERATED:
-            raise BadDataset("say --data: the model was not trained on generated shapes, which alone come from no folder")
+            raise BadDataset("--data is missing: the labelled folder to score on; only a model of generated shapes needs none")
         return _shapes(recipe.data, split), None
     trained_on = manifest.provenance.dataset_sha256
     if manifest.task == "segment":

@@ -16,6 +16,7 @@ from models.sparse.backends import AUTO
 from training.card_parts import Scores
 from training.data import Data, class_names, columns_with_fill, largest_intensity, report_on, unit
 from training.datasets import Clouds
+from training.datasets.kinds import FOLDER
 from training.evaluate import Report, counted
 from training.loop import CACHE, DEFAULT, Compute, Position, fit
 from training.publish import Made, describe, headlines, write_checkpoint
@@ -65,7 +66,7 @@ def train(job: Job) -> Path | None:
 
 def _train(job: Job) -> Path | None:
     world = job.compute.world
-    check_weights(job.draft.preview, job.weights)
+    check_weights(job.draft.preview, job.weights, whole="features" not in job.draft.open_keys)
     with world.first_goes_first():
         source = open_source(job.draft.preview.data, job.data, job.run_dir, world.say, skip_bad=job.skip_bad)
     made = _made(job, source)
@@ -133,6 +134,15 @@ def _introduce(job: Job, made: Made) -> None:
     say, policy = job.compute.world.say, made.start.policy
     trained = sum(p.numel() for name, p in made.start.net.named_parameters() if name in policy.trained)
     say(made.start.report or f"init {made.recipe.init}: random weights, seed {made.recipe.seed}")
+    recipe, image = made.recipe, made.start.image
+    if image and image.body and recipe.inflate.stem != "copy":
+        say(f"the stem of {image.name} is left out: say --set inflate.stem=copy to keep it")
+    if recipe.soup > 1:
+        say(f"a soup: {recipe.soup} runs of {counted(recipe.epochs, 'epoch')} each")
+        if recipe.init == "scratch":
+            say("! runs from random weights end far from each other, and the mean of their weights is no good net: leave out soup")
+    if recipe.data.shots and recipe.data.kind == FOLDER:
+        say(f"data.shots {recipe.data.shots}: of each class so many clouds are trained on; --set data.shots=null takes all")
     samples = f"{counted(len(made.train), unit(made.recipe))}, {len(made.validation):,} more to validate"
     if made.taught:
         say(made.notes[-1])
@@ -180,9 +190,9 @@ def _score(made: Made, source: Source, job: Job, end: Position) -> Scores:
         click.echo(f"scoring on {counted(len(test), f'test {unit(recipe)}')}")
     epoch = end.best_epoch if recipe.chooses else end.epoch
     held = None if recipe.selection == "reference" else made.validation  # there the test data once more
-    scores = Scores(score(published, test), score(published, held), recipe.chooses, epoch=epoch, epochs=end.epoch)
+    scores = Scores(score(published, test), score(published, held), recipe.chooses, epoch=epoch, epochs=end.epoch, runs=recipe.soup)
     scores = replace(scores, chosen_on_test=recipe.selection == "reference")
-    if len(made.validation) and end.best_epoch != end.epoch:
+    if len(made.validation) and end.best_epoch != end.epoch and recipe.soup == 1:
         scores = replace(scores, other_test=score(other, test))
     bare = {column: score(published, test, (column,)) for column in columns_with_fill(recipe)}
     scores = replace(scores, test_without={column: report for column, report in bare.items() if report is not None})

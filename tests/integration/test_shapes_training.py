@@ -46,7 +46,7 @@ def test_a_net_learns_generated_shapes_and_is_a_model_like_any(shapes: Path, cap
     assert run(["evaluate", str(shapes), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == manifest.metrics["test_accuracy"]
     assert run(["evaluate", "modelnet40"]) != 0
-    assert "say --data" in capsys.readouterr().err
+    assert "--data is missing" in capsys.readouterr().err
     predictor = Predictor.load(shapes)
     clouds = [predictor.voxelize(generated(5, 9).cloud(row)) for row in (42, 3, 20)]
     alone = [predictor.classify([cloud])[0].logits for cloud in clouds]
@@ -102,8 +102,8 @@ def test_another_net_begins_with_what_it_learnt(shapes: Path, data: Path, tmp_pa
     assert manifest.provenance.weights_2d == "body.safetensors"
     assert "generated shapes: made by this project's own code (training/shapes), of nobody's data" in manifest.provenance.licences
     card = (tmp_path / "run" / "checkpoint" / "README.md").read_text()
-    assert "began with what `shapes-cifar20` had learnt" in card
-    assert "taught to tell generated shapes apart from random weights: no image pretraining" in card
+    assert "began with what `shapes-cifar20` (sha256 of its manifest `" in card
+    assert "`shapes-cifar20` itself was taught to tell generated shapes apart from random weights." in card
     assert "trained on images" not in card
 
 
@@ -113,7 +113,7 @@ def test_a_body_begins_nets_of_its_kind_alone(shapes: Path, data: Path, tmp_path
     heights = "input.features=[{name: z}, {name: one}, {name: x}]"
     for settings, said in (
         (("network=cifar_resnet32",), "weights of a cifar_resnet20, and no start for a cifar_resnet32"),
-        (("inflate.stem=copy", heights), "its stem reads x, y, z, the recipe's reads z, one, x: say inflate.stem=fresh"),
+        (("inflate.stem=copy", heights), "its stem reads x, y, z, the recipe's reads z, one, x: leave out inflate.stem=copy"),
     ):
         more = [word for setting in settings for word in ("--set", setting)]
         assert fip_train(data, file, tmp_path / "none", *more) != 0

@@ -17,7 +17,8 @@ def read_modelnet40(root: Path, split: str) -> LabelledClouds:
     names_file = root / "shape_names.txt"
     files = sorted(root.glob(f"ply_data_{split}*.h5"), key=lambda path: (len(path.name), path.name))
     if not files or not names_file.is_file():
-        raise BadDataset(f"needs ply_data_{split}*.h5 and shape_names.txt (ModelNet40 in its HDF5 release)", where=str(root))
+        wanted = f"needs ply_data_{split}*.h5 and shape_names.txt (ModelNet40 in its HDF5 release)"
+        raise BadDataset(f"{wanted}; a folder of your own, with one for each class: --set data.kind=folder", where=str(root))
     names = tuple(line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip())
     parts = [_read_file(path, len(names)) for path in files]
     if not sum(len(targets) for _, targets in parts):
