@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -35,7 +35,7 @@ from training.optim import lr_factor, resume_sgd, sgd
 from training.progress import progress
 from training.recipe import Recipe
 from training.runlog import RunLog
-from training.runstate import BEST, STATE, RunState, read_state, write
+from training.runstate import BEST, STATE, Position, RunState, read_state, write
 from training.samples import Samples
 from training.soup import Soup, copied
 from training.validation import validate
@@ -64,25 +64,6 @@ class Compute:
 
 
 DEFAULT = Compute()
-
-
-@dataclass
-class Position:
-    """How far a run is: finished epochs, steps of the next one and their losses, and what validation said (see RunState).
-
-    engine: the name of what the steps so far were computed on; None before the first, and where an earlier version did not say.
-    saved: when this process last saved, or began (time.monotonic).
-    """
-
-    epoch: int = 0
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    best: float = -math.inf
-    best_epoch: int = 0
-    improved: int = 0
-    mark: float = -math.inf
-    engine: str | None = None
-    saved: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 import fcntl
 import json
+import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -41,6 +44,25 @@ class RunState(TypedDict):
     net: dict[str, torch.Tensor]
     optimiser: dict[str, object]
     schedule: str
+
+
+@dataclass
+class Position:
+    """How far a run is: finished epochs, steps of the next one and their losses, and what validation said (see RunState).
+
+    engine: the name of what the steps so far were computed on; None before the first, and where an earlier version did not say.
+    saved: when this process last saved, or began (time.monotonic).
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    best: float = -math.inf
+    best_epoch: int = 0
+    improved: int = 0
+    mark: float = -math.inf
+    engine: str | None = None
+    saved: float = field(default_factory=time.monotonic)
 
 
 def claim(run_dir: Path, facts: Mapping[str, str | None]) -> None:

@@ -18,11 +18,11 @@ from training.data import Data, class_names, columns_with_fill, largest_intensit
 from training.datasets import Clouds
 from training.datasets.kinds import FOLDER
 from training.evaluate import Report, counted
-from training.loop import CACHE, DEFAULT, Compute, Position, fit
+from training.loop import CACHE, DEFAULT, Compute, fit
 from training.publish import Made, describe, headlines, write_checkpoint
 from training.recipe import Draft, Recipe, differences, load_recipe
 from training.run import Splits, check_weights, facts, start, training_splits, without_labels
-from training.runstate import BEST, claim, held, read_weights, write_text
+from training.runstate import BEST, Position, claim, held, read_weights, write_text
 from training.source import Source, validation_of
 from training.sources import open_source
 from training.teaching import taught as ask

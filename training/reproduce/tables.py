@@ -54,7 +54,7 @@ _MORE = dict.fromkeys(EVERY_MODE, 8) | _WIDE  # what is known of an arm counts w
 _RESNET18_1 = few("resnet18", 1, EVERY_MODE)
 _LONGER = {  # epochs, seeds, and epochs of the search where a whole one would cost more than what it is for
     "cifar_resnet20": ((100, 5, None), (300, 3, 100)),
-    "cifar_resnet56": ((100, 1, 30),)
+    "cifar_resnet56": ((100, 1, 30),),
 }
 
 SCANS: dict[int | None, int] = {1: 220, 5: 73, None: 20}  # epochs by how many scans: 220 steps of two, or of the one that there is
