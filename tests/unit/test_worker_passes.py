@@ -72,8 +72,8 @@ def test_a_pass_knows_which_rows_vote() -> None:
         worker, seen = Worker(there, "cpu", 0), Layer()
         seen.end.set()
         worker._nets["net"] = seen  # type: ignore[assignment]
-        worker._forward({"model": "net", "variants": [[2, 3], None]}, [*CLOUD, *CLOUD])
-    assert [voxels.variants for voxels in seen.batch] == [(2, 3), None]
+        worker._forward({"model": "net", "variants": [[1, 2], None]}, [*CLOUD, *CLOUD])
+    assert [voxels.variants for voxels in seen.batch] == [(1, 2), None]
 
 
 @pytest.mark.parametrize(
