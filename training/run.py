@@ -77,7 +77,7 @@ def _image(recipe: Recipe, weights: str | None) -> ImageWeights:
     if source is None:
         raise BadWeights(f"the recipe starts from 2D weights of {recipe.network}: say where they are with --weights")
     image = load_image_weights(source, taps=recipe.inflate.taps)
-    if recipe.inflate.stem == "copy" and all(tensor.dim() == 4 for name, tensor in image.tensors.items() if name == "conv1.weight"):
+    if recipe.inflate.stem == "copy" and any(tensor.dim() == 4 for name, tensor in image.tensors.items() if name == "conv1.weight"):
         raise BadWeights("the stem of a 2D net is not copied: leave out inflate.stem=copy", where=image.name)
     if image.body:
         features = tuple(feature.name for feature in recipe.input.features)
